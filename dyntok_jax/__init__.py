@@ -1,0 +1,1 @@
+"""Dynamic tokenization for trained language models, in JAX."""

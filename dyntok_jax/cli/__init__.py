@@ -1,0 +1,1 @@
+"""The `dyntok` command, one file a subcommand: parse, call, print."""

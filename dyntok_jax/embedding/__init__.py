@@ -1,0 +1,1 @@
+"""Tokens to embeddings: surface forms, FVT, the hypernetwork, the cache."""

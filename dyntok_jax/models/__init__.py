@@ -1,0 +1,1 @@
+"""The frozen models: pure functions of parameters and of ids or embeddings."""

@@ -1,0 +1,1 @@
+"""Texts to subwords: byte-level tokenizers, boundaries, padded batches. Numpy only."""

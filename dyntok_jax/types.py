@@ -1,0 +1,84 @@
+"""The dimension legend and the batches that travel between the steps.
+
+Dimension suffixes, in names and in jaxtyping annotations, everywhere:
+
+  B sequences · L subwords a sequence (padded) · T tokens a sequence (padded) · U unique tokens of a batch (padded) ·
+  S subwords of a surface form · D model width · F feed-forward width · N query heads · K key/value heads ·
+  H head width · V vocabulary rows · C cache rows
+
+Batches are registered pytrees of arrays (numpy on the host, JAX on the device), so they pass through `jax.jit`,
+`jax.vmap` and `jax.device_put` whole.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Int32
+
+NO_SEGMENT = -1
+"""Segment of special tokens and padding: nothing merges there."""
+
+AnyArray = np.ndarray | Array
+"""A host or a device array: `Int32[AnyArray, "B L"]`."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class SubwordBatch:
+    """Texts as subwords of one tokenizer, padded to a common length L.
+
+    Attributes:
+      ids_BL: subword ids; the padding id under a False mask.
+      segment_BL: number of the segment a subword lies in, counted from 0 within its sequence (through both texts of a
+        pair); `NO_SEGMENT` for special tokens and padding.
+      mask_BL: True for subwords and special tokens, False for padding; padding is always on the right.
+      type_BL: 0 in the first text of a pair and in single texts, 1 in the second (BERT's token types).
+      span_BL2: first character and one past the last that the subword's bytes touch, in the original text (of a pair,
+        its own text; of pre-split words, the words joined by one space); (0, 0) where there is none.
+      word_BL: index of the pre-split word the subword belongs to; -1 for special tokens, padding and unsplit text.
+    """
+
+    ids_BL: Int32[AnyArray, "B L"]
+    segment_BL: Int32[AnyArray, "B L"]
+    mask_BL: Bool[AnyArray, "B L"]
+    type_BL: Int32[AnyArray, "B L"]
+    span_BL2: Int32[AnyArray, "B L 2"]
+    word_BL: Int32[AnyArray, "B L"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class MergedBatch:
+    """Which consecutive subwords make each token. Tokens stand at the left of each row, in order.
+
+    Attributes:
+      start_BT: index, in the subwords of the same sequence, of a token's first subword; 0 under a False mask.
+      length_BT: how many subwords the token has; 0 under a False mask.
+      mask_BT: True for tokens (special tokens included), False for padding.
+      n_merges: how many merges were done: one number for the batch (scope `batch`), one a sequence (scope `example`);
+        None where the result was found without doing them one by one.
+    """
+
+    start_BT: Int32[AnyArray, "B T"]
+    length_BT: Int32[AnyArray, "B T"]
+    mask_BT: Bool[AnyArray, "B T"]
+    n_merges: Int32[AnyArray, "*scope"] | None
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class UniqueTokens:
+    """The distinct tokens of a batch, written as surface forms.
+
+    Attributes:
+      surface_US: subword ids of each distinct token, cut at S and padded with 0 under a False mask.
+      is_subword_US: which entries of `surface_US` are subwords; a row that is all False is padding.
+      inverse_BT: for each token of the batch its row in `surface_US`; 0 for padding.
+      count: how many of the U rows are tokens.
+    """
+
+    surface_US: Int32[AnyArray, "U S"]
+    is_subword_US: Bool[AnyArray, "U S"]
+    inverse_BT: Int32[AnyArray, "B T"]
+    count: Int32[AnyArray, ""]
