@@ -1,0 +1,41 @@
+"""Files that travel inside the package: the sample text and XLM-R's normaliser. Origins and licences: `NOTICE`.
+
+Everything is opened through `importlib.resources`, so it works from a zipped package too.
+"""
+
+from importlib.resources import as_file, files
+
+from dyntok_jax.text.aligned import KEY_FIELD, read_rows
+
+
+def load_sample() -> dict[str, list[str]]:
+    """Reads the packaged sample: the Universal Declaration of Human Rights in the 15 languages of XNLI.
+
+    Returns:
+      Language code → the 50 paragraphs that all 15 languages have (NFC), in the order of the document; paragraph i of
+      one language translates paragraph i of every other. English comes first, the others by their codes.
+    """
+    rows = _complete_rows()
+    languages = sorted(rows[0].keys() - {KEY_FIELD}, key=lambda language: (language != "en", language))
+    return {language: [row[language] for row in rows] for language in languages}
+
+
+def sample_keys() -> list[str]:
+    """Names of the sample's paragraphs, such as `article/1/1`, in the order of `load_sample`."""
+    return [row[KEY_FIELD] for row in _complete_rows()]
+
+
+def xlmr_charsmap() -> bytes:
+    """The normalisation table of XLM-R's tokenizer: SentencePiece 0.1.82's `nmt_nfkc`, compiled.
+
+    Returns:
+      237,539 bytes, as `tokenizers.normalizers.Precompiled` takes them.
+    """
+    return (files(__name__) / "xlmr_charsmap.bin").read_bytes()
+
+
+def _complete_rows() -> list[dict[str, str]]:
+    with as_file(files(__name__) / "udhr_sample.jsonl") as path:
+        rows = read_rows(path)
+    n_fields = max(len(row) for row in rows)
+    return [row for row in rows if len(row) == n_fields]
