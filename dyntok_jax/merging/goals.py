@@ -1,0 +1,138 @@
+"""When merging stops: after a number of merges, at a share of the maximum reduction, or at a token budget."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Int32
+
+from dyntok_jax.errors import InputError
+from dyntok_jax.merging.segments import count_fewest, count_mergeable
+from dyntok_jax.types import AnyArray
+
+Scope = Literal["batch", "example"]
+"""`batch`: the sequences of a batch are counted together (the paper). `example`: each sequence is merged alone."""
+
+NO_LIMIT = int(np.iinfo(np.int32).max)
+"""Stands for "no limit" where a number is needed."""
+
+_NEVER = -1
+
+
+@dataclass(frozen=True)
+class Merges:
+    """Stop after `count` merges: of the batch, or of each sequence in scope `example`.
+
+    Raises:
+      InputError: `count` is negative.
+    """
+
+    count: int
+
+    def __post_init__(self):
+        if self.count < 0:
+            raise InputError(f"the number of merges must be 0 or more, not {self.count}")
+
+
+@dataclass(frozen=True)
+class Share:
+    """Stop at `percent` % of the maximum reduction, that of merging every segment as far as the limit allows.
+
+    Counted to a ten-thousandth of a percent. Under a limit, greedy merging may run out of pairs a little earlier.
+
+    Raises:
+      InputError: `percent` is not from 0 to 100.
+    """
+
+    percent: float | int
+
+    def __post_init__(self):
+        if not 0 <= self.percent <= 100:
+            raise InputError(f"the share of the maximum reduction must be from 0 to 100 %, not {self.percent}")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Stop once every sequence has at most `tokens` tokens, special tokens included.
+
+    Raises:
+      InputError: `tokens` is less than 1.
+    """
+
+    tokens: int
+
+    def __post_init__(self):
+        if self.tokens < 1:
+            raise InputError(f"the token budget must be 1 or more, not {self.tokens}")
+
+
+Goal = Merges | Share | Budget
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class MergeLimits:
+    """A goal as numbers, so that one compiled program serves every goal. Merging stops at the first limit reached.
+
+    Attributes:
+      max_merges: how many merges there may be.
+      share: millionths of the maximum reduction to reach; -1 if that shall never stop merging.
+      budget: how many tokens a sequence may have, special tokens included; -1 if that shall never stop merging.
+    """
+
+    max_merges: Int32[AnyArray, "*batch"]
+    share: Int32[AnyArray, "*batch"]
+    budget: Int32[AnyArray, "*batch"]
+
+
+def limits_of(goal: Goal) -> MergeLimits:
+    """The goal as numbers (numpy scalars)."""
+    max_merges, share, budget = NO_LIMIT, _NEVER, _NEVER
+    match goal:
+        case Merges(count):
+            max_merges = count
+        case Share(percent):
+            share = round(percent * 10_000)
+        case Budget(tokens):
+            budget = tokens
+    return MergeLimits(*(np.asarray(min(number, NO_LIMIT), np.int32) for number in (max_merges, share, budget)))
+
+
+def target_tokens(
+    limits: MergeLimits,
+    segment_BL: Int32[AnyArray, "B L"],
+    mask_BL: Bool[AnyArray, "B L"],
+    longest: Int32[AnyArray, ""],
+) -> Int32[AnyArray, ""]:
+    """The number of tokens, special ones not counted, at which the sequences together reach `limits.share`.
+
+    Exact in int32, on the host and on the device: both must stop at the same merge.
+
+    Returns:
+      L₀ − ⌈share · (L₀ − fewest)⌉, or -1 if the share never stops merging.
+    """
+    n_static = count_mergeable(segment_BL, mask_BL).sum(dtype=np.int32)
+    reducible = n_static - count_fewest(segment_BL, mask_BL, longest).sum(dtype=np.int32)
+    # share · reducible overflows int32, so both are split into thousands and the product is taken digit by digit.
+    share_high, share_low = limits.share // 1000, limits.share % 1000
+    high, low = reducible // 1000, reducible % 1000
+    middle = share_high * low + share_low * high
+    rest = (middle % 1000) * 1000 + share_low * low
+    target = n_static - (share_high * high + middle // 1000 + (rest + 999_999) // 1_000_000)
+    xp = np if isinstance(segment_BL, np.ndarray) else jnp
+    return xp.where(limits.share < 0, xp.full_like(target, _NEVER), target)
+
+
+def longest_token(max_subwords: int | None) -> np.ndarray:
+    """`max_subwords` as a number that needs no special case (a numpy scalar).
+
+    Raises:
+      InputError: `max_subwords` is less than 1.
+    """
+    if max_subwords is None:
+        return np.asarray(NO_LIMIT, np.int32)
+    if max_subwords < 1:
+        raise InputError(f"max_subwords must be 1 or more, or None for no limit, not {max_subwords}")
+    return np.asarray(min(max_subwords, NO_LIMIT), np.int32)
