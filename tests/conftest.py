@@ -1,7 +1,37 @@
 """Every test runs on 8 simulated devices, with strict dtype promotion and rank promotion an error."""
 
+from importlib.util import find_spec
+from pathlib import Path
+
 import jax
+import pytest
+from sentencepiece import SentencePieceProcessor
+from tokenizers import Tokenizer, models, normalizers
+
+from dyntok_jax.hub import find_model
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def e5_small_folder() -> Path:
+    """The offline encoder as a Hugging Face folder, built once into the user's cache."""
+    return find_model("e5-small")
+
+
+@pytest.fixture(scope="session")
+def mistral_tokenizer() -> Tokenizer:
+    """Mistral-7B-v0.1's tokenizer, built from the SentencePiece file that the package mistral-common carries."""
+    path = Path(find_spec("mistral_common").origin).parent / "data" / "tokenizer.model.v1"
+    processor = SentencePieceProcessor(str(path))
+    pieces = [processor.id_to_piece(index) for index in range(processor.get_piece_size())]
+    ranks = {piece: index for index, piece in enumerate(pieces)}
+    # SentencePiece joins whatever two pieces give the piece with the best score, which here is the lowest id
+    pairs = ((piece[:at], piece[at:]) for piece in pieces[259:] for at in range(1, len(piece)))
+    merges = [(left, right) for left, right in pairs if left in ranks and right in ranks]
+    tokenizer = Tokenizer(models.BPE(ranks, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
+    return tokenizer
