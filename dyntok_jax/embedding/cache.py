@@ -1,0 +1,152 @@
+"""The embedding cache: predicted rows kept on the host, the least recently used going first.
+
+A key is a namespace (model, hypernetwork, language, surface mode, S) and a token's subword ids, in full: no hashing of
+tokens, so no row is ever another token's.
+"""
+
+import hashlib
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int, Int32
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from dyntok_jax.errors import CheckpointError, InputError
+
+FORMAT = "dyntok-embedding-cache 1"
+
+
+def namespace(**parts: str | int) -> bytes:
+    """A digest of what must agree for two tokens to share a row: 16 bytes."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).digest()[:16]
+
+
+def token_keys(
+    namespaces: Sequence[bytes], surface_US: Int32[np.ndarray, "U S"], is_subword_US: Bool[np.ndarray, "U S"]
+) -> list[bytes]:
+    """The key of each surface form, given its namespace."""
+    lengths = is_subword_US.sum(axis=1)
+    return [
+        space + form[:length].tobytes()
+        for space, form, length in zip(namespaces, np.ascontiguousarray(surface_US), lengths, strict=True)
+    ]
+
+
+class EmbeddingCache:
+    """At most `capacity` rows of `width` float32 numbers, and how often they were asked for.
+
+    Attributes:
+      capacity: the most rows it holds.
+      width: numbers a row.
+      hits: keys found, since the start or `reset_counts`.
+      misses: keys not found.
+    """
+
+    def __init__(self, capacity: int, width: int):
+        if capacity < 1:
+            raise InputError(f"A cache holds at least one row; its capacity is {capacity}.")
+        self.capacity, self.width = capacity, width
+        self._slots: OrderedDict[bytes, int] = OrderedDict()  # least recently used first
+        self._rows_CD = np.zeros((0, width), np.float32)
+        self.reset_counts()
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    @property
+    def hit_rate(self) -> float:
+        """Share of the keys asked for that were there, 0 to 1; 0 before the first."""
+        return self.hits / max(1, self.hits + self.misses)
+
+    def reset_counts(self) -> None:
+        """Starts counting hits and misses afresh."""
+        self.hits = self.misses = 0
+
+    def fetch(
+        self, keys: Sequence[bytes], predict: Callable[[Int[np.ndarray, "missing"]], Float32[np.ndarray, "missing D"]]
+    ) -> Float32[np.ndarray, "U D"]:
+        """The row of each key, predicting those that are not there and keeping them.
+
+        Args:
+          keys: distinct keys.
+          predict: given the positions in `keys` of those not found, returns their rows.
+
+        Returns:
+          A fresh array, unaffected by what is evicted later, or by this very call if there are more keys than capacity.
+        """
+        slots_U = np.fromiter((self._slots.get(key, -1) for key in keys), np.int64, len(keys))
+        missing = np.flatnonzero(slots_U < 0)
+        self.hits += len(keys) - len(missing)
+        self.misses += len(missing)
+        rows_UD = np.empty((len(keys), self.width), np.float32)
+        found_U = slots_U >= 0
+        rows_UD[found_U] = self._rows_CD[slots_U[found_U]]
+        for position in np.flatnonzero(found_U):
+            self._slots.move_to_end(keys[position])
+        if len(missing):
+            rows_UD[missing] = predict(missing)
+            for position in missing[-self.capacity :]:
+                self._insert(keys[position], rows_UD[position])
+        return rows_UD
+
+    def _insert(self, key: bytes, row: Float32[np.ndarray, "D"]) -> None:
+        if len(self._slots) < self.capacity:
+            slot = len(self._slots)
+            if slot == len(self._rows_CD):
+                grown_CD = np.zeros((min(self.capacity, max(1024, 2 * slot)), self.width), np.float32)
+                grown_CD[:slot] = self._rows_CD
+                self._rows_CD = grown_CD
+        else:
+            _, slot = self._slots.popitem(last=False)
+        self._slots[key] = slot
+        self._rows_CD[slot] = row
+
+    def save(self, path: Path | str) -> None:
+        """Writes rows and keys to one safetensors file, beside it first and then in its place."""
+        path = Path(path)
+        keys = list(self._slots)
+        arrays = {
+            "rows": self._rows_CD[list(self._slots.values())],
+            "key_bytes": np.frombuffer(b"".join(keys), np.uint8),
+            "key_ends": np.cumsum([len(key) for key in keys], dtype=np.int64),
+        }
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            save_file(arrays, part, metadata={"format": FORMAT})
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: Path | str, *, capacity: int, width: int) -> "EmbeddingCache":
+        """Reads a saved cache; of more rows than `capacity`, the most recently used are kept.
+
+        Raises:
+          InputError: there is no such file.
+          CheckpointError: it is damaged, no embedding cache, or its rows have another width.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise InputError(f"There is no embedding cache at {path}.")
+        try:
+            with safe_open(path, framework="np") as file:
+                if (file.metadata() or {}).get("format") != FORMAT:
+                    raise CheckpointError(f"{path} is not an embedding cache of this version ({FORMAT}): delete it.")
+                rows_CD, key_bytes, ends = (file.get_tensor(name) for name in ("rows", "key_bytes", "key_ends"))
+        except SafetensorError as error:
+            raise CheckpointError(f"{path} is damaged ({error}): delete it, and it will be built anew.") from error
+        if rows_CD.ndim != 2 or rows_CD.shape[1] != width:
+            raise CheckpointError(
+                f"The rows of {path} are {rows_CD.shape[-1]} wide and the model is {width}: delete it."
+            )
+        cache = cls(capacity, width)
+        text = key_bytes.tobytes()
+        keys = [text[begin:end] for begin, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)]
+        for key, row in list(zip(keys, rows_CD, strict=True))[-capacity:]:
+            cache._insert(key, row)
+        return cache

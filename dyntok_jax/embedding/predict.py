@@ -1,0 +1,110 @@
+"""Rows for the tokens that have none in the model's table: predicted in padded buckets, kept in the cache.
+
+Only the host side of the work lies here: which rows are wanted, which are cached, which bucket each goes to. What is
+computed on the device is a pure function of a padded surface form.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Array, Bool, Float, Float32, Int32
+
+from dyntok_jax.embedding.cache import EmbeddingCache, token_keys
+
+ROW_BUCKETS = (64, 512)
+"""Padded numbers of rows a prediction; more are predicted in several calls of the largest."""
+WIDTH_BUCKETS = (3, 7, 16, 64, 256)
+"""Padded surface lengths: most merged tokens have two or three subwords."""
+
+Predict = Callable[
+    [Int32[np.ndarray, "U S"], Bool[np.ndarray, "U S"], Int32[np.ndarray, "U"]],
+    Float[Array, "U D"],
+]
+"""Surface forms, which entries are subwords, and each row's language index, to rows, on the device."""
+
+
+def width_buckets(width: int) -> tuple[int, ...]:
+    """The surface lengths to pad to where none is longer than `width`."""
+    return (*(bucket for bucket in WIDTH_BUCKETS if bucket < width), width)
+
+
+def predict_in_buckets(
+    predict: Predict,
+    surface_US: Int32[np.ndarray, "U S"],
+    is_subword_US: Bool[np.ndarray, "U S"],
+    language_U: Int32[np.ndarray, "U"],
+    *,
+    row_buckets: Sequence[int] = ROW_BUCKETS,
+) -> list[tuple[np.ndarray, Float[Array, "rows D"]]]:
+    """Predicts rows in a few padded shapes, short forms apart from long ones.
+
+    Returns:
+      Pairs of positions in `surface_US` and a device array whose first rows are theirs; nothing is waited for.
+    """
+    lengths_U = is_subword_US.sum(axis=1)
+    pending, shorter = [], 0
+    for width in width_buckets(surface_US.shape[1]):
+        members = np.flatnonzero((lengths_U <= width) & (lengths_U >= shorter))
+        shorter = width + 1
+        # the remainder goes into small buckets as long as that computes fewer rows than a large one
+        at = 0
+        while at < len(members):
+            left = len(members) - at
+            size = next((s for s in row_buckets[:-1] if left <= 3 * s), row_buckets[-1])
+            rows = members[at : at + size]
+            at += size
+            padding = ((0, size - len(rows)), (0, 0))
+            predicted = predict(
+                np.pad(surface_US[rows, :width], padding),
+                np.pad(is_subword_US[rows, :width], padding),
+                np.pad(language_U[rows], padding[0]),
+            )
+            pending.append((rows, predicted))
+    return pending
+
+
+def collect(
+    pending: Sequence[tuple[np.ndarray, Float[Array, "rows D"]]], n_rows: int, width: int
+) -> Float32[np.ndarray, "U D"]:
+    """Waits for the predictions and puts every row in its place."""
+    rows_UD = np.zeros((n_rows, width), np.float32)
+    for positions, predicted in pending:
+        rows_UD[positions] = np.asarray(predicted, np.float32)[: len(positions)]
+    return rows_UD
+
+
+def fetch_rows(
+    predict: Predict,
+    surface_US: Int32[np.ndarray, "U S"],
+    is_subword_US: Bool[np.ndarray, "U S"],
+    language_U: Int32[np.ndarray, "U"],
+    *,
+    width: int,
+    cache: EmbeddingCache | None = None,
+    namespaces: Sequence[bytes] = (),
+    rewrite: Callable[..., tuple] | None = None,
+) -> Float32[np.ndarray, "U D"]:
+    """The rows of distinct tokens, predicting only what the cache does not hold.
+
+    Args:
+      predict: the device function.
+      surface_US: constituents of each token.
+      is_subword_US: which entries are subwords.
+      language_U: each token's language index.
+      width: D.
+      cache: where rows are kept; without one, all are predicted.
+      namespaces: the cache namespace of each token.
+      rewrite: turns constituents into another surface form (`retokenized`) before prediction; the cache goes by
+        constituents.
+    """
+
+    def predict_rows(positions: np.ndarray) -> Float32[np.ndarray, "rows D"]:
+        forms, masks = surface_US[positions], is_subword_US[positions]
+        if rewrite is not None:
+            forms, masks = rewrite(forms, masks)
+        pending = predict_in_buckets(predict, forms, masks, language_U[positions])
+        return collect(pending, len(positions), width)
+
+    if cache is None:
+        return predict_rows(np.arange(len(surface_US)))
+    return cache.fetch(token_keys(namespaces, surface_US, is_subword_US), predict_rows)

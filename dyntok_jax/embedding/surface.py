@@ -1,0 +1,120 @@
+"""Surface forms: tokens written as subword ids, padded to S, and the distinct ones of a batch.
+
+*Constituents* are the token's own subwords, taken on the device or on the host. *Retokenized* forms, the reference's,
+are what the tokenizer makes of the token's string alone; they need the tokenizer, so the host. Padding is 0 under a
+False mask throughout.
+"""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Int32
+
+from dyntok_jax.text.byte_level import ByteLevelTokenizer
+from dyntok_jax.types import AnyArray, MergedBatch, UniqueTokens
+
+
+def constituents(
+    ids_BL: Int32[AnyArray, "B L"], merged: MergedBatch, *, width: int
+) -> tuple[Int32[AnyArray, "B T S"], Bool[AnyArray, "B T S"]]:
+    """Each token's own subword ids, cut at S = `width`, and which entries are subwords.
+
+    Works on numpy and on JAX arrays alike, and stays on their side.
+    """
+    xp = ids_BL.__array_namespace__()
+    step_11S = xp.arange(width, dtype=xp.int32)[None, None, :]
+    is_subword_BTS = (step_11S < merged.length_BT[..., None]) & merged.mask_BT[..., None]
+    position_BTS = xp.where(is_subword_BTS, merged.start_BT[..., None] + step_11S, 0)
+    n_batch, n_tokens = merged.start_BT.shape
+    gathered_BTS = xp.take_along_axis(ids_BL, position_BTS.reshape(n_batch, n_tokens * width), axis=1)
+    return xp.where(is_subword_BTS, gathered_BTS.reshape(position_BTS.shape), 0), is_subword_BTS
+
+
+def unique_tokens(
+    surface_BTS: Int32[Array, "B T S"],
+    is_subword_BTS: Bool[Array, "B T S"],
+    mask_BT: Bool[Array, "B T"],
+    *,
+    size: int,
+) -> UniqueTokens:
+    """Finds the distinct surface forms of a batch, on the device.
+
+    Args:
+      surface_BTS: surface forms.
+      is_subword_BTS: which entries are subwords.
+      mask_BT: which tokens count; the others get row 0.
+      size: U, the rows to return. If the batch has more distinct tokens, `count` says how many and those past U are
+        missing: give a larger size.
+
+    Returns:
+      The distinct forms in lexicographic order.
+    """
+    n_batch, n_tokens, width = surface_BTS.shape
+    # padding within a form sorts before every id, padding tokens behind every form
+    key_BTS = jnp.where(is_subword_BTS, surface_BTS, -1)
+    key_NS = jnp.where(mask_BT[..., None], key_BTS, jnp.iinfo(jnp.int32).max).reshape(n_batch * n_tokens, width)
+    order_N = jnp.arange(n_batch * n_tokens, dtype=jnp.int32)
+    *columns, order_N = lax.sort((*key_NS.T, order_N), num_keys=width)
+    key_NS = jnp.stack(columns, axis=1)
+    is_token_N = mask_BT.reshape(-1)[order_N]
+    differs_N = jnp.any(key_NS != jnp.roll(key_NS, 1, axis=0), axis=1).at[0].set(True)
+    row_N = jnp.cumsum(differs_N & is_token_N, dtype=jnp.int32) - 1
+    count = jnp.where(is_token_N, row_N + 1, 0).max(initial=0)
+    target_N = jnp.where(is_token_N, row_N, size)  # padding falls outside and is dropped
+    form_US = jnp.full((size, width), -1, jnp.int32).at[target_N].set(key_NS, mode="drop")
+    inverse_N = jnp.zeros_like(row_N).at[order_N].set(jnp.where(is_token_N, row_N, 0))
+    return UniqueTokens(
+        surface_US=jnp.maximum(form_US, 0),
+        is_subword_US=form_US >= 0,
+        inverse_BT=inverse_N.reshape(n_batch, n_tokens),
+        count=count.astype(jnp.int32),
+    )
+
+
+def unique_tokens_on_host(
+    surface_BTS: Int32[np.ndarray, "B T S"],
+    is_subword_BTS: Bool[np.ndarray, "B T S"],
+    mask_BT: Bool[np.ndarray, "B T"],
+) -> UniqueTokens:
+    """The same on the host, with exactly as many rows as there are distinct tokens."""
+    n_batch, n_tokens, width = surface_BTS.shape
+    key_NS = np.where(is_subword_BTS, surface_BTS, -1)[mask_BT]
+    form_US, inverse_N = np.zeros((0, width), np.int32), np.zeros(0, np.int32)
+    if len(key_NS):
+        # one opaque value a row: sorting bytes is much faster than sorting by S keys
+        opaque_N = np.ascontiguousarray(key_NS).view(np.dtype((np.void, key_NS.itemsize * width)))[:, 0]
+        _, first, inverse_N = np.unique(opaque_N, return_index=True, return_inverse=True)
+        form_US = key_NS[first]
+    inverse_BT = np.zeros((n_batch, n_tokens), np.int32)
+    inverse_BT[mask_BT] = inverse_N
+    return UniqueTokens(
+        surface_US=np.maximum(form_US, 0),
+        is_subword_US=form_US >= 0,
+        inverse_BT=inverse_BT,
+        count=np.asarray(len(form_US), np.int32),
+    )
+
+
+def retokenized(
+    tokenizer: ByteLevelTokenizer, surface_US: Int32[np.ndarray, "U S"], is_subword_US: Bool[np.ndarray, "U S"]
+) -> tuple[Int32[np.ndarray, "U S"], Bool[np.ndarray, "U S"]]:
+    """What the tokenizer makes of each token's string alone, cut at the same S: the reference's surface forms.
+
+    Tokens that were cut at S on their way here are retokenized as cut.
+    """
+    tokens = [ids[keep].tolist() for ids, keep in zip(surface_US, is_subword_US, strict=True)]
+    forms = tokenizer.retokenize([tokenizer.token_string(token) for token in tokens])
+    return pad_forms(forms, surface_US.shape[1])
+
+
+def pad_forms(forms: Sequence[Sequence[int]], width: int) -> tuple[Int32[np.ndarray, "U S"], Bool[np.ndarray, "U S"]]:
+    """Lays subword id lists out as surface forms of S = `width`, longer ones cut."""
+    surface_US = np.zeros((len(forms), width), np.int32)
+    is_subword_US = np.zeros((len(forms), width), bool)
+    for row, form in enumerate(forms):
+        cut = form[:width]
+        surface_US[row, : len(cut)] = cut
+        is_subword_US[row, : len(cut)] = True
+    return surface_US, is_subword_US

@@ -1,0 +1,135 @@
+"""Sequences of different lengths, and the padded batches they are cut into.
+
+Lengths are padded to a few buckets, so that a stream of real text compiles a handful of programs, and sequences of like
+length share a batch, so that little of it is padding.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from jaxtyping import Int, Int32
+
+from dyntok_jax.types import NO_SEGMENT, MergedBatch, SubwordBatch
+
+LENGTH_BUCKETS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+"""Padded lengths a sequence; longer ones go up in steps of 512."""
+
+
+@dataclass(frozen=True)
+class RaggedSubwords:
+    """Sequences of subwords laid end to end, N in all; the fields are those of `SubwordBatch` before padding.
+
+    Attributes:
+      ids_N: subword ids.
+      segment_N: segment numbers, `NO_SEGMENT` for what never merges and is never counted.
+      type_N: which text of a pair.
+      span_N2: character ranges.
+      word_N: indices of pre-split words, or -1.
+      offsets: first subword of each sequence, and N at the end.
+    """
+
+    ids_N: Int32[np.ndarray, "N"]
+    segment_N: Int32[np.ndarray, "N"]
+    type_N: Int32[np.ndarray, "N"]
+    span_N2: Int32[np.ndarray, "N 2"]
+    word_N: Int32[np.ndarray, "N"]
+    offsets: Int[np.ndarray, "sequences_and_one"]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> Int[np.ndarray, "sequences"]:
+        """Subwords of each sequence, special tokens included."""
+        return np.diff(self.offsets)
+
+
+def bucket(length: int, buckets: Sequence[int] = LENGTH_BUCKETS) -> int:
+    """The smallest bucket that holds `length`, or the next multiple of the largest one."""
+    for size in buckets:
+        if length <= size:
+            return size
+    return -(-length // buckets[-1]) * buckets[-1]
+
+
+def group_by_length(lengths: Int[np.ndarray, "n"], batch_size: int) -> Iterator[Int[np.ndarray, "rows"]]:
+    """Yields the rows of each batch: `batch_size` sequences of neighbouring lengths, the longest first.
+
+    The longest come first so that running out of memory shows at once, not at the end.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    for at in range(0, len(order), batch_size):
+        yield order[at : at + batch_size]
+
+
+def pad_batch(
+    subwords: RaggedSubwords, rows: Int[np.ndarray, "rows"], *, pad_id: int, length: int | None = None
+) -> SubwordBatch:
+    """Lays the chosen sequences out as one padded batch.
+
+    Args:
+      subwords: all sequences.
+      rows: which of them, in which order.
+      pad_id: what to write under a False mask.
+      length: L; by default the longest of the rows (at least 1).
+    """
+    lengths_B = subwords.lengths[rows]
+    length = max(int(lengths_B.max(initial=1)) if length is None else length, 1)
+    position_1L = np.arange(length)[None, :]
+    mask_BL = position_1L < lengths_B[:, None]
+    source_BL = np.where(mask_BL, subwords.offsets[:-1][rows][:, None] + position_1L, 0)
+
+    def lay_out(values, padding):
+        if len(values) == 0:
+            return np.full((*mask_BL.shape, *values.shape[1:]), padding, values.dtype)
+        keep = mask_BL.reshape(mask_BL.shape + (1,) * (values.ndim - 1))
+        return np.where(keep, values[source_BL], np.asarray(padding, values.dtype))
+
+    return SubwordBatch(
+        ids_BL=lay_out(subwords.ids_N, pad_id),
+        segment_BL=lay_out(subwords.segment_N, NO_SEGMENT),
+        mask_BL=mask_BL,
+        type_BL=lay_out(subwords.type_N, 0),
+        span_BL2=lay_out(subwords.span_N2, 0),
+        word_BL=lay_out(subwords.word_N, -1),
+    )
+
+
+def token_spans(batch: SubwordBatch, merged: MergedBatch) -> Int32[np.ndarray, "B T 2"]:
+    """The character range of each token: from its first subword's first character to the last that any touches."""
+    first_BT = merged.start_BT
+    last_BT = np.where(merged.mask_BT, first_BT + merged.length_BT - 1, 0)
+    start_BT = np.take_along_axis(batch.span_BL2[..., 0], first_BT, axis=1)
+    # ends never go back within a text: bytes of one character share its range
+    end_BT = np.take_along_axis(batch.span_BL2[..., 1], last_BT, axis=1)
+    spans_BT2 = np.stack([start_BT, end_BT], axis=-1)
+    return np.where(merged.mask_BT[..., None], spans_BT2, 0).astype(np.int32)
+
+
+def token_words(batch: SubwordBatch, merged: MergedBatch) -> Int32[np.ndarray, "B T"]:
+    """The pre-split word of each token, -1 for special tokens, padding and unsplit text."""
+    word_BT = np.take_along_axis(batch.word_BL, merged.start_BT, axis=1)
+    return np.where(merged.mask_BT, word_BT, -1).astype(np.int32)
+
+
+def unmerged(batch: SubwordBatch) -> MergedBatch:
+    """Every subword its own token: the starting point of merging, and all there is to static tokenization."""
+    length = batch.mask_BL.shape[1]
+    position_BL = np.broadcast_to(np.arange(length, dtype=np.int32), batch.mask_BL.shape)
+    return MergedBatch(
+        start_BT=np.where(batch.mask_BL, position_BL, 0).astype(np.int32),
+        length_BT=batch.mask_BL.astype(np.int32),
+        mask_BT=batch.mask_BL,
+        n_merges=np.int32(0)[None].reshape(()),
+    )
+
+
+def cut_padding(merged: MergedBatch, length: int) -> MergedBatch:
+    """The same tokens padded to another length, which must hold them all."""
+
+    def fit(values):
+        return np.pad(values[:, :length], ((0, 0), (0, max(0, length - values.shape[1]))))
+
+    arrays = {field.name: fit(getattr(merged, field.name)) for field in fields(merged) if field.name != "n_merges"}
+    return MergedBatch(**arrays, n_merges=merged.n_merges)

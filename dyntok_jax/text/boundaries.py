@@ -1,0 +1,118 @@
+"""Boundaries: what merging may not cross. A segment is a stretch of subwords between two of them.
+
+pretoken      one match of ZeTT's regular expression: a word with its space, a number, a run of punctuation
+word          between ASCII white space
+word_hyphen   as word, and punctuation other than `-` stands apart from what is beside it
+sentence      the whole text: merges may cross spaces
+"""
+
+import unicodedata
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from jaxtyping import Bool, Int32
+
+from dyntok_jax.errors import InputError
+from dyntok_jax.text.byte_level import CHARACTER_BYTES, ByteLevelTokenizer, to_byte_level, to_bytes
+from dyntok_jax.types import NO_SEGMENT
+
+Boundary = Literal["pretoken", "word", "word_hyphen", "sentence"]
+
+_WHITE_SPACE = frozenset(to_byte_level(" \t\n"))
+
+
+@dataclass(frozen=True)
+class PieceClasses:
+    """What the boundaries ask of a piece, for every id of a vocabulary.
+
+    Attributes:
+      starts_with_space_V: its first character is space, tab or newline.
+      is_space_V: all of its characters are.
+      starts_with_punctuation_V: its first character that is no space is punctuation or a symbol other than `-`.
+      ends_with_punctuation_V: its last character is. A piece that ends or starts within a character has neither.
+    """
+
+    starts_with_space_V: Bool[np.ndarray, "V"]
+    is_space_V: Bool[np.ndarray, "V"]
+    starts_with_punctuation_V: Bool[np.ndarray, "V"]
+    ends_with_punctuation_V: Bool[np.ndarray, "V"]
+
+
+def classify_pieces(tokenizer: ByteLevelTokenizer) -> PieceClasses:
+    """Looks at every piece of a vocabulary once, so that segmenting a text is array work."""
+    classes = np.zeros((4, tokenizer.vocab_size), dtype=bool)
+    for index, piece in enumerate(tokenizer.pieces):
+        if index in tokenizer.special_ids or not piece:
+            continue
+        if tokenizer.is_wordpiece:
+            piece = piece.removeprefix("##")
+        if not all(character in CHARACTER_BYTES for character in piece):
+            continue  # a placeholder such as <unused 7>, which no text reaches
+        text = to_bytes(piece).decode(errors="replace").strip()
+        classes[:, index] = (
+            piece[0] in _WHITE_SPACE,
+            all(character in _WHITE_SPACE for character in piece),
+            bool(text) and _is_punctuation(text[0]),
+            bool(text) and _is_punctuation(text[-1]),
+        )
+    return PieceClasses(*classes)
+
+
+def _is_punctuation(character: str) -> bool:
+    # U+FFFD stands for part of a character: no punctuation
+    return character not in "-\ufffd" and unicodedata.category(character)[0] in "PS"
+
+
+def number_segments(
+    boundary: Boundary,
+    ids_N: Int32[np.ndarray, "N"],
+    classes: PieceClasses,
+    *,
+    can_merge_N: Bool[np.ndarray, "N"],
+    is_sequence_start_N: Bool[np.ndarray, "N"],
+    is_text_start_N: Bool[np.ndarray, "N"],
+    pretoken_N: Int32[np.ndarray, "N"],
+    follows_space_N: Bool[np.ndarray, "N"] | None = None,
+) -> Int32[np.ndarray, "N"]:
+    """Numbers the segments of many sequences laid end to end (N subwords in all).
+
+    Args:
+      boundary: what ends a segment.
+      ids_N: subword ids.
+      classes: from `classify_pieces` of the same vocabulary.
+      can_merge_N: False for special tokens and whatever else must stay as it is.
+      is_sequence_start_N: where a sequence begins; numbers start from 0 there.
+      is_text_start_N: where a segment begins whatever the boundary says: each text of a pair, each pre-split word.
+      pretoken_N: number of the pretoken within its text.
+      follows_space_N: for vocabularies whose pieces carry no spaces (WordPiece), where one stood before the subword.
+
+    Returns:
+      Segment numbers, `NO_SEGMENT` where nothing merges.
+
+    Raises:
+      InputError: no such boundary.
+    """
+    if len(ids_N) == 0:
+        return np.zeros(0, np.int32)
+    before_N = np.roll(ids_N, 1)
+    match boundary:
+        case "pretoken":
+            starts_N = pretoken_N != np.roll(pretoken_N, 1)
+        case "word" | "word_hyphen":
+            if follows_space_N is None:
+                both_space_N = classes.is_space_V[ids_N] & classes.is_space_V[before_N]
+                starts_N = classes.starts_with_space_V[ids_N] & ~both_space_N
+            else:
+                starts_N = follows_space_N.copy()
+            if boundary == "word_hyphen":
+                starts_N |= classes.starts_with_punctuation_V[ids_N] != classes.ends_with_punctuation_V[before_N]
+        case "sentence":
+            starts_N = np.zeros(len(ids_N), dtype=bool)
+        case _:
+            raise InputError(f"No boundary {boundary!r}: choose one of {', '.join(get_args(Boundary))}.")
+    starts_N |= is_sequence_start_N | is_text_start_N | ~np.roll(can_merge_N, 1)
+    number_N = np.cumsum(starts_N & can_merge_N, dtype=np.int32)
+    before_sequence_N = (number_N - (starts_N & can_merge_N))[is_sequence_start_N]
+    number_N -= np.repeat(before_sequence_N, np.diff(np.flatnonzero(np.append(is_sequence_start_N, True)))) + 1
+    return np.where(can_merge_N, number_N, NO_SEGMENT).astype(np.int32)

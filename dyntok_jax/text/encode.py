@@ -1,0 +1,192 @@
+"""Texts, text pairs and pre-split words to subwords with segments and character spans."""
+
+from collections.abc import Sequence
+from itertools import chain, takewhile
+
+import numpy as np
+from jaxtyping import Bool, Int32
+from tokenizers import Encoding
+from tokenizers.normalizers import Normalizer
+
+from dyntok_jax.errors import InputError
+from dyntok_jax.text.batches import RaggedSubwords
+from dyntok_jax.text.boundaries import Boundary, PieceClasses, classify_pieces, number_segments
+from dyntok_jax.text.byte_level import SPACE, ByteLevelTokenizer
+from dyntok_jax.types import NO_SEGMENT
+
+Text = str | tuple[str, str] | Sequence[str]
+"""A text, a pair of texts (a tuple), or pre-split words (a list)."""
+
+
+class TextEncoder:
+    """Turns texts into subwords with one tokenizer: byte-level and segmented, or static.
+
+    Attributes:
+      tokenizer: the tokenizer and its byte-level form.
+      classes: what the boundaries ask of its pieces.
+    """
+
+    tokenizer: ByteLevelTokenizer
+    classes: PieceClasses
+
+    def __init__(self, tokenizer: ByteLevelTokenizer):
+        self.tokenizer = tokenizer
+        self.classes = classify_pieces(tokenizer)
+
+    def encode(self, texts: Sequence[Text], *, boundary: Boundary = "pretoken", prefix: str = "") -> RaggedSubwords:
+        """Writes texts as byte-level subwords, special tokens added as the model's own tokenizer adds them.
+
+        Args:
+          texts: all of one kind: strings; tuples of two strings; or lists of words, which are joined by single spaces
+            and never merge with one another.
+          boundary: what merging may not cross.
+          prefix: put before each (first) text, as an encoder's instruction (`query: `); it never merges, is not
+            counted, and spans are those of the text without it.
+
+        Raises:
+          InputError: something else than text, mixed kinds, a lone surrogate, no such boundary.
+        """
+        inputs, word_starts = _as_inputs(texts, prefix)
+        flat = _Flat(self.tokenizer.byte_level.encode_batch(inputs), inputs, self.tokenizer.special_ids)
+        space = self.tokenizer.byte_level.token_to_id(SPACE) if self.tokenizer.adds_space else None
+        if space is not None:
+            flat.empty_leading_spaces(space)
+        if self.tokenizer.byte_level.normalizer is not None:
+            flat.cover_composed_characters(self.tokenizer.byte_level.normalizer)
+        follows_space_N = flat.follows_space() if self.tokenizer.is_wordpiece else None
+        can_merge_N = ~flat.is_special_N & ~flat.lies_before(len(prefix))
+        flat.shift_first_texts(len(prefix))
+        word_N = flat.words(word_starts)
+        segment_N = number_segments(
+            boundary,
+            flat.ids_N,
+            self.classes,
+            can_merge_N=can_merge_N,
+            is_sequence_start_N=flat.is_sequence_start_N,
+            is_text_start_N=flat.is_text_start_N | (word_N != np.roll(word_N, 1)),
+            pretoken_N=flat.pretoken_N,
+            follows_space_N=follows_space_N,
+        )
+        return RaggedSubwords(flat.ids_N, segment_N, flat.type_N, flat.span_N2, word_N, flat.offsets)
+
+    def encode_static(self, texts: Sequence[Text], *, prefix: str = "") -> RaggedSubwords:
+        """The same with the model's own tokenizer and its own ids; each counted subword is a segment of its own."""
+        inputs, word_starts = _as_inputs(texts, prefix)
+        flat = _Flat(self.tokenizer.own.encode_batch(inputs), inputs, self.tokenizer.special_ids)
+        is_counted_N = ~flat.is_special_N & ~flat.lies_before(len(prefix))
+        flat.shift_first_texts(len(prefix))
+        position_N = np.arange(len(flat.ids_N)) - np.repeat(flat.offsets[:-1], np.diff(flat.offsets))
+        segment_N = np.where(is_counted_N, position_N, NO_SEGMENT).astype(np.int32)
+        return RaggedSubwords(flat.ids_N, segment_N, flat.type_N, flat.span_N2, flat.words(word_starts), flat.offsets)
+
+
+def _as_inputs(texts: Sequence[Text], prefix: str) -> tuple[list[str] | list[tuple[str, str]], list[np.ndarray] | None]:
+    """What the backend tokenizes, and for pre-split words the position where each word starts in its text."""
+    kinds = {next((kind for kind in (str, tuple, list) if isinstance(text, kind)), type(text)) for text in texts}
+    if len(kinds) > 1:
+        names = ", ".join(sorted(kind.__name__ for kind in kinds))
+        raise InputError(f"Texts of different kinds in one call ({names}): encode each kind by itself.")
+    kind = kinds.pop() if kinds else str
+    if kind is str:
+        return [prefix + _checked(text, row) for row, text in enumerate(texts)], None
+    if kind is tuple:
+        if any(len(pair) != 2 for pair in texts):
+            raise InputError("A pair of texts is a tuple of two strings.")
+        return [(prefix + _checked(a, row), _checked(b, row)) for row, (a, b) in enumerate(texts)], None
+    if kind is list:
+        inputs = [prefix + " ".join(_checked(word, row) for word in words) for row, words in enumerate(texts)]
+        # a word owns the space before it
+        return inputs, [np.cumsum([0, *(len(word) + 1 for word in words[:-1])]) - 1 for words in texts]
+    raise InputError(f"Texts are strings, tuples of two strings, or lists of words; this is a {kind.__name__}.")
+
+
+def _checked(text: str, row: int) -> str:
+    """The text, if it is one and can be written as UTF-8."""
+    if not isinstance(text, str):
+        raise InputError(f"Text {row} is not a string but {type(text).__name__}.")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"Text {row} has a lone surrogate (U+{ord(text[error.start]):04X}) at character {error.start}, so it is "
+            "not valid Unicode. Decode its source as UTF-8, or replace it: text.encode('utf-8', 'replace').decode()."
+        ) from None
+    return text
+
+
+class _Flat:
+    """Encodings of many sequences laid end to end as arrays of N subwords."""
+
+    def __init__(self, encodings: Sequence[Encoding], inputs: Sequence[str | tuple[str, str]], added: frozenset[int]):
+        self.inputs = inputs
+        self.offsets = np.cumsum([0, *(len(encoding) for encoding in encodings)])
+        count = int(self.offsets[-1])
+
+        def gather(rows) -> Int32[np.ndarray, "N"]:
+            return np.fromiter(chain.from_iterable(rows), np.int32, count)
+
+        self.ids_N = gather(encoding.ids for encoding in encodings)
+        self.type_N = gather(encoding.type_ids for encoding in encodings)
+        self.span_N2 = np.array(list(chain.from_iterable(e.offsets for e in encodings)), np.int32).reshape(count, 2)
+        self.pretoken_N = gather([-1 if w is None else w for w in encoding.word_ids] for encoding in encodings)
+        # which text of a pair, -1 for what the template adds
+        self.text_N = gather([-1 if s is None else s for s in encoding.sequence_ids] for encoding in encodings)
+        self.is_special_N = (self.text_N == -1) | np.isin(self.ids_N, np.fromiter(added, np.int32, len(added)))
+        self.sequence_N = np.repeat(np.arange(len(encodings)), np.diff(self.offsets))
+        self.is_sequence_start_N = np.diff(self.sequence_N, prepend=-1) != 0
+        self.is_text_start_N = self.is_sequence_start_N | (np.diff(self.text_N, prepend=-1) != 0)
+
+    def text_of(self, at: int) -> str:
+        """The whole text that subword `at` was taken from."""
+        text = self.inputs[self.sequence_N[at]]
+        return text if isinstance(text, str) else text[self.text_N[at]]
+
+    def lies_before(self, character: int) -> Bool[np.ndarray, "N"]:
+        """Subwords of a first text that end at or before a character: those of a prefix of that length."""
+        return (self.text_N == 0) & (self.span_N2[:, 1] <= character) & (character > 0)
+
+    def shift_first_texts(self, by: int) -> None:
+        """Makes the spans of first texts those of the text without its first `by` characters."""
+        shifted_N2 = np.maximum(self.span_N2 - np.int32(by), 0)
+        self.span_N2 = np.where((self.text_N == 0)[:, None], shifted_N2, self.span_N2)
+
+    def empty_leading_spaces(self, space: int) -> None:
+        """Takes all characters from subwords that are only the space put before a text."""
+        follows_special_N = np.roll(self.is_special_N, 1) | self.is_text_start_N
+        is_added_N = (self.ids_N == space) & follows_special_N
+        self.span_N2[is_added_N, 1] = self.span_N2[is_added_N, 0]
+
+    def cover_composed_characters(self, normalizer: Normalizer) -> None:
+        """Widens spans over characters that the normaliser joined to the one before (e + U+0301 = é).
+
+        The backend counts only the first of them. Characters that normalise to nothing belong to no subword.
+        """
+        is_last_N = np.append(self.is_text_start_N[1:], True)
+        next_start_N = np.append(self.span_N2[1:, 0], 0)
+        has_gap_N = (self.text_N >= 0) & (is_last_N | (next_start_N > self.span_N2[:, 1]))
+        for at in np.flatnonzero(has_gap_N).tolist():
+            text, end = self.text_of(at), self.span_N2[at, 1]
+            gap = text[end:] if is_last_N[at] else text[end : next_start_N[at]]
+            joined = sum(1 for _ in takewhile(lambda c: not c.isspace() and normalizer.normalize_str(c) != "", gap))
+            before = at
+            while joined and before >= self.offsets[self.sequence_N[at]] and self.span_N2[before, 1] == end:
+                self.span_N2[before, 1] += joined
+                before -= 1
+
+    def follows_space(self) -> Bool[np.ndarray, "N"]:
+        """Where white space stands in the text between a subword and the one before it."""
+        follows_N = np.zeros(len(self.ids_N), dtype=bool)
+        end_N = np.roll(self.span_N2[:, 1], 1)
+        has_gap_N = (self.text_N >= 0) & ~self.is_text_start_N & (self.span_N2[:, 0] > end_N)
+        for at in np.flatnonzero(has_gap_N).tolist():
+            follows_N[at] = any(c.isspace() for c in self.text_of(at)[end_N[at] : self.span_N2[at, 0]])
+        return follows_N
+
+    def words(self, word_starts: list[np.ndarray] | None) -> Int32[np.ndarray, "N"]:
+        """The pre-split word of each subword, -1 for special tokens, prefixes and unsplit text."""
+        word_N = np.full(len(self.ids_N), -1, np.int32)
+        for starts, begin, end in zip(word_starts or (), self.offsets[:-1], self.offsets[1:], strict=False):
+            last_character = self.span_N2[begin:end, 1] - 1
+            word_N[begin:end] = np.searchsorted(starts, last_character, side="right") - 1
+        word_N[self.is_special_N] = -1
+        return word_N
