@@ -1,6 +1,6 @@
 """The merging algorithm as one would write it down: the measure of `device.py` and `host.py`, in results and in time.
 
-A token is the tuple of its subword ids. Each round counts all adjacent pairs, takes the most frequent one and merges it.
+A token is the tuple of its subword ids. Each round counts all adjacent pairs and merges the most frequent one.
 """
 
 from fractions import Fraction

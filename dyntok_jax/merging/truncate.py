@@ -1,0 +1,64 @@
+"""Cutting sequences that are still too long after merging."""
+
+import numpy as np
+from jaxtyping import Bool, Int32
+
+from dyntok_jax.errors import InputError, TooLongError
+from dyntok_jax.types import NO_SEGMENT, MergedBatch
+
+
+def truncate_tokens(
+    merged: MergedBatch,
+    segment_BL: Int32[np.ndarray, "B L"],
+    type_BL: Int32[np.ndarray, "B L"],
+    limit: int,
+) -> MergedBatch:
+    """Cuts every sequence to at most `limit` tokens: the last ones of its text go, special tokens stay.
+
+    Of a pair, tokens go one by one from the text that is longer at that moment, from the second if both are as long.
+
+    Args:
+      merged: the tokens, as numpy arrays.
+      segment_BL: `NO_SEGMENT` marks the special tokens.
+      type_BL: 0 in the first text, 1 in the second.
+      limit: how many tokens a sequence may have, special tokens included.
+
+    Returns:
+      The tokens that stay, T as before; `n_merges` as before.
+
+    Raises:
+      InputError: `limit` is less than 1.
+      TooLongError: a sequence has more special tokens than `limit`.
+    """
+    if limit < 1:
+        raise InputError(f"the limit must be 1 token or more, not {limit}")
+    is_text_BT = merged.mask_BT & (np.take_along_axis(segment_BL, merged.start_BT, axis=1) != NO_SEGMENT)
+    is_second_BT = is_text_BT & (np.take_along_axis(type_BL, merged.start_BT, axis=1) == 1)
+    is_first_BT = is_text_BT & ~is_second_BT
+    n_first_B, n_second_B = is_first_BT.sum(axis=1), is_second_BT.sum(axis=1)
+    n_special_B = merged.mask_BT.sum(axis=1) - n_first_B - n_second_B
+    if (n_special_B > limit).any():
+        row = int(np.argmax(n_special_B > limit))
+        raise TooLongError(
+            f"sequence {row} cannot be cut to {limit} tokens: it has {n_special_B[row]} special tokens, and they stay"
+        )
+    room_B = limit - n_special_B
+    # Taking from the longer text first evens the two out; what room there is then is shared, the odd token to the first.
+    first_share_B = np.maximum(room_B - n_second_B, (room_B + 1) // 2)
+    first_kept_B = np.minimum(n_first_B, first_share_B)
+    second_kept_B = np.minimum(n_second_B, room_B - first_kept_B)
+    keep_BT = merged.mask_BT & ~is_text_BT
+    keep_BT |= is_first_BT & (np.cumsum(is_first_BT, axis=1) <= first_kept_B[:, None])
+    keep_BT |= is_second_BT & (np.cumsum(is_second_BT, axis=1) <= second_kept_B[:, None])
+    return MergedBatch(
+        start_BT=_to_the_left(merged.start_BT, keep_BT),
+        length_BT=_to_the_left(merged.length_BT, keep_BT),
+        mask_BT=_to_the_left(merged.mask_BT, keep_BT),
+        n_merges=merged.n_merges,
+    )
+
+
+def _to_the_left(values_BT: np.ndarray, keep_BT: Bool[np.ndarray, "B T"]) -> np.ndarray:
+    """The values to keep, in order, and zeros behind them."""
+    order_BT = np.argsort(~keep_BT, axis=1, kind="stable")
+    return np.where(np.sort(~keep_BT, axis=1), values_BT.dtype.type(0), np.take_along_axis(values_BT, order_BT, axis=1))
