@@ -52,6 +52,8 @@ class SubwordBatch:
 class MergedBatch:
     """Which consecutive subwords make each token. Tokens stand at the left of each row, in order.
 
+    `*batch` is empty but for the result of a `jax.vmap` over whole batches.
+
     Attributes:
       start_BT: index, in the subwords of the same sequence, of a token's first subword; 0 under a False mask.
       length_BT: how many subwords the token has; 0 under a False mask.
@@ -60,9 +62,9 @@ class MergedBatch:
         None where the result was found without doing them one by one.
     """
 
-    start_BT: Int32[AnyArray, "B T"]
-    length_BT: Int32[AnyArray, "B T"]
-    mask_BT: Bool[AnyArray, "B T"]
+    start_BT: Int32[AnyArray, "*batch B T"]
+    length_BT: Int32[AnyArray, "*batch B T"]
+    mask_BT: Bool[AnyArray, "*batch B T"]
     n_merges: Int32[AnyArray, "*scope"] | None
 
 

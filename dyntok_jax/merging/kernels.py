@@ -1,4 +1,4 @@
-"""The compiled loops behind `host.py` and `merge_list.py`: merging by lists of occurrences, on plain arrays.
+"""The compiled loops behind `host.py`: merging by lists of occurrences, on plain arrays.
 
 The algorithm of `device.py` for one core: every pair has a linked list of the places where it occurs, a heap gives the
 most frequent pair, and a merge visits only its own occurrences. Positions run through all sequences, row after row.
@@ -6,22 +6,19 @@ most frequent pair, and a merge visits only its own occurrences. Positions run t
 
 from typing import no_type_check
 
-import numba
 import numpy as np
 
-NONE = -1
-"""No position, no pair, no occurrence: the end of a linked list."""
-
-
-def compiled(function):
-    """Compiles for the host, and keeps the result on disk for the next process wherever a folder can be written."""
-    try:
-        return numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # numba found no folder for its cache
-        return numba.njit(nogil=True)(function)
-
-
-# `no_type_check`: numba compiles the functions themselves, not the checks that the tests wrap around every other one.
+from dyntok_jax.merging.tables import (
+    NONE,
+    compiled,
+    find_pair,
+    find_sequence,
+    pair_key,
+    rank_of,
+    rise,
+    sink,
+    table_size,
+)
 
 
 @compiled
@@ -101,8 +98,8 @@ def _merge_group(ids_BL, segment_BL, mask_BL, longest, max_merges, target, budge
 
     # Pairs: key, count, and a linked list of occurrences. A merge kills one link and makes two occurrences at most.
     max_pairs = 3 * n_links + 1
-    table = np.full(_table_size(max_pairs), NONE, np.int32)
-    pair_key = np.empty(max_pairs, np.uint64)
+    table = np.full(table_size(max_pairs), NONE, np.int32)
+    key_of = np.empty(max_pairs, np.uint64)
     pair_count = np.zeros(max_pairs, np.int32)
     pair_head = np.empty(max_pairs, np.int32)
     pair_tail = np.empty(max_pairs, np.int32)
@@ -119,14 +116,14 @@ def _merge_group(ids_BL, segment_BL, mask_BL, longest, max_merges, target, budge
     if longest >= 2:
         for position in range(n_positions):
             if after[position] != NONE:
-                key = _pair_key(kind[position], kind[after[position]])
-                slot = _find_pair(table, pair_key, key)
+                key = pair_key(kind[position], kind[after[position]])
+                slot = find_pair(table, key_of, key)
                 pair = table[slot]
                 if pair == NONE:
                     pair = n_pairs
                     n_pairs += 1
                     table[slot] = pair
-                    pair_key[pair] = key
+                    key_of[pair] = key
                     pair_head[pair] = n_occurrences
                     pair_in_order[pair] = True
                     pair_touched[pair] = NONE
@@ -144,14 +141,14 @@ def _merge_group(ids_BL, segment_BL, mask_BL, longest, max_merges, target, budge
     heap_rank = np.empty(max_pairs, np.int64)
     heap_pair = np.empty(max_pairs, np.int32)
     for pair in range(n_pairs):
-        heap_rank[pair] = _rank(pair_count[pair], position_of[pair_head[pair]])
+        heap_rank[pair] = rank_of(pair_count[pair], position_of[pair_head[pair]])
         heap_pair[pair] = pair
     heap_size = n_pairs
     for place in range(heap_size // 2 - 1, -1, -1):
-        _sink(heap_rank, heap_pair, heap_size, place)
+        sink(heap_rank, heap_pair, heap_size, place)
 
     # Merged kinds, by their subwords: ab + c and a + bc are the same token.
-    kind_table = np.full(_table_size(n_links + 1), NONE, np.int32)
+    kind_table = np.full(table_size(n_links + 1), NONE, np.int32)
     kind_position = np.empty(n_links + 1, np.int32)
     kind_length = np.empty(n_links + 1, np.int32)
     n_kinds = 0
@@ -163,7 +160,7 @@ def _merge_group(ids_BL, segment_BL, mask_BL, longest, max_merges, target, budge
         if pair_count[pair] == 0:
             heap_size -= 1
             heap_rank[0], heap_pair[0] = heap_rank[heap_size], heap_pair[heap_size]
-            _sink(heap_rank, heap_pair, heap_size, 0)
+            sink(heap_rank, heap_pair, heap_size, 0)
             continue
         if not pair_in_order[pair]:
             _sort_occurrences(pair, pair_head, pair_tail, following, position_of, occurrence_at)
@@ -172,10 +169,10 @@ def _merge_group(ids_BL, segment_BL, mask_BL, longest, max_merges, target, budge
         while occurrence_at[position_of[head]] != head:
             head = following[head]
         pair_head[pair] = head
-        rank = _rank(pair_count[pair], position_of[head])
+        rank = rank_of(pair_count[pair], position_of[head])
         if heap_rank[0] != rank:
             heap_rank[0] = rank
-            _sink(heap_rank, heap_pair, heap_size, 0)
+            sink(heap_rank, heap_pair, heap_size, 0)
             continue
 
         first = position_of[head]
@@ -184,7 +181,7 @@ def _merge_group(ids_BL, segment_BL, mask_BL, longest, max_merges, target, budge
             learnt_M3[n_merges, 0] = first
             learnt_M3[n_merges, 1] = length[first]
             learnt_M3[n_merges, 2] = length[after[first]]
-        slot = _find_sequence(kind_table, kind_position, kind_length, ids, first, new_length)
+        slot = find_sequence(kind_table, kind_position, kind_length, ids, first, new_length)
         if kind_table[slot] == NONE:
             kind_table[slot] = n_kinds
             kind_position[n_kinds] = first
@@ -218,14 +215,14 @@ def _merge_group(ids_BL, segment_BL, mask_BL, longest, max_merges, target, budge
                 # Those that begin.
                 for start in (previous, left):
                     if start != NONE and after[start] != NONE and length[start] + length[after[start]] <= longest:
-                        key = _pair_key(kind[start], kind[after[start]])
-                        slot = _find_pair(table, pair_key, key)
+                        key = pair_key(kind[start], kind[after[start]])
+                        slot = find_pair(table, key_of, key)
                         new_pair = table[slot]
                         if new_pair == NONE:
                             new_pair = n_pairs
                             n_pairs += 1
                             table[slot] = new_pair
-                            pair_key[new_pair] = key
+                            key_of[new_pair] = key
                             pair_in_order[new_pair] = True
                             pair_touched[new_pair] = NONE
                             pair_head[new_pair] = n_occurrences
@@ -262,111 +259,11 @@ def _merge_group(ids_BL, segment_BL, mask_BL, longest, max_merges, target, budge
                         head = following[head]
                     pair_head[pair] = head
                     position = position_of[head]
-                heap_rank[heap_size] = _rank(pair_count[pair], position)
+                heap_rank[heap_size] = rank_of(pair_count[pair], position)
                 heap_pair[heap_size] = pair
                 heap_size += 1
-                _rise(heap_rank, heap_pair, heap_size - 1)
+                rise(heap_rank, heap_pair, heap_size - 1)
     return n_merges
-
-
-@compiled
-@no_type_check
-def index_pairs(left_M, right_M):
-    """Makes a list of pairs of kinds searchable.
-
-    Returns:
-      The keys of the pairs, a hash table of the first place where each stands in the list, and the next place after
-      each place where the same pair stands again (M if none does).
-    """
-    n_pairs = left_M.size
-    key_M = np.empty(n_pairs, np.uint64)
-    table = np.full(_table_size(n_pairs), NONE, np.int32)
-    again_M = np.full(n_pairs, n_pairs, np.int32)
-    for place in range(n_pairs - 1, -1, -1):
-        key_M[place] = _pair_key(left_M[place], right_M[place])
-        slot = _find_pair(table, key_M, key_M[place])
-        if table[slot] != NONE:
-            again_M[place] = table[slot]
-        table[slot] = place
-    return key_M, table, again_M
-
-
-@compiled
-@no_type_check
-def apply_pairs(ids_BL, segment_BL, mask_BL, key_M, table, again_M, joined_M):
-    """Merges the pairs of a list in its order, each wherever it stands when its turn comes.
-
-    Segments do not touch each other, so each is taken through the whole list alone. It jumps to the next place in the
-    list at which one of its own pairs stands.
-
-    Args:
-      ids_BL: subword ids.
-      segment_BL: segment of each subword; below 0 nothing merges.
-      mask_BL: False for padding.
-      key_M: the three arrays of `index_pairs`.
-      table: see `key_M`.
-      again_M: see `key_M`.
-      joined_M: kind of the token that each pair makes.
-
-    Returns:
-      Length of the token that begins at a position (0 where none does).
-    """
-    n_rows, width = ids_BL.shape
-    n_pairs = key_M.size
-    length_BL = np.zeros((n_rows, width), np.int32)
-    kind = np.empty(width, np.int32)
-    length = np.empty(width, np.int32)
-    place = np.empty(width, np.int32)  # where the pair with the next token stands in the list
-    for row in range(n_rows):
-        start = 0
-        while start < width and mask_BL[row, start]:
-            end = start + 1
-            if segment_BL[row, start] >= 0:
-                while end < width and mask_BL[row, end] and segment_BL[row, end] == segment_BL[row, start]:
-                    end += 1
-            n_tokens = end - start
-            for index in range(n_tokens):
-                kind[index] = ids_BL[row, start + index]
-                length[index] = 1
-            for index in range(n_tokens - 1):
-                place[index] = _next_place(table, key_M, again_M, kind[index], kind[index + 1], 0)
-            while n_tokens > 1:
-                now = n_pairs
-                for index in range(n_tokens - 1):
-                    now = min(now, place[index])
-                if now == n_pairs:
-                    break
-                n_kept = 0
-                index = 0
-                while index < n_tokens:
-                    joins = index + 1 < n_tokens and place[index] == now
-                    kind[n_kept] = joined_M[now] if joins else kind[index]
-                    length[n_kept] = length[index] + length[index + 1] if joins else length[index]
-                    index += 2 if joins else 1
-                    place[n_kept] = place[index - 1]
-                    n_kept += 1
-                n_tokens = n_kept
-                for index in range(n_tokens - 1):
-                    if kind[index] == joined_M[now] or kind[index + 1] == joined_M[now]:
-                        place[index] = _next_place(table, key_M, again_M, kind[index], kind[index + 1], now + 1)
-            position = start
-            for index in range(n_tokens):
-                length_BL[row, position] = length[index]
-                position += length[index]
-            start = end
-    return length_BL
-
-
-@compiled
-@no_type_check
-def _next_place(table, key_M, again_M, left, right, earliest):
-    """The first place in the list, from `earliest` on, at which the pair stands; M if there is none."""
-    place = table[_find_pair(table, key_M, _pair_key(left, right))]
-    if place == NONE:
-        return key_M.size
-    while place < earliest:
-        place = again_M[place]
-    return np.int64(place)
 
 
 @compiled
@@ -397,92 +294,3 @@ def _sort_occurrences(pair, pair_head, pair_tail, following, position_of, occurr
         previous = occurrence
     following[previous] = NONE
     pair_tail[pair] = previous
-
-
-@compiled
-@no_type_check
-def _table_size(n_entries):
-    """A power of two that leaves a third of the table empty."""
-    size = 16
-    while 2 * size < 3 * n_entries:
-        size *= 2
-    return size
-
-
-@compiled
-@no_type_check
-def _pair_key(left, right):
-    return (np.uint64(np.uint32(left)) << np.uint64(32)) | np.uint64(np.uint32(right))
-
-
-@compiled
-@no_type_check
-def _find_pair(table, pair_key, key):
-    """The slot of a hash table that holds the pair, or the empty one where it belongs."""
-    slot = _slot_of(key, table.size)
-    while table[slot] != NONE and pair_key[table[slot]] != key:
-        slot = (slot + 1) & (table.size - 1)
-    return slot
-
-
-@compiled
-@no_type_check
-def _find_sequence(table, kind_position, kind_length, ids, position, length):
-    """The slot that holds the kind with these subwords, or the empty one where it belongs."""
-    code = np.uint64(length)
-    for offset in range(length):
-        code = code * np.uint64(0x9E3779B97F4A7C15) + np.uint64(np.uint32(ids[position + offset]))
-    slot = _slot_of(code, table.size)
-    while table[slot] != NONE:
-        kind = table[slot]
-        if kind_length[kind] == length:
-            offset = 0
-            while offset < length and ids[kind_position[kind] + offset] == ids[position + offset]:
-                offset += 1
-            if offset == length:
-                break
-        slot = (slot + 1) & (table.size - 1)
-    return slot
-
-
-@compiled
-@no_type_check
-def _slot_of(code, size):
-    mixed = code * np.uint64(0x9E3779B97F4A7C15)
-    return np.int64((mixed ^ (mixed >> np.uint64(32))) & np.uint64(size - 1))
-
-
-@compiled
-@no_type_check
-def _rank(count, position):
-    """The order of pairs in the heap: the most frequent first, then the one that occurs first."""
-    return ((np.int64(1) << np.int64(31)) - np.int64(count)) << np.int64(32) | np.int64(position)
-
-
-@compiled
-@no_type_check
-def _sink(heap_rank, heap_pair, heap_size, place):
-    """Moves an entry down to where it belongs."""
-    rank, pair = heap_rank[place], heap_pair[place]
-    child = 2 * place + 1
-    while child < heap_size:
-        if child + 1 < heap_size and heap_rank[child + 1] < heap_rank[child]:
-            child += 1
-        if heap_rank[child] >= rank:
-            break
-        heap_rank[place], heap_pair[place] = heap_rank[child], heap_pair[child]
-        place = child
-        child = 2 * place + 1
-    heap_rank[place], heap_pair[place] = rank, pair
-
-
-@compiled
-@no_type_check
-def _rise(heap_rank, heap_pair, place):
-    """Moves an entry up to where it belongs."""
-    rank, pair = heap_rank[place], heap_pair[place]
-    while place > 0 and heap_rank[(place - 1) // 2] > rank:
-        parent = (place - 1) // 2
-        heap_rank[place], heap_pair[place] = heap_rank[parent], heap_pair[parent]
-        place = parent
-    heap_rank[place], heap_pair[place] = rank, pair

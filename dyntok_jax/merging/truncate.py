@@ -43,7 +43,8 @@ def truncate_tokens(
             f"sequence {row} cannot be cut to {limit} tokens: it has {n_special_B[row]} special tokens, and they stay"
         )
     room_B = limit - n_special_B
-    # Taking from the longer text first evens the two out; what room there is then is shared, the odd token to the first.
+    # Taking from the longer text first evens the two out: each gets half the room, the first the odd token, unless the
+    # other needs less.
     first_share_B = np.maximum(room_B - n_second_B, (room_B + 1) // 2)
     first_kept_B = np.minimum(n_first_B, first_share_B)
     second_kept_B = np.minimum(n_second_B, room_B - first_kept_B)
