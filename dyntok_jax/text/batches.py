@@ -12,7 +12,7 @@ from jaxtyping import Int, Int32
 
 from dyntok_jax.types import NO_SEGMENT, MergedBatch, SubwordBatch
 
-LENGTH_BUCKETS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+LENGTH_BUCKETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 """Padded lengths a sequence; longer ones go up in steps of 512."""
 
 

@@ -1,0 +1,176 @@
+"""`TokenEmbedder`: which tokens of a batch need a row of their own, and that row, by hypernetwork or by FVT."""
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property, partial
+from typing import Literal
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float, Float32, Int32
+
+from dyntok_jax.embedding.average import average_embeddings
+from dyntok_jax.embedding.cache import EmbeddingCache, namespace
+from dyntok_jax.embedding.hypernet import Hypernet, HypernetConfig, check_hypernet_fits, predict_embeddings
+from dyntok_jax.embedding.languages import language_index, languages_of
+from dyntok_jax.embedding.predict import WIDTH_BUCKETS, fetch_rows
+from dyntok_jax.embedding.surface import constituents, retokenized, unique_tokens_on_host
+from dyntok_jax.errors import InputError
+from dyntok_jax.text.batches import bucket
+from dyntok_jax.text.byte_level import ByteLevelTokenizer
+from dyntok_jax.types import MergedBatch
+
+SurfaceMode = Literal["constituents", "retokenized"]
+
+DEFAULT_MAX_SUBWORDS = 7
+"""The surface length that ZeTT's hypernetworks were trained for; FVT's tokens are kept to it too."""
+DEFAULT_CACHE_ROWS = 1 << 17
+
+
+class TokenEmbedder:
+    """Gives tokens that the model's table has no row for one. Without a hypernetwork, the mean of their subwords (FVT).
+
+    Attributes:
+      tokenizer: of the model.
+      source_VD: the model's table.
+      hypernet: config and parameters, or None for FVT.
+      languages: codes of the hypernetwork's languages; empty if it has none.
+      surface: how a token is shown to the hypernetwork.
+      predict_all: predict single subwords too, as the paper does.
+      cache: rows predicted so far; None under FVT, which costs no more than a look-up.
+    """
+
+    def __init__(
+        self,
+        tokenizer: ByteLevelTokenizer,
+        source_VD: Float[Array, "V D"],
+        hypernet: tuple[HypernetConfig, Hypernet] | None = None,
+        *,
+        languages: Sequence[str] | None = None,
+        surface: SurfaceMode = "constituents",
+        predict_all: bool = False,
+        cache_rows: int = DEFAULT_CACHE_ROWS,
+    ):
+        """Raises ConfigError if the hypernetwork was made for another width or vocabulary."""
+        self.tokenizer, self.source_VD, self.hypernet = tokenizer, source_VD, hypernet
+        self.surface, self.predict_all = surface, predict_all
+        self.languages: tuple[str, ...] = ()
+        self.cache: EmbeddingCache | None = None
+        if hypernet is not None:
+            config, _ = hypernet
+            check_hypernet_fits(config, width=source_VD.shape[1], vocab_size=tokenizer.n_own)
+            self.languages = languages_of(config.n_langs, languages) if config.n_langs else ()
+            self.cache = EmbeddingCache(cache_rows, source_VD.shape[1])
+
+    @property
+    def max_subwords(self) -> int:
+        """The longest token that a row can stand for."""
+        return self.hypernet[0].max_subwords if self.hypernet else DEFAULT_MAX_SUBWORDS
+
+    def language_indices(self, language: str | Sequence[str] | None, n_texts: int) -> Int32[np.ndarray, "texts"]:
+        """The language of each text as the hypernetwork counts them; all 0 where it makes no difference.
+
+        Raises:
+          InputError: a language is missing, unknown or not wanted.
+        """
+        if language is None and self.languages:
+            known = " ".join(self.languages)
+            raise InputError(f"This hypernetwork is multilingual: say which language the texts are in ({known}).")
+        if self.hypernet is not None and language is not None and not self.languages:
+            raise InputError("This hypernetwork has no languages: leave the language out.")
+        if not self.languages:
+            return np.zeros(n_texts, np.int32)
+        codes = [language] * n_texts if isinstance(language, str) else language
+        if len(codes) != n_texts:
+            raise InputError(f"There are {n_texts} texts and {len(codes)} languages: give one, or one a text.")
+        return np.array([language_index(code, self.languages) for code in codes], np.int32)
+
+    def source_ids(self, ids_BT: Int32[np.ndarray, "B T"]) -> Int32[np.ndarray, "B T"]:
+        """Rows of the model's table for subwords; appended bytes, which have none, take the unknown token's."""
+        return np.where(ids_BT < self.tokenizer.n_own, ids_BT, self.tokenizer.unknown_id or 0).astype(np.int32)
+
+    def new_rows(
+        self, ids_BL: Int32[np.ndarray, "B L"], merged: MergedBatch, language_B: Int32[np.ndarray, "B"]
+    ) -> tuple[Int32[np.ndarray, "B T"], Float32[np.ndarray, "U D"]]:
+        """The rows of all tokens that keep no source row, each distinct token predicted once.
+
+        Args:
+          ids_BL: subword ids.
+          merged: the tokens, on the host.
+          language_B: from `language_indices`.
+
+        Returns:
+          For each token the index of its row, -1 where it keeps its source row; and the rows.
+        """
+        wanted_BT = self._wants_row(ids_BL, merged)
+        width = self.max_subwords
+        if self.hypernet is None:  # the mean takes any length: pad to a few
+            width = bucket(int(merged.length_BT.max(initial=1)), WIDTH_BUCKETS[1:])
+        surface_BTS, is_subword_BTS = constituents(ids_BL, merged, width=width)
+        # the language is part of what makes two tokens the same
+        language_BT1 = np.broadcast_to(language_B[:, None, None], (*wanted_BT.shape, 1))
+        unique = unique_tokens_on_host(
+            np.concatenate([language_BT1, surface_BTS], axis=2),
+            np.concatenate([wanted_BT[..., None], is_subword_BTS], axis=2),
+            wanted_BT,
+        )
+        language_U = unique.surface_US[:, 0]
+        rows_UD = fetch_rows(
+            self._predict,
+            np.ascontiguousarray(unique.surface_US[:, 1:]),
+            np.ascontiguousarray(unique.is_subword_US[:, 1:]),
+            language_U,
+            width=self.source_VD.shape[1],
+            cache=self.cache,
+            namespaces=[self._namespaces[index] for index in language_U],
+            rewrite=partial(retokenized, self.tokenizer) if self.surface == "retokenized" else None,
+        )
+        return np.where(wanted_BT, unique.inverse_BT, -1).astype(np.int32), rows_UD
+
+    def _wants_row(self, ids_BL: Int32[np.ndarray, "B L"], merged: MergedBatch) -> Bool[np.ndarray, "B T"]:
+        wanted_BT = merged.length_BT > 1
+        if self.hypernet is not None:
+            first_BT = np.take_along_axis(ids_BL, merged.start_BT, axis=1)
+            is_appended_BT = first_BT >= self.tokenizer.n_own
+            is_special_BT = np.isin(first_BT, list(self.tokenizer.special_ids))
+            wanted_BT |= merged.mask_BT & (is_appended_BT | (self.predict_all & ~is_special_BT))
+        return wanted_BT
+
+    def _predict(self, surface_US, is_subword_US, language_U) -> Float[Array, "U D"]:
+        if self.hypernet is None:
+            return _average(self.source_ids(surface_US), is_subword_US, self.source_VD)
+        _, parameters = self.hypernet
+        return _predict_input(
+            parameters, surface_US, is_subword_US, self.source_VD, language_U if self.languages else None
+        )
+
+    @cached_property
+    def _namespaces(self) -> list[bytes]:
+        """The cache namespace of each language."""
+        if self.hypernet is None:
+            return [b""]
+        parts = {
+            "weights": _fingerprint((self.source_VD, self.hypernet[1])),
+            "tokenizer": self.tokenizer.fingerprint,
+            "surface": self.surface,
+            "max_subwords": self.max_subwords,
+        }
+        return [namespace(**parts, language=code) for code in self.languages or ("",)]
+
+
+_average = jax.jit(average_embeddings)
+
+
+@jax.jit
+def _predict_input(hypernet, surface_US, is_subword_US, source_VD, language_U) -> Float[Array, "U D"]:
+    return predict_embeddings(hypernet, surface_US, is_subword_US, source_VD, language_U).input_UD
+
+
+def _fingerprint(parameters) -> str:
+    """A digest of every number in a tree of arrays."""
+    digest = hashlib.blake2b(digest_size=16)
+    for leaf in jax.tree.leaves(parameters):
+        values = np.asarray(leaf)
+        digest.update(f"{values.shape} {values.dtype}".encode())
+        digest.update(np.ascontiguousarray(values).view(np.uint8))
+    return digest.hexdigest()

@@ -1,0 +1,325 @@
+"""`DynamicEncoder`: a trained encoder with dynamic tokenization. Parameters, and the steps in order."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Float32, Int32
+
+from dyntok_jax.convert.hypernet import load_hypernet
+from dyntok_jax.convert.safetensors import read_config
+from dyntok_jax.convert.xlmr import load_encoder
+from dyntok_jax.embedding.cache import EmbeddingCache
+from dyntok_jax.embedding.embedder import DEFAULT_CACHE_ROWS, SurfaceMode, TokenEmbedder
+from dyntok_jax.embedding.hypernet import Hypernet, HypernetConfig
+from dyntok_jax.encoded import EncodedTexts, TextTokens, Timings, join_tokens, split_tokens
+from dyntok_jax.errors import InputError, TooLongError
+from dyntok_jax.hub import DEFAULT_MODEL, find_model
+from dyntok_jax.merging import Budget, Goal, MergeList, Scope, Share, merge_batch_on_host, truncate_tokens
+from dyntok_jax.models.heads import l2_normalize, mean_pool
+from dyntok_jax.models.xlmr import Encoder, EncoderConfig, embed_ids, encode
+from dyntok_jax.sharding import batch_sharding, shardings_for
+from dyntok_jax.text.batches import bucket, cut_padding, group_by_length, pad_batch, unmerged
+from dyntok_jax.text.boundaries import Boundary
+from dyntok_jax.text.byte_level import ByteLevelTokenizer
+from dyntok_jax.text.encode import Text, TextEncoder
+from dyntok_jax.types import NO_SEGMENT, MergedBatch, SubwordBatch
+
+Pooling = Literal["mean", "first", "none"]
+
+FULL = Share(100)
+BATCH_BUCKETS = (1, 2, 4, 8, 16, 32)
+"""Padded numbers of sequences a batch."""
+
+
+class DynamicEncoder:
+    """An encoder, its tokenizer, and what embeds new tokens: a hypernetwork, or FVT without one.
+
+    Attributes:
+      config: of the encoder.
+      encoder: its parameters.
+      text_encoder: its tokenizer, as texts go through it.
+      embedder: rows for new tokens, and their cache.
+      prefix: what the model expects before a text (`query: `).
+      mesh: where parameters and batches lie, or None for the default device.
+    """
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        encoder: Encoder,
+        embedder: TokenEmbedder,
+        *,
+        prefix: str = "",
+        mesh: Mesh | None = None,
+    ):
+        self.config, self.encoder, self.embedder = config, encoder, embedder
+        self.text_encoder = TextEncoder(embedder.tokenizer)
+        self.prefix, self.mesh = prefix, mesh
+
+    @property
+    def tokenizer(self) -> ByteLevelTokenizer:
+        """The model's tokenizer and its byte-level form."""
+        return self.embedder.tokenizer
+
+    @property
+    def cache(self) -> EmbeddingCache | None:
+        """Embeddings predicted so far; None under FVT. Assign a loaded one to start warm."""
+        return self.embedder.cache
+
+    @cache.setter
+    def cache(self, cache: EmbeddingCache) -> None:
+        self.embedder.cache = cache
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path = DEFAULT_MODEL,
+        hypernet: str | Path | None = None,
+        *,
+        mesh: Mesh | None = None,
+        keep_normalizer: bool = True,
+        surface: SurfaceMode = "constituents",
+        predict_all: bool = False,
+        cache_rows: int = DEFAULT_CACHE_ROWS,
+    ) -> "DynamicEncoder":
+        """Loads a model, its tokenizer and a hypernetwork.
+
+        Args:
+          model: a folder, a Hub id, or an offline package's name (`e5-small`).
+          hypernet: a folder or Hub id of a ZeTT hypernetwork; None for FVT.
+          mesh: places the parameters by the rules in `sharding.py` and splits batches over `data`.
+          keep_normalizer: normalise text as the model was trained; ZeTT and the paper's reference do not.
+          surface: how a token is shown to the hypernetwork.
+          predict_all: predict the embeddings of single subwords too, as the paper does.
+          cache_rows: the most embeddings kept.
+
+        Raises:
+          ModelNotFoundError, CheckpointError, ConfigError, TokenizerError: see `hub`, `convert`, `text`.
+        """
+        folder = find_model(model)
+        tokenizer = ByteLevelTokenizer.load(folder, keep_normalizer=keep_normalizer)
+        place = partial(shardings_for, mesh=mesh) if mesh is not None else None
+        config, encoder = load_encoder(folder, shardings=place)
+        loaded: tuple[HypernetConfig, Hypernet] | None = None
+        languages = None
+        if hypernet is not None:
+            hypernet_folder = find_model(hypernet, kind="hypernetwork")
+            loaded = load_hypernet(hypernet_folder, shardings=place)
+            languages = read_config(hypernet_folder).get("langs")
+        embedder = TokenEmbedder(
+            tokenizer,
+            encoder.word_embeddings[...],
+            loaded,
+            languages=languages,
+            surface=surface,
+            predict_all=predict_all,
+            cache_rows=cache_rows,
+        )
+        return cls(config, encoder, embedder, prefix=default_prompt(folder), mesh=mesh)
+
+    def encode(
+        self,
+        texts: Sequence[Text],
+        *,
+        goal: Goal | None = FULL,
+        boundary: Boundary = "pretoken",
+        scope: Scope = "batch",
+        max_subwords: int | Literal["auto"] | None = "auto",
+        merge_list: MergeList | None = None,
+        language: str | Sequence[str] | None = None,
+        prefix: str | None = None,
+        pooling: Pooling = "mean",
+        normalize: bool = True,
+        batch_size: int = BATCH_BUCKETS[-1],
+        truncate: bool = False,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> EncodedTexts:
+        """Encodes texts with dynamic tokenization, or statically.
+
+        Args:
+          texts: strings, pairs (tuples) or pre-split words (lists).
+          goal: when merging stops; None is static tokenization: the model's own tokenizer and ids.
+          boundary: what merging may not cross.
+          scope: merge the sequences of a batch together (`batch`) or each alone (`example`).
+          max_subwords: the most subwords a token; None for no limit, `auto` for the length that the hypernetwork was
+            trained for, 7 under FVT.
+          merge_list: apply these merges instead of finding the batch's own; `goal` must then be the default.
+          language: code of the texts' language, one for all or one each; only for multilingual hypernetworks.
+          prefix: put before each text; by default what the model expects.
+          pooling: `mean` over tokens, the `first` token, or `none` for hidden states.
+          normalize: scale embeddings to length 1.
+          batch_size: texts a batch.
+          truncate: cut texts that are longer, after merging, than the model's positions.
+          on_progress: called with the number of texts of each batch handed to the device.
+
+        Returns:
+          Embeddings or hidden states in float32, with tokens, counts and timings.
+
+        Raises:
+          InputError: texts, language or options that cannot be used.
+          TooLongError: a text longer than the model's positions, unless `truncate`.
+        """
+        started, timings = time.perf_counter(), Timings()
+        if batch_size < 1:
+            raise InputError(f"The batch size must be 1 or more, not {batch_size}.")
+        if max_subwords == "auto":
+            max_subwords = self.embedder.max_subwords
+        language_N = self.embedder.language_indices(language, len(texts))
+        prefix = self.prefix if prefix is None else prefix
+        hits, misses = (self.cache.hits, self.cache.misses) if self.cache else (0, 0)
+
+        with _clock(timings, "tokenize"):
+            if goal is None:
+                subwords = self.text_encoder.encode_static(texts, prefix=prefix)
+            else:
+                subwords = self.text_encoder.encode(texts, boundary=boundary, prefix=prefix)
+
+        def merge(batch: SubwordBatch) -> MergedBatch:
+            arrays = (batch.ids_BL, batch.segment_BL, batch.mask_BL)
+            if goal is None:
+                return unmerged(batch)
+            if merge_list is not None:
+                return merge_list.apply(*arrays)
+            return merge_batch_on_host(*arrays, goal, max_subwords=max_subwords, scope=scope, over_budget=over_budget)
+
+        over_budget = "keep" if truncate else "error"
+        limit = min(self.config.max_tokens, goal.tokens) if isinstance(goal, Budget) else self.config.max_tokens
+        tokens: list[TextTokens] = []
+        with _clock(timings, "merge"):
+            for at in range(0, len(texts), batch_size):  # the batches that merging sees are as the texts come
+                rows = np.arange(at, min(at + batch_size, len(texts)))
+                batch = pad_batch(subwords, rows, pad_id=self.tokenizer.pad_id)
+                tokens += split_tokens(batch, _fit(batch, merge(batch), at, limit, truncate))
+        pending, padded_tokens = [], 0
+        lengths = np.array([len(of_text) for of_text in tokens], np.int64)
+        for rows in group_by_length(lengths, batch_size):  # those that the model sees hold texts of like length
+            with _clock(timings, "embed"):
+                batch = pad_batch(subwords, rows, pad_id=self.tokenizer.pad_id)
+                merged = join_tokens([tokens[row] for row in rows])
+                inputs = self._embed(batch, merged, language_N[rows], is_static=goal is None)
+            with _clock(timings, "model"):
+                result = _forward(self.encoder, *inputs, pooling=pooling, normalize=normalize)
+                pending.append((rows, jax.block_until_ready(result)))
+            padded_tokens += inputs[-1].size
+            if on_progress is not None:
+                on_progress(len(rows))
+        with _clock(timings, "model"):
+            embeddings_ND, hidden = _gather(pending, tokens, self.config.width, is_pooled=pooling != "none")
+        timings.total = time.perf_counter() - started
+        counted = (subwords.segment_N != NO_SEGMENT).astype(np.int64)
+        return EncodedTexts(
+            embeddings_ND=embeddings_ND,
+            hidden=hidden,
+            tokens=tokens,
+            n_subwords=np.diff(np.append(0, counted.cumsum())[subwords.offsets]),
+            n_tokens=np.array([of_text.is_counted_T.sum() for of_text in tokens], np.int64),
+            padded_tokens=padded_tokens,
+            cache_hits=self.cache.hits - hits if self.cache else 0,
+            cache_misses=self.cache.misses - misses if self.cache else 0,
+            timings=timings,
+        )
+
+    def _embed(
+        self, batch: SubwordBatch, merged: MergedBatch, language_B: Int32[np.ndarray, "B"], *, is_static: bool
+    ) -> tuple[Array | np.ndarray | None, ...]:
+        """What `_forward` takes, padded to buckets: ids, rows of new tokens, the rows, types, mask."""
+        n_batch = bucket(len(merged.mask_BT), self._batch_buckets())
+        length = bucket(max(1, int(merged.mask_BT.sum(axis=1).max(initial=1))))
+        merged = cut_padding(merged, min(length, self.config.max_tokens))
+        first_BT = np.take_along_axis(batch.ids_BL, merged.start_BT, axis=1)
+        type_BT = np.take_along_axis(batch.type_BL, merged.start_BT, axis=1)
+        row_BT, rows_RD = None, None
+        if not is_static:
+            row_BT, rows_UD = self.embedder.new_rows(batch.ids_BL, merged, language_B)
+            # one size for a batch shape, so that the number of new tokens compiles nothing
+            rows_RD = np.zeros((n_batch * merged.mask_BT.shape[1], self.config.width), np.float32)
+            rows_RD[: len(rows_UD)] = rows_UD
+
+        def place(values_BT):
+            padded_BT = np.pad(values_BT, ((0, n_batch - len(first_BT)), (0, 0)))
+            return padded_BT if self.mesh is None else jax.device_put(padded_BT, batch_sharding(self.mesh))
+
+        row_BT = None if row_BT is None else place(row_BT)
+        return place(self.embedder.source_ids(first_BT)), row_BT, rows_RD, place(type_BT), place(merged.mask_BT)
+
+    def _batch_buckets(self) -> tuple[int, ...]:
+        """Batch sizes that the mesh divides."""
+        n_data = self.mesh.shape["data"] if self.mesh is not None else 1
+        return tuple(sorted({-(-size // n_data) * n_data for size in BATCH_BUCKETS}))
+
+
+def _fit(batch: SubwordBatch, merged: MergedBatch, first: int, limit: int, truncate: bool) -> MergedBatch:
+    """Checks the limit, which counts tokens, and cuts longer texts if that was asked for; `first` is row 0's number."""
+    lengths_B = merged.mask_BT.sum(axis=1)
+    if (lengths_B <= limit).all():
+        return merged
+    if not truncate:
+        worst = int(lengths_B.argmax())
+        raise TooLongError(
+            f"Text {first + worst} has {lengths_B[worst]} tokens after merging and the model has {limit} positions: "
+            "split it, merge more, or ask for truncation (truncate=True, --truncate)."
+        )
+    return truncate_tokens(merged, batch.segment_BL, batch.type_BL, limit)
+
+
+def default_prompt(folder: Path) -> str:
+    """What a model expects before each text, where its folder says so in the sentence-transformers way."""
+    path = folder / "config_sentence_transformers.json"
+    if not path.is_file():
+        return ""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    return (config.get("prompts") or {}).get(config.get("default_prompt_name") or "", "")
+
+
+@contextmanager
+def _clock(timings: Timings, stage: str):
+    started = time.perf_counter()
+    yield
+    setattr(timings, stage, getattr(timings, stage) + time.perf_counter() - started)
+
+
+@partial(jax.jit, static_argnames=("pooling", "normalize"))
+def _forward(
+    encoder: Encoder,
+    ids_BT: Int32[Array, "B T"],
+    row_BT: Int32[Array, "B T"] | None,
+    rows_RD: Float32[Array, "R D"] | None,
+    type_BT: Int32[Array, "B T"],
+    mask_BT: Bool[Array, "B T"],
+    *,
+    pooling: Pooling,
+    normalize: bool,
+) -> Float[Array, "B *T D"]:
+    """Source or predicted embeddings, the encoder, pooling; without rows, static."""
+    embeddings_BTD = embed_ids(encoder, ids_BT)
+    if row_BT is not None:
+        predicted_BTD = rows_RD[jnp.maximum(row_BT, 0)].astype(embeddings_BTD.dtype)
+        embeddings_BTD = jnp.where((row_BT >= 0)[..., None], predicted_BTD, embeddings_BTD)
+    hidden_BTD = encode(encoder, embeddings_BTD, mask_BT, type_BT)
+    if pooling == "none":
+        return hidden_BTD
+    pooled_BD = mean_pool(hidden_BTD, mask_BT) if pooling == "mean" else hidden_BTD[:, 0]
+    return l2_normalize(pooled_BD) if normalize else pooled_BD
+
+
+def _gather(pending, tokens: Sequence[TextTokens], width: int, *, is_pooled: bool):
+    """Waits for the batches and puts each text's result in its place: pooled rows, or hidden states."""
+    if is_pooled:
+        embeddings_ND = np.zeros((len(tokens), width), np.float32)
+        for rows, pooled_BD in pending:
+            embeddings_ND[rows] = np.asarray(pooled_BD, np.float32)[: len(rows)]
+        return embeddings_ND, None
+    hidden: list[np.ndarray | None] = [None] * len(tokens)
+    for rows, hidden_BTD in pending:
+        for row, hidden_TD in zip(rows, np.asarray(hidden_BTD, np.float32), strict=False):
+            hidden[row] = hidden_TD[: len(tokens[row])]
+    return None, hidden
