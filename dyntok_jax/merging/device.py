@@ -262,7 +262,7 @@ def _add_existing_slots(state, kind, slot_K):
 
 def _find_ranked(chosen_P, chosen_by_block, rank_C):
     """Positions of the chosen ones by rank, counted from 0; P for a rank that none has."""
-    block_C = jnp.searchsorted(chosen_by_block, rank_C, side="right", method="scan_unrolled").astype(jnp.int32)
+    block_C = jnp.searchsorted(chosen_by_block, rank_C, side="right").astype(jnp.int32)
     before_block_C = chosen_by_block.at[block_C - 1].get(mode="fill", fill_value=0, wrap_negative_indices=False)
     chosen_CW = chosen_P.reshape(-1, _BLOCK).at[block_C].get(mode="fill", fill_value=False)
     nth_CW = jnp.cumsum(chosen_CW, axis=1, dtype=jnp.int32) == (rank_C - before_block_C + 1)[:, None]
