@@ -8,18 +8,19 @@ sentence      the whole text: merges may cross spaces
 
 import unicodedata
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Int32
 
 from dyntok_jax.errors import InputError
-from dyntok_jax.text.byte_level import CHARACTER_BYTES, ByteLevelTokenizer, to_byte_level, to_bytes
+from dyntok_jax.text.byte_level import ByteLevelTokenizer, to_byte_level, to_bytes
 from dyntok_jax.types import NO_SEGMENT
 
 Boundary = Literal["pretoken", "word", "word_hyphen", "sentence"]
 
-_WHITE_SPACE = frozenset(to_byte_level(" \t\n"))
+_WHITE_SPACE = to_byte_level(" \t\n")
 
 
 @dataclass(frozen=True)
@@ -47,18 +48,17 @@ def classify_pieces(tokenizer: ByteLevelTokenizer) -> PieceClasses:
             continue
         if tokenizer.is_wordpiece:
             piece = piece.removeprefix("##")
-        if not all(character in CHARACTER_BYTES for character in piece):
-            continue  # a placeholder such as <unused 7>, which no text reaches
         text = to_bytes(piece).decode(errors="replace").strip()
         classes[:, index] = (
             piece[0] in _WHITE_SPACE,
-            all(character in _WHITE_SPACE for character in piece),
-            bool(text) and _is_punctuation(text[0]),
-            bool(text) and _is_punctuation(text[-1]),
+            not piece.strip(_WHITE_SPACE),
+            text != "" and _is_punctuation(text[0]),
+            text != "" and _is_punctuation(text[-1]),
         )
     return PieceClasses(*classes)
 
 
+@cache
 def _is_punctuation(character: str) -> bool:
     # U+FFFD stands for part of a character: no punctuation
     return character not in "-\ufffd" and unicodedata.category(character)[0] in "PS"

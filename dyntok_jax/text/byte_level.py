@@ -31,19 +31,21 @@ def _byte_characters() -> list[str]:
 
 BYTE_CHARACTERS = _byte_characters()
 """The character that stands for each byte."""
-CHARACTER_BYTES = {character: byte for byte, character in enumerate(BYTE_CHARACTERS)}
-"""The byte that each character stands for."""
 SPACE = BYTE_CHARACTERS[0x20]
+
+
+_TO_CHARACTER = dict(enumerate(BYTE_CHARACTERS))
+_TO_BYTE = {ord(character): byte for byte, character in enumerate(BYTE_CHARACTERS)}
 
 
 def to_byte_level(text: str) -> str:
     """Writes a text as byte characters: `to_byte_level(" é") == "ĠÃ©"`."""
-    return "".join(BYTE_CHARACTERS[byte] for byte in text.encode())
+    return text.encode().decode("latin-1").translate(_TO_CHARACTER)
 
 
 def to_bytes(byte_level: str) -> bytes:
     """The bytes that byte characters stand for, the inverse of `to_byte_level`."""
-    return bytes(CHARACTER_BYTES[character] for character in byte_level)
+    return byte_level.translate(_TO_BYTE).encode("latin-1")
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class ByteLevelTokenizer:
                 raise TokenizerError(f"{config_path} is not JSON: {error}") from error
         if isinstance(pad_token, dict):  # older files spell an added token out
             pad_token = pad_token.get("content")
-        return cls.convert(own, pad_token=pad_token, keep_normalizer=keep_normalizer)
+        return cls._convert(own, pad_token, keep_normalizer)
 
     @classmethod
     def convert(
@@ -114,8 +116,12 @@ class ByteLevelTokenizer:
         Raises:
           TokenizerError: the tokenizer's model is none of Unigram, BPE, WordPiece, or marks word ends.
         """
+        return cls._convert(Tokenizer.from_str(own.to_str()), pad_token, keep_normalizer)
+
+    @classmethod
+    def _convert(cls, own: Tokenizer, pad_token: str | None, keep_normalizer: bool) -> "ByteLevelTokenizer":
+        """The same, taking `own` over."""
         pad_token = pad_token or (own.padding or {}).get("pad_token")
-        own = Tokenizer.from_str(own.to_str())
         own.no_truncation()
         own.no_padding()
         spec = json.loads(own.to_str())
@@ -202,26 +208,28 @@ def _byte_level_model(own: Tokenizer, spec: dict, n_own: int) -> dict:
     spell = _speller(own, model, is_byte_level)
 
     by_id = {index: piece for piece, index in own.get_vocab(with_added_tokens=True).items()}
-    pieces, taken = [], set()
-    for index in range(n_own):
-        piece = by_id.get(index)
-        string = f"<unused {index}>" if piece is None else piece if piece in special else spell(piece)
-        if string in taken:  # two pieces differ only in what byte-level form drops: the first one stays reachable
-            string = f"<duplicate {index}>"
-        taken.add(string)
-        pieces.append(string)
+    spelt = [by_id.get(index, f"<unused {index}>") for index in range(n_own)]  # ids may have gaps
+    spelt = [piece if piece in special else spell(piece) for piece in spelt]
+    pieces, taken = list(spelt), set()
+    for index, piece in enumerate(spelt):
+        if piece in taken:  # two pieces differ only in what byte-level form drops: the first one stays reachable
+            pieces[index] = f"<duplicate {index}>"
+        taken.add(piece)
     if model.get("byte_fallback"):
         # <0xFF> keeps its name: ZeTT's table has 255 entries and its checkpoints index the result.
-        for byte in range(255):
-            name = to_byte_level(f"<0x{byte:02X}>")
-            if name in taken and BYTE_CHARACTERS[byte] not in taken:
-                pieces[pieces.index(name)] = BYTE_CHARACTERS[byte]
-                taken.add(BYTE_CHARACTERS[byte])
+        names = {f"<0x{byte:02X}>": BYTE_CHARACTERS[byte] for byte in range(255)}
+        pieces = [piece if names.get(piece, piece) in taken else names[piece] for piece in pieces]
+        taken.update(pieces)
         model["byte_fallback"] = False
 
     match model["type"]:
         case "Unigram":
-            model["vocab"] = _unigram_vocabulary(model["vocab"], pieces, taken, spell, special)
+            # a piece that had to take another name is out of reach, and a filler byte is the last resort
+            scores = [score for _, score in model["vocab"]] + [FILLER_SCORE] * (n_own - len(model["vocab"]))
+            kept = zip(pieces, spelt, scores, strict=True)
+            fillers = [character for character in BYTE_CHARACTERS if character not in taken]
+            model["vocab"] = [(piece, score if piece == was else FILLER_SCORE) for piece, was, score in kept]
+            model["vocab"] += [(character, FILLER_SCORE) for character in fillers]
         case "BPE":
             pieces += [character for character in BYTE_CHARACTERS if character not in taken]
             merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
@@ -257,15 +265,6 @@ def _speller(own: Tokenizer, model: dict, is_byte_level: bool):
     return to_byte_level
 
 
-def _unigram_vocabulary(vocabulary, pieces: list[str], taken: set[str], spell, special: set[str]) -> list:
-    """Scores for the byte-level pieces, fillers appended; `taken` holds every string in `pieces`."""
-    scores = {}
-    for piece, score in vocabulary:
-        scores.setdefault(piece if piece in special else spell(piece), score)
-    pieces = pieces + [character for character in BYTE_CHARACTERS if character not in taken]
-    return [(piece, scores.get(piece, FILLER_SCORE)) for piece in pieces]
-
-
 def _compositions(
     pieces: Sequence[str], merges: Sequence[tuple[str, str]], special: set[str]
 ) -> tuple[list[tuple[str, str]], list[str]]:
@@ -289,7 +288,7 @@ def _compositions(
             depth += 1
 
     def priority(merge):
-        is_continuation = 0x80 <= CHARACTER_BYTES[merge[0][0]] < 0xC0  # the start of a character decides first
+        is_continuation = 0x80 <= _TO_BYTE[ord(merge[0][0])] < 0xC0  # the start of a character decides first
         return rounds[merge], is_continuation, merge
 
     known = set(pieces)
