@@ -1,0 +1,340 @@
+"""The strict checkpoint reader and writer: a table of names, one tensor in memory at a time, every fault in one error.
+
+A table maps a name pattern of the checkpoint to a parameter path of ours and a transform. `{i}` in a pattern is a layer
+number: layer i of the checkpoint is row i of our stacked parameter. The same table serves both directions.
+"""
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from dyntok_jax.errors import CheckpointError
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+LFS_HEADER = b"version https://git-lfs.github.com/spec/"
+PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
+DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(jnp.bfloat16)}
+
+
+@dataclass(frozen=True)
+class Transform:
+    """How a tensor of the checkpoint becomes (a row of) ours, and back. Both ways only move numbers."""
+
+    load: Callable[[Any], Any]
+    save: Callable[[Any], Any]
+
+
+AS_IS = Transform(lambda x: x, lambda x: x)
+TRANSPOSED = Transform(lambda x: x.T, lambda x: x.T)
+ROW_VECTOR = Transform(lambda x: x.reshape(x.shape[1:]), lambda x: x.reshape(1, *x.shape))
+
+
+def split_heads(heads: int) -> Transform:
+    """[N·H, D] (a PyTorch linear) to [D, N, H], or a bias [N·H] to [N, H]."""
+
+    def load(x):
+        return x.T.reshape(*x.shape[1:], heads, -1)
+
+    def save(x):
+        return x.reshape(*x.shape[:-2], -1).T
+
+    return Transform(load, save)
+
+
+def join_heads(heads: int) -> Transform:
+    """[D, N·H] (a PyTorch linear) to [N, H, D]."""
+    return Transform(lambda x: x.T.reshape(heads, -1, x.shape[0]), lambda x: x.reshape(-1, x.shape[-1]).T)
+
+
+Table = dict[str, tuple[str, Transform]]
+
+
+@dataclass
+class Checkpoint:
+    """The tensors of a model folder, read one at a time.
+
+    Attributes:
+      folder: where it lies.
+      files: tensor name → file that holds it.
+      shapes: tensor name → shape.
+      dtypes: tensor name → NumPy dtype.
+      duplicates: tensor names that more than one shard holds.
+    """
+
+    folder: Path
+    files: dict[str, Path] = field(default_factory=dict)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    dtypes: dict[str, np.dtype] = field(default_factory=dict)
+    duplicates: list[str] = field(default_factory=list)
+
+    def read(self, name: str) -> np.ndarray:
+        """Reads one tensor into host memory."""
+        with safe_open(self.files[name], framework="np") as file:
+            return file.get_tensor(name)
+
+
+def check_not_lfs_pointer(path: Path) -> None:
+    """Raises CheckpointError if `path` is a Git LFS pointer instead of the file it points to."""
+    with path.open("rb") as file:
+        if file.read(len(LFS_HEADER)) == LFS_HEADER:
+            raise CheckpointError(
+                f"{path} is a Git LFS pointer, not weights: the repository was cloned without Git LFS. "
+                f"Run `git lfs pull` in {path.parent}, or name the model by its Hub id."
+            )
+
+
+def read_config(folder: str | os.PathLike) -> dict[str, Any]:
+    """Reads `config.json` of a model folder.
+
+    Raises:
+      CheckpointError: the folder or the file is missing, or it is not a JSON object.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is not a folder: name one that holds config.json and {WEIGHTS}.")
+    path = folder / "config.json"
+    if not path.is_file():
+        raise CheckpointError(f"{folder} has no config.json: name the folder that holds the model itself.")
+    check_not_lfs_pointer(path)
+    return _read_json_object(path)
+
+
+def open_checkpoint(folder: str | os.PathLike) -> Checkpoint:
+    """Lists the tensors of `model.safetensors`, or of the shards that `model.safetensors.index.json` names.
+
+    Raises:
+      CheckpointError: no folder or weights, weights only as pickle, a Git LFS pointer, a damaged or truncated file, a
+        dtype other than float32, float16 and bfloat16, or shards and index that do not agree.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is not a folder: name one that holds config.json and {WEIGHTS}.")
+    checkpoint = Checkpoint(folder)
+    if (folder / WEIGHTS).is_file():
+        _list_tensors(checkpoint, folder / WEIGHTS)
+    elif (folder / INDEX).is_file():
+        _list_shards(checkpoint, folder / INDEX)
+    else:
+        pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
+        if pickles:
+            raise CheckpointError(
+                f"{folder} holds weights only as pickle ({', '.join(pickles)}), which can run any code and is never "
+                f"loaded. Convert them once with a tool you trust: `save_pretrained` of PyTorch transformers writes "
+                f"{WEIGHTS}."
+            )
+        raise CheckpointError(f"{folder} has neither {WEIGHTS} nor {INDEX}: the weights are missing.")
+    return checkpoint
+
+
+def _read_json_object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} is not readable JSON ({error}): fetch the file again.") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__} instead of a JSON object: fetch it again.")
+    return content
+
+
+def _list_tensors(checkpoint: Checkpoint, path: Path) -> None:
+    check_not_lfs_pointer(path)
+    try:
+        with safe_open(path, framework="np") as file:
+            for name in file.keys():  # noqa: SIM118  (a file, not a dict)
+                if name in checkpoint.files:
+                    checkpoint.duplicates.append(name)
+                    continue
+                view = file.get_slice(name)
+                checkpoint.files[name] = path
+                checkpoint.shapes[name] = tuple(view.get_shape())
+                checkpoint.dtypes[name] = view.get_dtype()
+    except (SafetensorError, OSError) as error:
+        size = path.stat().st_size
+        raise CheckpointError(
+            f"{path} ({size:,} bytes) is truncated or no safetensors file ({error}): fetch it again."
+        ) from error
+
+
+def _list_shards(checkpoint: Checkpoint, path: Path) -> None:
+    check_not_lfs_pointer(path)
+    weight_map = _read_json_object(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise CheckpointError(f"{path} has no weight_map from tensors to files: fetch it again.")
+    shards = sorted(set(weight_map.values()))
+    outside = [name for name in shards if Path(name).name != name]
+    if outside:
+        raise CheckpointError(f"{path} names files outside its folder ({', '.join(outside)}): fetch it again.")
+    absent = [name for name in shards if not (path.parent / name).is_file()]
+    if absent:
+        raise CheckpointError(f"{path} names shards that are not there: {', '.join(absent)}. Fetch them too.")
+    for name in shards:
+        _list_tensors(checkpoint, path.parent / name)
+    lost = [n for n, shard in weight_map.items() if checkpoint.files.get(n) != path.parent / shard]
+    lost = [n for n in lost if n not in checkpoint.duplicates]
+    if lost:
+        raise CheckpointError(f"{path} names tensors that their shards do not hold: {', '.join(sorted(lost))}.")
+
+
+def flat_parameters(tree: Any) -> dict[str, Any]:
+    """Parameters by dotted path, such as `layers.query.kernel`, in the order of `jax.tree.leaves`."""
+
+    def dotted(path) -> str:
+        names = [str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", None)))) for key in path]
+        return ".".join(names[:-1] if names[-1] == "value" else names)
+
+    return {dotted(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _pattern(template: str) -> re.Pattern:
+    return re.compile(re.escape(template).replace(re.escape("{i}"), r"(0|[1-9]\d*)"))
+
+
+def _foreign_shape(shape: tuple[int, ...], transform: Transform) -> tuple[int, ...]:
+    return jax.eval_shape(transform.save, jax.ShapeDtypeStruct(shape, jnp.float32)).shape
+
+
+@partial(jax.jit, donate_argnums=0)
+def _place_row(stack, row, index):
+    return jax.lax.dynamic_update_index_in_dim(stack, row, index, axis=0)
+
+
+def _row_sharding(sharding: jax.sharding.Sharding | None) -> jax.sharding.Sharding | None:
+    if isinstance(sharding, jax.sharding.NamedSharding):
+        return jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec(*sharding.spec[1:]))
+    return sharding
+
+
+def load_tree(
+    checkpoint: Checkpoint,
+    table: Table,
+    abstract: Any,
+    *,
+    rename: Callable[[str], str] = lambda name: name,
+    ignored: Iterable[str] = (),
+    shardings: Callable[[Any], Any] | None = None,
+) -> Any:
+    """Fills a tree of parameters from a checkpoint.
+
+    Each tensor is read, transformed, cast and moved to its device or shards before the next is read; a tensor of layer
+    i goes into row i of its stacked parameter where it lies. So the host never holds more than one tensor.
+
+    Args:
+      checkpoint: the open checkpoint.
+      table: name pattern → (parameter path, transform).
+      abstract: the tree with `jax.ShapeDtypeStruct` leaves (`jax.eval_shape` of a constructor): shapes and dtypes.
+      rename: what is done to each name of the checkpoint before the table is asked (prefixes, old spellings).
+      ignored: regular expressions of renamed tensors that may be there and are not wanted.
+      shardings: from such a tree to a tree of shardings, such as `partial(shardings_for, mesh=mesh)`; None: the
+        default device.
+
+    Raises:
+      CheckpointError: tensors that are unknown, missing, misshapen or there twice, all of them listed.
+    """
+    want = flat_parameters(abstract)
+    patterns = [(_pattern(template), path, transform) for template, (path, transform) in table.items()]
+    skip = [re.compile(pattern) for pattern in ignored]
+    sources: dict[tuple[str, int | None], tuple[str, Transform]] = {}
+    faults = [f"twice: {name} (in several shards)" for name in checkpoint.duplicates]
+    for name in checkpoint.files:
+        known = rename(name)
+        hits = [(m, path, transform) for p, path, transform in patterns if (m := p.fullmatch(known))]
+        if not hits:
+            if not any(pattern.fullmatch(known) for pattern in skip):
+                faults.append(f"unknown: {name} {list(checkpoint.shapes[name])}")
+            continue
+        match, path, transform = hits[0]
+        row = int(match[1]) if match.groups() else None
+        shape = want[path].shape
+        if row is not None and row >= shape[0]:
+            faults.append(f"unknown: {name} (the config has {shape[0]} layers)")
+            continue
+        expected = _foreign_shape(shape if row is None else shape[1:], transform)
+        if (path, row) in sources:
+            faults.append(f"twice: {name} and {sources[path, row][0]}")
+        elif checkpoint.shapes[name] != expected:
+            faults.append(f"misshapen: {name} is {list(checkpoint.shapes[name])}, expected {list(expected)}")
+        elif checkpoint.dtypes[name] not in DTYPES:
+            faults.append(f"unsupported dtype: {name} is {checkpoint.dtypes[name]}, not {', '.join(DTYPES)}")
+        sources.setdefault((path, row), (name, transform))
+    for template, (path, _) in table.items():
+        rows = range(want[path].shape[0]) if "{i}" in template else [None]
+        faults += [f"missing: {template.replace('{i}', str(i))}" for i in rows if (path, i) not in sources]
+    if faults:
+        raise CheckpointError(f"{checkpoint.folder} does not fit its config:\n  " + "\n  ".join(sorted(faults)))
+
+    places = flat_parameters(shardings(abstract)) if shardings else dict.fromkeys(want)
+    loaded = {}
+    for path, spec in want.items():
+        rows = [row for row in range(spec.shape[0]) if (path, row) in sources] if spec.shape else []
+        if not rows:
+            loaded[path] = jax.device_put(_read(checkpoint, *sources[path, None], spec.dtype), places[path])
+            continue
+        stack = jnp.zeros(spec.shape, spec.dtype, device=places[path])
+        for i in rows:
+            row = jax.device_put(_read(checkpoint, *sources[path, i], spec.dtype), _row_sharding(places[path]))
+            stack = _place_row(stack, row, np.int32(i))
+        loaded[path] = stack
+    return jax.tree.unflatten(jax.tree.structure(abstract), [loaded[path] for path in want])
+
+
+def _read(checkpoint: Checkpoint, name: str, transform: Transform, dtype: Any) -> np.ndarray:
+    return np.ascontiguousarray(transform.load(checkpoint.read(name)).astype(dtype, copy=False))
+
+
+def export_tensors(tree: Any, table: Table) -> dict[str, np.ndarray]:
+    """The parameters of `tree` under the checkpoint's names, transformed back: the inverse of `load_tree`."""
+    parameters = flat_parameters(tree)
+    tensors = {}
+    for template, (path, transform) in table.items():
+        array = np.asarray(jax.device_get(parameters[path]))
+        if "{i}" in template:
+            for i, row in enumerate(array):
+                tensors[template.replace("{i}", str(i))] = np.ascontiguousarray(transform.save(row))
+        else:
+            tensors[template] = np.ascontiguousarray(transform.save(array))
+    return tensors
+
+
+def write_checkpoint(folder: str | os.PathLike, config: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:
+    """Writes `model.safetensors` and `config.json`; each file is written beside and renamed, never half there.
+
+    Raises:
+      CheckpointError: the folder cannot be made or written.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # "pt" is what PyTorch transformers asks of the files it loads.
+        _replace(folder / WEIGHTS, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+        text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+        _replace(folder / "config.json", lambda path: path.write_text(text, encoding="utf-8"))
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder} cannot be written: {error}.") from error
+
+
+def _replace(path: Path, write: Callable[[Path], Any]) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        write(Path(name))
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)  # mkstemp makes it private; a model folder is as readable as its neighbours
+        os.replace(name, path)
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(name)

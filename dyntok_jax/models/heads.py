@@ -1,0 +1,49 @@
+"""What stands on an encoder: the masked-LM head, and sentence embeddings by mean pooling."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Key
+
+from dyntok_jax.models.layers import ACTIVATIONS, Dense, LayerNorm, dense, layer_norm
+from dyntok_jax.models.xlmr import EncoderConfig
+
+
+class MaskedLmHead(nnx.Module):
+    """Parameters of a masked-LM head, without the output table: that is the encoder's word table (tied)."""
+
+    def __init__(self, config: EncoderConfig, key: Key[Array, ""], dtype: DTypeLike = jnp.float32):
+        self.config = config
+        self.transform = Dense(key, (config.width,), (config.width,), dtype)
+        self.norm = LayerNorm(config.width, dtype)
+        self.bias = nnx.Param(jnp.zeros((config.vocab_size,), dtype))
+
+
+def mlm_features(head: MaskedLmHead, hidden_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    """The hidden states as the output table meets them: dense, gelu, LayerNorm.
+
+    RoBERTa's head always uses the exact gelu, BERT's the activation of its config (Hugging Face's implementations).
+    """
+    activation = head.config.activation if head.config.model_type == "bert" else "gelu"
+    return layer_norm(head.norm, ACTIVATIONS[activation](dense(head.transform, hidden_BTD)), head.config.norm_eps)
+
+
+def mlm_logits(
+    head: MaskedLmHead, hidden_BTD: Float[Array, "B T D"], word_table_VD: Float[Array, "V D"]
+) -> Float[Array, "B T V"]:
+    """Scores of every word at every position (Devlin et al. 2019, §3.1), with the tied table `word_table_VD`."""
+    return jnp.einsum("BTD,VD->BTV", mlm_features(head, hidden_BTD), word_table_VD) + head.bias[...][None, None]
+
+
+def mean_pool(hidden_BTD: Float[Array, "B T D"], mask_BT: Bool[Array, "B T"]) -> Float[Array, "B D"]:
+    """The mean hidden state over tokens under a True mask; zeros for a row without any."""
+    weight_BT = mask_BT.astype(hidden_BTD.dtype)
+    count_B1 = jnp.maximum(weight_BT.sum(axis=1, keepdims=True), 1)
+    return jnp.einsum("BTD,BT->BD", hidden_BTD, weight_BT) / count_B1
+
+
+def l2_normalize(x: Float[Array, "*rows D"], eps: float = 1e-12) -> Float[Array, "*rows D"]:
+    """Rows of length 1; a zero row stays zero, with a zero gradient."""
+    square = jnp.square(x).sum(axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(square, eps**2))

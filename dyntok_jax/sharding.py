@@ -1,0 +1,112 @@
+"""The one place that knows meshes: parameter path → PartitionSpec.
+
+Tensor parallelism over the axis `model` (Shoeybi et al. 2019, *Megatron-LM*, §3: heads and feed-forward columns are
+split, their output maps are split by rows), batches over the axis `data`. Tables of embeddings are split by width,
+because vocabularies such as XLM-R's 250002 rows divide by hardly any mesh.
+
+The pure functions are written for meshes of axis type Auto, where XLA places what lies between. Under Explicit axes,
+where shardings are part of types, wrap them in `under_explicit_mesh`.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from dyntok_jax.convert.safetensors import flat_parameters
+from dyntok_jax.errors import ConfigError
+
+RULES: tuple[tuple[str, P], ...] = (
+    # Encoder layers, stacked: the first axis counts layers.
+    (r"layers\.(query|key|value)\.kernel", P(None, None, "model", None)),
+    (r"layers\.(query|key|value)\.bias", P(None, "model", None)),
+    (r"layers\.output\.kernel", P(None, "model", None, None)),
+    (r"layers\.ffn_in\.kernel", P(None, None, "model")),
+    (r"layers\.ffn_in\.bias", P(None, "model")),
+    (r"layers\.ffn_out\.kernel", P(None, "model", None)),
+    (r"layers\.(output|ffn_out)\.bias", P()),
+    (r"layers\.(attention|ffn)_norm\.(scale|bias)", P()),
+    # Tables of embeddings, by width.
+    (r"word_embeddings", P(None, "model")),
+    (r"(position|type|fallback|lang|unused_word)_embeddings", P()),
+    (r"embedding_norm\.(scale|bias)", P()),
+    # Masked-LM head.
+    (r"transform\.(kernel|bias)|norm\.(scale|bias)|bias", P()),
+    # Hypernetwork.
+    (r"(input_block|(output|second)_head\.block)\.dense1\.kernel", P(None, "model")),
+    (r"(input_block|(output|second)_head\.block)\.dense1\.bias", P("model")),
+    (r"(input_block|(output|second)_head\.block)\.dense2\.kernel", P("model", None)),
+    (r"(input_block|(output|second)_head\.block)\.(dense2\.bias|norm\.(scale|bias))", P()),
+    (r"input_linear\.(kernel|bias)|(output|second)_head\.linear\.(kernel|bias)|bias_linear\.(kernel|bias)", P()),
+    (r"(in_|out_)?scaler\.(scale|bias)", P()),
+)
+
+
+def make_mesh(data: int, model: int) -> Mesh:
+    """A mesh of `data` × `model` devices with Auto axes of those names.
+
+    Raises:
+      ConfigError: it needs more devices than there are.
+    """
+    count = len(jax.devices())
+    if data < 1 or model < 1 or data * model > count:
+        raise ConfigError(f"A mesh of {data} × {model} devices does not fit: there are {count}.")
+    devices = jax.devices()[: data * model]
+    return jax.make_mesh((data, model), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=devices)
+
+
+def partition_spec(path: str) -> P:
+    """The rule for a parameter, by its dotted path.
+
+    Raises:
+      ConfigError: no rule covers the path.
+    """
+    for pattern, spec in RULES:
+        if re.fullmatch(pattern, path):
+            return spec
+    raise ConfigError(f"No sharding rule covers the parameter {path}: add one to RULES.")
+
+
+def shardings_for(tree: Any, mesh: Mesh) -> Any:
+    """Shardings of a parameter tree (of arrays or of `jax.ShapeDtypeStruct`), in the same structure.
+
+    Raises:
+      ConfigError: parameters that the mesh does not divide, all listed; or a parameter without a rule.
+    """
+    shardings, faults = [], []
+    for path, leaf in flat_parameters(tree).items():
+        spec = partition_spec(path)
+        for axis, name in enumerate(spec):
+            if name is not None and leaf.shape[axis] % mesh.shape[name]:
+                faults.append(f"axis {axis} of {path} has {leaf.shape[axis]} entries")
+        shardings.append(NamedSharding(mesh, spec))
+    if faults:
+        raise ConfigError(
+            f"{mesh.shape['model']} devices on the mesh axis 'model' do not divide the parameters evenly: "
+            f"{'; '.join(faults)}. Choose a smaller 'model' axis."
+        )
+    return jax.tree.unflatten(jax.tree.structure(tree), shardings)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The sharding of any array of a batch: its first axis over `data`."""
+    return NamedSharding(mesh, P("data"))
+
+
+def under_explicit_mesh(function: Callable[..., Any], mesh: Mesh, out_specs: Any = None) -> Callable[..., Any]:
+    """Runs one of our pure functions under a mesh of axis type Explicit, its inside placed by XLA.
+
+    Args:
+      function: such as `encode`.
+      mesh: the mesh, whose axes are Explicit; `jax.set_mesh` must make it current, as Explicit mode asks anyway.
+      out_specs: PartitionSpec of the result, or a tree of them; None: first axis over `data`.
+
+    Returns:
+      The same function; jit it as it is.
+    """
+    specs = P("data") if out_specs is None else out_specs
+    shardings = jax.tree.map(lambda s: NamedSharding(mesh, s), specs, is_leaf=lambda s: isinstance(s, P))
+    return jax.sharding.auto_axes(function, axes=mesh.axis_names, out_sharding=shardings)
