@@ -28,7 +28,13 @@ NAMES = ("hypernet_xlmr", "hypernet_mistral", "hypernet_single_head")
 
 # Eager JAX compiles every operation alone, which takes the tests longer than the model: jit once.
 predict = jax.jit(predict_embeddings)
-fresh = partial(jax.jit(init_hypernet, static_argnums=0), key=jax.random.key(0))
+
+
+def filled(config):
+    # Compiling JAX's random numbers for every shape takes longer than all else here: draw with NumPy.
+    rng = np.random.default_rng(1)
+    shapes = jax.eval_shape(partial(Hypernet, config), jax.random.key(0))
+    return jax.tree.map(lambda x: jnp.asarray(0.2 * rng.normal(size=x.shape), x.dtype) + 0.05, shapes)
 
 
 def small_config(**changes):
@@ -77,13 +83,13 @@ def test_equals_the_reference_implementation(name):
 
 def test_language_may_differ_from_token_to_token():
     config = small_config(n_langs=3)
-    hypernet = fresh(config)
+    hypernet = filled(config)
     call = small_call(config)
     mixed = predict(hypernet, *call, jnp.array([0, 1, 2, 0, 1, 2], jnp.int32)).input_UD
     for language in range(3):
         alone = predict(hypernet, *call, language).input_UD
         assert_close(mixed[language::3], alone[language::3], 1e-6)
-    assert np.abs(np.asarray(mixed - alone))[:2].max() > 1e-3
+    assert np.abs(np.asarray(mixed - alone)).max() > 1e-4
 
 
 @pytest.mark.parametrize("separate", [False, True])
@@ -91,7 +97,7 @@ def test_language_may_differ_from_token_to_token():
 def test_a_fresh_residual_hypernetwork_is_fvt(separate, single_head):
     config = small_config(residual=True, rescale=True, separate_output=separate, single_head=single_head and separate)
     surface, mask, source = small_call(config)
-    out = predict(fresh(config), surface, mask, source)
+    out = predict(init_hypernet(config, jax.random.key(0)), surface, mask, source)
     fvt = np.asarray(average_embeddings(surface, mask, source))
     np.testing.assert_array_equal(out.input_UD, fvt[:, :12])
     if separate:
@@ -100,7 +106,7 @@ def test_a_fresh_residual_hypernetwork_is_fvt(separate, single_head):
 
 def test_what_stands_under_a_false_mask_does_not_matter():
     config = small_config()
-    hypernet = fresh(config)
+    hypernet = filled(config)
     surface, mask, source = small_call(config)
     out = predict(hypernet, surface, mask, source).input_UD
     np.testing.assert_array_equal(out, predict(hypernet, jnp.where(mask, surface, 33), mask, source).input_UD)
@@ -111,7 +117,7 @@ def test_what_stands_under_a_false_mask_does_not_matter():
 
 def test_jit_equals_eager_and_vmap_equals_batch():
     config = small_config(n_langs=3, rescale=True)
-    hypernet = fresh(config)
+    hypernet = filled(config)
     surface, mask, source = small_call(config)
     eager = predict_embeddings(hypernet, surface, mask, source, 1)
     jitted = predict(hypernet, surface, mask, source, jnp.int32(1))
@@ -124,7 +130,7 @@ def test_jit_equals_eager_and_vmap_equals_batch():
 
 def test_gradients_equal_finite_differences():
     config = small_config(n_langs=3, rescale=True, separate_output=True, residual=True)
-    hypernet = jax.tree.map(lambda x: x + 0.05, fresh(config))
+    hypernet = filled(config)
     surface, mask, source = small_call(config)
     weights = jax.random.normal(jax.random.key(5), (6, 12))
 
@@ -214,12 +220,12 @@ def test_a_hypernetwork_of_another_model_is_refused():
 
 def test_wrong_calls_are_told():
     config = small_config()
-    hypernet = fresh(config)
+    hypernet = filled(config)
     surface, mask, source = small_call(config)
     with pytest.raises(ConfigError, match="knows no languages"):
         predict_embeddings(hypernet, surface, mask, source, 0)
     with pytest.raises(ConfigError, match="width 12, not 11"):
         predict_embeddings(hypernet, surface, mask, source[:, :11])
-    multilingual = init_hypernet(small_config(n_langs=2), jax.random.key(0))
+    multilingual = filled(small_config(n_langs=2))
     with pytest.raises(ConfigError, match="name one"):
         predict_embeddings(multilingual, surface, mask, source)
