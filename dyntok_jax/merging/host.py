@@ -13,6 +13,7 @@ from dyntok_jax.errors import TooLongError
 from dyntok_jax.merging.goals import Budget, Goal, Scope, Share, limits_of, longest_token, target_tokens
 from dyntok_jax.merging.kernels import merge_rows
 from dyntok_jax.merging.segments import merge_segments, tokens_from_lengths
+from dyntok_jax.merging.tables import as_kernel_arrays
 from dyntok_jax.types import MergedBatch
 
 _NOT_LEARNING = np.empty((0, 3), np.int32)
@@ -61,9 +62,7 @@ def merge_batch_on_host(
             rows = slice(None) if scope == "batch" else slice(group, group + 1)
             target_G[group] = target_tokens(limits, segment_BL[rows], mask_BL[rows], longest)
     length_BL, n_merges_G = merge_rows(
-        np.ascontiguousarray(ids_BL),
-        np.ascontiguousarray(segment_BL),
-        np.ascontiguousarray(mask_BL),
+        *as_kernel_arrays(ids_BL, segment_BL, mask_BL),
         scope == "batch",
         int(longest),
         int(limits.max_merges),

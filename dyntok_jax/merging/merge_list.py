@@ -18,6 +18,7 @@ from dyntok_jax.merging.goals import longest_token
 from dyntok_jax.merging.kernels import merge_rows
 from dyntok_jax.merging.merge_list_kernels import apply_pairs, index_pairs
 from dyntok_jax.merging.segments import segment_starts, tokens_from_lengths
+from dyntok_jax.merging.tables import as_kernel_arrays
 from dyntok_jax.types import NO_SEGMENT, MergedBatch, SubwordBatch
 
 _FORMAT = "dyntok merges"
@@ -59,7 +60,7 @@ class MergeList:
         Returns:
           T = L tokens a sequence, as numpy arrays; `n_merges` is None.
         """
-        batch = (np.ascontiguousarray(array) for array in (ids_BL, segment_BL, mask_BL))
+        batch = as_kernel_arrays(ids_BL, segment_BL, mask_BL)
         return tokens_from_lengths(apply_pairs(*batch, *self._index), mask_BL, None)
 
     @cached_property

@@ -21,6 +21,11 @@ def compiled(function):
         return numba.njit(nogil=True)(function)
 
 
+def as_kernel_arrays(*arrays: np.ndarray) -> list[np.ndarray]:
+    """Contiguous and writable arrays: for any others numba would compile its functions once more."""
+    return [np.require(array, requirements=("C", "W")) for array in arrays]
+
+
 # `no_type_check`: numba compiles the functions as they are, not the checks that the tests wrap around all others.
 
 
