@@ -113,7 +113,7 @@ class EncodedTexts:
     """
 
     embeddings_ND: Float32[np.ndarray, "texts D"] | None
-    hidden: Sequence[Float32[np.ndarray, "T D"]] | None
+    hidden: Sequence[Float32[np.ndarray, "_ D"]] | None
     tokens: Sequence[TextTokens]
     n_subwords: Int[np.ndarray, "texts"]
     n_tokens: Int[np.ndarray, "texts"]

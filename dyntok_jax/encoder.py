@@ -165,12 +165,14 @@ class DynamicEncoder:
           Embeddings or hidden states in float32, with tokens, counts and timings.
 
         Raises:
-          InputError: texts, language or options that cannot be used.
+          InputError: texts, language or options that cannot be used, a merge list of another tokenizer or boundary.
           TooLongError: a text longer than the model's positions, unless `truncate`.
         """
         started, timings = time.perf_counter(), Timings()
         if batch_size < 1:
             raise InputError(f"The batch size must be 1 or more, not {batch_size}.")
+        if merge_list is not None:
+            _check_merge_list(merge_list, self.tokenizer, boundary, goal)
         if max_subwords == "auto":
             max_subwords = self.embedder.max_subwords
         language_N = self.embedder.language_indices(language, len(texts))
@@ -255,6 +257,17 @@ class DynamicEncoder:
         """Batch sizes that the mesh divides."""
         n_data = self.mesh.shape["data"] if self.mesh is not None else 1
         return tuple(sorted({-(-size // n_data) * n_data for size in BATCH_BUCKETS}))
+
+
+def _check_merge_list(merge_list: MergeList, tokenizer: ByteLevelTokenizer, boundary: str, goal: Goal | None) -> None:
+    if goal != FULL:
+        raise InputError("A merge list says itself how far to merge: give no goal beside it.")
+    if merge_list.tokenizer != tokenizer.fingerprint:
+        raise InputError("The merge list was learnt with another tokenizer: learn one with this model's.")
+    if merge_list.boundary != boundary:
+        raise InputError(
+            f"The merge list was learnt with boundary {merge_list.boundary!r}, not {boundary!r}: use that."
+        )
 
 
 def _fit(batch: SubwordBatch, merged: MergedBatch, first: int, limit: int, truncate: bool) -> MergedBatch:

@@ -9,6 +9,7 @@ import json
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -146,7 +147,7 @@ class EmbeddingCache:
             )
         cache = cls(capacity, width)
         text = key_bytes.tobytes()
-        keys = [text[begin:end] for begin, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)]
+        keys = [text[begin:end] for begin, end in pairwise([0, *ends.tolist()])]
         for key, row in list(zip(keys, rows_CD, strict=True))[-capacity:]:
             cache._insert(key, row)
         return cache
