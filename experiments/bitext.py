@@ -1,0 +1,326 @@
+"""Cross-lingual retrieval as tokens get fewer: static, FVT and (given one) a hypernetwork at shares of 0 to 100 %.
+
+    python experiments/bitext.py --json bitext.json --table bitext.md --plot bitext.png
+    python experiments/bitext.py --data lohelp_eval.jsonl.gz --limit 250 --json help.json --plot help.png
+
+For each paragraph of a language: is its nearest English embedding (cosine) its own translation? The pool of a language
+is the English side of its own pairs. Languages are encoded one by one, in batches of 32 paragraphs as the file has
+them, merging within a batch. `--english static` searches among statically encoded English, an index that stays as it is
+while queries get shorter; with `--english dynamic` English goes through the same tokenization as the language.
+A share of 0 is the byte-level form without merges, which is not quite static tokenization.
+
+TODO
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import tyro
+from jaxtyping import Float32
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from dyntok_jax import DynamicEncoder, EncodedTexts, Share
+from dyntok_jax.assets import load_sample
+from dyntok_jax.embedding.embedder import TokenEmbedder
+from dyntok_jax.errors import DyntokError, InputError
+from dyntok_jax.hub import DEFAULT_MODEL
+from dyntok_jax.text.aligned import read_aligned
+from dyntok_jax.text.boundaries import Boundary
+
+STATIC = "static"
+SPACELESS = frozenset("th zh ja lo km my bo dz".split())
+"""Languages written without spaces, where a pretoken is a phrase: left out of the mean."""
+
+
+@dataclass(frozen=True)
+class Args:
+    """Cross-lingual retrieval with fewer and fewer tokens.
+
+    Attributes:
+      data: `udhr` (the packaged sample) or a file of aligned JSON lines with an `en` field (.jsonl, .jsonl.gz).
+      languages: which languages; all in the data by default.
+      limit: the most pairs a language, the first ones.
+      model: a folder, a Hub id, or a packaged model.
+      hypernet: a folder or Hub id; its curve stands beside FVT's.
+      boundary: what merging may not cross.
+      max_subwords: the longest token; None for no limit.
+      shares: percentages of the maximum reduction.
+      english: how the English side is tokenized.
+      json: where the figures go.
+      table: where the Markdown table goes.
+      plot: where the plot goes (.png, .svg).
+    """
+
+    data: str = "udhr"
+    languages: tuple[str, ...] = ()
+    limit: int | None = None
+    model: str = DEFAULT_MODEL
+    hypernet: str | None = None
+    boundary: Boundary = "pretoken"
+    max_subwords: int | None = 7
+    shares: tuple[float, ...] = (0, 25, 50, 75, 100)
+    english: Literal["static", "dynamic"] = "dynamic"
+    json: Path | None = None
+    table: Path | None = None
+    plot: Path | None = None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One column of the table: a method, and the share of the maximum reduction unless it is static."""
+
+    method: str
+    share: float | None = None
+
+    @property
+    def name(self) -> str:
+        return self.method if self.share is None else f"{self.method}_share{self.share:g}"
+
+
+@dataclass(frozen=True)
+class Score:
+    """How one language does in one setting; all in percent but the cosine.
+
+    Attributes:
+      accuracy: paragraphs whose nearest English embedding is their translation.
+      reduction: 1 − tokens ÷ static tokens.
+      cosine: mean cosine of embeddings to the static ones.
+    """
+
+    accuracy: float
+    reduction: float
+    cosine: float
+
+
+Scores = dict[tuple[Setting, str], Score]
+
+
+def load_pairs(data: str, languages: Sequence[str], limit: int | None) -> tuple[dict[str, list], dict[str, np.ndarray]]:
+    """Reads the texts by language, and which rows of each language are pairs (those with English)."""
+    texts = load_sample() if data == "udhr" else read_aligned(data)
+    missing = [language for language in ("en", *languages) if language not in texts]
+    if missing:
+        raise InputError(f"{data} has no {', '.join(missing)}: its languages are {' '.join(texts)}.")
+    rows = {}
+    for language in languages or [language for language in texts if language != "en"]:
+        both = zip(texts["en"], texts[language], strict=True)
+        rows[language] = np.flatnonzero([None not in pair for pair in both])[:limit]
+    rows.pop("en", None)
+    if not rows or not all(len(of_language) for of_language in rows.values()):
+        raise InputError(f"{data} has no pairs with English for some of {' '.join(rows) or 'the languages asked for'}.")
+    return texts, rows
+
+
+def encoders_by_method(model: str, hypernet: str | None) -> dict[str, DynamicEncoder]:
+    """The methods, in the order of the table; they share the model's parameters."""
+    loaded = DynamicEncoder.load(model, hypernet)
+    if hypernet is None:
+        return {"fvt": loaded}
+    fvt = TokenEmbedder(loaded.tokenizer, loaded.encoder.word_embeddings[...])
+    return {"fvt": DynamicEncoder(loaded.config, loaded.encoder, fvt, prefix=loaded.prefix), "hypernet": loaded}
+
+
+def accuracy(queries_ND: Float32[np.ndarray, "N D"], english_ND: Float32[np.ndarray, "N D"]) -> float:
+    """Percentage of rows whose nearest English row (both of length 1) is the one of the same number."""
+    nearest_N = (queries_ND @ english_ND.T).argmax(axis=1)
+    return 100 * float((nearest_N == np.arange(len(queries_ND))).mean())
+
+
+def measure(
+    encoders: dict[str, DynamicEncoder],
+    texts: dict[str, list],
+    rows: dict[str, np.ndarray],
+    settings: Sequence[Setting],
+    args: Args,
+    on_progress: Callable[[int], None],
+) -> Scores:
+    """Encodes every language in every setting and scores it; English itself gets reduction and cosine alone."""
+    english_rows = np.unique(np.concatenate(list(rows.values())))
+    all_rows = {"en": english_rows, **rows}
+
+    def encode(setting: Setting, language: str) -> EncodedTexts:
+        encoder = encoders.get(setting.method) or next(iter(encoders.values()))
+        return encoder.encode(
+            [texts[language][row] for row in all_rows[language]],
+            goal=None if setting.share is None else Share(setting.share),
+            boundary=args.boundary,
+            max_subwords=args.max_subwords,
+            language=language if encoder.embedder.languages and setting.share is not None else None,
+            on_progress=on_progress,
+        )
+
+    static = {language: encode(Setting(STATIC), language) for language in all_rows}
+    scores: Scores = {}
+    for setting in settings:
+        english_ND = static["en"].embeddings_ND
+        for language in all_rows:
+            encoded = static[language] if setting.method == STATIC else encode(setting, language)
+            if language == "en" and args.english == "dynamic":
+                english_ND = encoded.embeddings_ND
+            pool_ND = english_ND[np.searchsorted(english_rows, all_rows[language])]
+            scores[setting, language] = Score(
+                accuracy=accuracy(encoded.embeddings_ND, pool_ND) if language != "en" else float("nan"),
+                reduction=100 * (1 - float(encoded.n_tokens.sum() / static[language].n_tokens.sum())),
+                cosine=float((encoded.embeddings_ND * static[language].embeddings_ND).sum(axis=1).mean()),
+            )
+    return scores
+
+
+def spaced(languages: Sequence[str]) -> list[str]:
+    """The languages that the mean is taken over."""
+    return [language for language in languages if language not in SPACELESS and language != "en"]
+
+
+def mean_score(scores: Scores, setting: Setting, languages: Sequence[str]) -> Score:
+    members = [scores[setting, language] for language in languages]
+    accuracy, reduction, cosine = np.mean([(s.accuracy, s.reduction, s.cosine) for s in members], axis=0).tolist()
+    return Score(accuracy, reduction, cosine)
+
+
+def flat_figures(scores: Scores, settings: Sequence[Setting], rows: dict[str, np.ndarray]) -> dict[str, float | int]:
+    """All figures as one flat object, units in the names."""
+    figures: dict[str, float | int] = {f"pool_paragraphs_{language}": len(rows[language]) for language in rows}
+    with_mean = dict(scores)
+    if spaced(list(rows)):
+        figures["languages_in_mean"] = len(spaced(list(rows)))
+        with_mean |= {(setting, "mean"): mean_score(scores, setting, spaced(list(rows))) for setting in settings}
+    for (setting, language), score in with_mean.items():
+        if language != "en":
+            figures[f"{setting.name}_accuracy_percent_{language}"] = round(score.accuracy, 3)
+        figures[f"{setting.name}_reduction_percent_{language}"] = round(score.reduction, 3)
+        figures[f"{setting.name}_cosine_{language}"] = round(score.cosine, 5)
+    return figures
+
+
+def by_method(settings: Sequence[Setting]) -> Iterator[tuple[str, list[Setting]]]:
+    """The settings of each method but static."""
+    for method in dict.fromkeys(setting.method for setting in settings if setting.method != STATIC):
+        yield method, [setting for setting in settings if setting.method == method]
+
+
+def markdown_table(scores: Scores, settings: Sequence[Setting], rows: dict[str, np.ndarray]) -> str:
+    """One table a method: accuracy and, in brackets, reduction, both in percent; the mean and its cosine below."""
+    lines = []
+    for method, columns in by_method(settings):
+        shares = " | ".join(f"share {column.share:g} %" for column in columns)
+        lines += ["", f"| {method} | pool | static | {shares} |", "|:--|--:|--:|" + "--:|" * len(columns)]
+        for language, of_language in rows.items():
+            static = scores[Setting(STATIC), language]
+            cells = [f"{s.accuracy:.1f} ({s.reduction:.1f})" for s in (scores[c, language] for c in columns)]
+            lines.append(f"| {language} | {len(of_language)} | {static.accuracy:.1f} | {' | '.join(cells)} |")
+        if members := spaced(list(rows)):
+            static = mean_score(scores, Setting(STATIC), members)
+            means = [mean_score(scores, column, members) for column in columns]
+            cells = " | ".join(f"**{mean.accuracy:.1f} ({mean.reduction:.1f})**" for mean in means)
+            lines.append(f"| **mean of {len(members)} with spaces** | | **{static.accuracy:.1f}** | {cells} |")
+            cosines = " | ".join(f"{mean.cosine:.3f}" for mean in means)
+            lines.append(f"| their mean cosine to static | | 1 | {cosines} |")
+    caption = "Top-1 accuracy in % (reduction in tokens against static tokenization in %)."
+    return "\n".join([caption, *lines]) + "\n"
+
+
+def draw(scores: Scores, settings: Sequence[Setting], rows: dict[str, np.ndarray], title: str, path: Path) -> None:
+    """Accuracy against reduction, one panel a method, one line a language, the mean in bold; labels at the right."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    panels = list(by_method(settings))
+    figure = Figure(figsize=(1.6 + 5.6 * len(panels), 5.2), layout="constrained", facecolor="white")
+    figure.suptitle(title, fontsize=11)
+    members = spaced(list(rows))
+    colors = dict(zip(rows, mpl.color_sequences["tab20"][: len(rows)] * 2, strict=False))
+    for axes, (method, columns) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        curves = {
+            language: [scores[column, language] for column in columns] for language in rows
+        }  # the dot at 0 is static
+        lines = [(language, curve, colors[language], 1.3) for language, curve in curves.items()]
+        if members:
+            lines.append(("mean", [mean_score(scores, column, members) for column in columns], "black", 3.2))
+        ends = {}
+        for language, curve, color, width in lines:
+            dots = {"marker": "o", "markersize": 1.5 + width}
+            label = f"mean of {len(members)}\nwith spaces" if language == "mean" else language
+            axes.plot([s.reduction for s in curve], [s.accuracy for s in curve], color=color, lw=width, **dots)
+            ends[label] = (curve[-1].reduction, curve[-1].accuracy, color)
+        axes.set(xlabel="reduction: 1 − tokens ÷ static tokens, %", title=f"{method}, shares of 0 to 100 %")
+        axes.set_title(axes.get_title(), fontsize=10)
+        if axes.get_subplotspec().is_first_col():
+            axes.set_ylabel("nearest English paragraph is the translation, %")
+        axes.grid(color="0.9", lw=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+        _label_lines(axes, ends)
+    figure.savefig(path, dpi=110)
+
+
+def _label_lines(axes, ends: dict[str, tuple[float, float, object]]) -> None:
+    """Names the lines in a column at the right, in the order of their ends, pushed apart, a thin leader to each."""
+    low, high = axes.get_ylim()
+    gap = (high - low) / 24
+    order = sorted(ends, key=lambda label: ends[label][1])
+    heights, floor = [], low
+    for label in order:
+        heights.append(max(floor, ends[label][1]))
+        floor = heights[-1] + gap * (1 + label.count("\n"))
+    ceiling = high
+    for at in reversed(range(len(order))):  # what was pushed out at the top pushes back
+        heights[at] = min(heights[at], ceiling - gap * order[at].count("\n"))
+        ceiling = heights[at] - gap
+    right = axes.get_xlim()[1]
+    axes.set_xlim(right=right + 0.14 * (right - axes.get_xlim()[0]))
+    for label, height in zip(order, heights, strict=True):
+        x, y, color = ends[label]
+        axes.plot([x, right], [y, height], color=color, lw=0.5, ls=":", zorder=0)
+        weight = "bold" if label.startswith("mean") else "normal"
+        axes.text(right, height, f" {label}", color=color, fontsize=9, weight=weight, va="center")
+
+
+def run(args: Args, console: Console) -> dict[str, float | int | str]:
+    """Measures, writes what was asked for, and returns the figures."""
+    started = time.perf_counter()
+    texts, rows = load_pairs(args.data, args.languages, args.limit)
+    encoders = encoders_by_method(args.model, args.hypernet)
+    settings = [Setting(STATIC), *(Setting(method, share) for method in encoders for share in args.shares)]
+    n_texts = len(np.unique(np.concatenate(list(rows.values())))) + sum(len(of_language) for of_language in rows.values())
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True) as bars:
+        bar = bars.add_task(f"encoding, {len(settings)} settings", total=n_texts * len(settings))
+        scores = measure(encoders, texts, rows, settings, args, lambda count: bars.advance(bar, count))
+    figures = {
+        "data": Path(args.data).name,
+        "model": Path(args.model).name,
+        "boundary": args.boundary,
+        "max_subwords": args.max_subwords or "none",
+        "english": args.english,
+        **flat_figures(scores, settings, rows),
+        "run_seconds": round(time.perf_counter() - started, 1),
+    }
+    table = markdown_table(scores, settings, rows)
+    console.print(Markdown(table))
+    console.print(f"{n_texts} paragraphs, {len(settings)} settings, {figures['run_seconds']:.0f} s")
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if args.table:
+        args.table.write_text(table, encoding="utf-8")
+    if args.plot:
+        draw(scores, settings, rows, f"{figures['data']}, {figures['model']}: retrieval as tokens get fewer", args.plot)
+    return figures
+
+
+def main() -> None:
+    console = Console()
+    try:
+        run(tyro.cli(Args, description=__doc__), console)
+    except DyntokError as error:
+        Console(stderr=True).print(f"[red]error:[/] {error}", highlight=False)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()
