@@ -4,10 +4,14 @@ The steps are pure functions that can be imported, jitted, sharded and different
 parameters and calls them in order.
 """
 
-from dyntok_jax.encoded import EncodedTexts, TextTokens, Timings
-from dyntok_jax.encoder import DynamicEncoder
-from dyntok_jax.errors import DyntokError
-from dyntok_jax.merging import Budget, MergeList, Merges, Share, learn_merges, load_merges
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dyntok_jax.encoded import EncodedTexts, TextTokens, Timings
+    from dyntok_jax.encoder import DynamicEncoder
+    from dyntok_jax.errors import DyntokError
+    from dyntok_jax.merging import Budget, MergeList, Merges, Share, learn_merges, load_merges
 
 __all__ = [
     "Budget",
@@ -22,3 +26,23 @@ __all__ = [
     "learn_merges",
     "load_merges",
 ]
+
+_MODULES = {
+    "encoded": ("EncodedTexts", "TextTokens", "Timings"),
+    "encoder": ("DynamicEncoder",),
+    "errors": ("DyntokError",),
+    "merging": ("Budget", "MergeList", "Merges", "Share", "learn_merges", "load_merges"),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    # JAX takes seconds to import, and `dyntok --help` needs none of it: a public name is looked up when first asked for
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -33,7 +33,7 @@ DEFAULT_MODEL = "e5-small"
 LOOKUP_SECONDS = 8.0
 """How long the Hub may take to say whether it has a model, before the local cache is used instead."""
 
-Kind = Literal["model", "hypernetwork"]
+Kind = Literal["model", "hypernetwork", "tokenizer"]
 
 # Names as transformers writes them: `*.safetensors` would also fetch a second copy of some models under other names.
 HUB_FILES = (
@@ -96,7 +96,8 @@ def find_model(name: str | Path, kind: Kind = "model") -> Path:
     Args:
       name: a local folder (an existing folder wins over every other meaning), a packaged model (`e5-small`), or a
         Hugging Face Hub id such as `xlm-roberta-base` or `org/name`. A `Path` is always a folder.
-      kind: `model` needs a tokenizer beside the weights, `hypernetwork` does not.
+      kind: what is needed of it: a `model` has a tokenizer beside its weights, a `hypernetwork` only weights, and of
+        a `tokenizer` nothing else is looked for or fetched from the Hub.
 
     Returns:
       A folder with `config.json`, weights in safetensors and, for a model, `tokenizer.json`.
@@ -110,10 +111,10 @@ def find_model(name: str | Path, kind: Kind = "model") -> Path:
     if isinstance(name, Path) or _is_path(name):
         return _check_folder(Path(os.path.expanduser(name)), kind, where=f"The folder {name}")
     if name in PACKAGED_MODELS:
-        if kind != "model":
+        if kind == "hypernetwork":
             raise ModelNotFoundError(f"{name!r} is a packaged model, not a hypernetwork: name a folder or a Hub id.")
         return _packaged_folder(name, PACKAGED_MODELS[name])
-    return _check_folder(_hub_folder(name), kind, where=f"The Hub repository {name}")
+    return _check_folder(_hub_folder(name, kind), kind, where=f"The Hub repository {name}")
 
 
 def cache_folder() -> Path:
@@ -135,8 +136,10 @@ def _check_folder(folder: Path, kind: Kind, where: str) -> Path:
         raise ModelNotFoundError(f"There is no folder {folder}. {_known_names()}")
     if not folder.is_dir():
         raise ModelNotFoundError(f"{folder} is a file: name the folder that holds it, beside its config.json.")
-    needs = {"config.json": (folder / "config.json").is_file(), "weights": any(folder.glob("*.safetensors"))}
-    if kind == "model":
+    needs = {}
+    if kind != "tokenizer":
+        needs = {"config.json": (folder / "config.json").is_file(), "weights": any(folder.glob("*.safetensors"))}
+    if kind != "hypernetwork":
         needs["tokenizer.json"] = (folder / "tokenizer.json").is_file()
     missing = [name for name, is_there in needs.items() if not is_there]
     if not missing:
@@ -166,7 +169,8 @@ def _known_names(name: str = "") -> str:
     return f"{hint}Give a folder, a Hugging Face Hub id, or a packaged model ({', '.join(PACKAGED_MODELS)})."
 
 
-def _hub_folder(name: str) -> Path:
+def _hub_folder(name: str, kind: Kind) -> Path:
+    files = [file for file in HUB_FILES if kind != "tokenizer" or not file.startswith("model")]
     lookup_error: Exception | None = None
     try:
         # Asked first, with a limit: snapshot_download itself waits for ever on a network that swallows packets.
@@ -177,7 +181,7 @@ def _hub_folder(name: str) -> Path:
         lookup_error = error
     try:
         is_offline = lookup_error is not None
-        return Path(snapshot_download(name, allow_patterns=list(HUB_FILES), local_files_only=is_offline))
+        return Path(snapshot_download(name, allow_patterns=files, local_files_only=is_offline))
     except Exception as error:  # the client's error types differ between its versions; all mean that it is not here
         if lookup_error is None:
             raise ModelNotFoundError(

@@ -1,0 +1,153 @@
+"""Checkpoints of parameter trees in orbax's format: a folder with `config.json` and, beside it, the arrays.
+
+Parameters are stored by their dotted paths (`layers.query.kernel`), so a checkpoint says what it holds without our
+classes, and each is read straight into its shards.
+"""
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint.experimental.v1 as ocp
+from jax.sharding import SingleDeviceSharding
+
+from dyntok_jax.convert.safetensors import flat_parameters
+from dyntok_jax.errors import CheckpointError
+
+PARAMETERS = "parameters"
+"""Name of the folder within a checkpoint that orbax owns."""
+
+
+def is_checkpoint(folder: str | os.PathLike) -> bool:
+    """Whether a folder is one that `save_checkpoint` wrote."""
+    return ocp.is_orbax_checkpoint(Path(folder).absolute() / PARAMETERS)
+
+
+def save_checkpoint(folder: str | os.PathLike, config: dict[str, Any], tree: Any, *, overwrite: bool = False) -> None:
+    """Writes a tree of parameters and its config; the folder appears under its name once it is whole.
+
+    Args:
+      folder: to be made; its parent folders too.
+      config: written to `config.json` as it is.
+      tree: of arrays, such as an encoder; sharded ones are written shard by shard.
+      overwrite: replace a model folder of that name.
+
+    Raises:
+      CheckpointError: the folder is there already, or cannot be written.
+    """
+    with new_folder(folder, overwrite=overwrite) as part:
+        ocp.save((part / PARAMETERS).absolute(), flat_parameters(tree))
+        text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        (part / "config.json").write_text(text, encoding="utf-8")
+
+
+def read_shapes(folder: str | os.PathLike) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shape and dtype of each parameter of a checkpoint, by dotted path; no array is read.
+
+    Raises:
+      CheckpointError: the folder is no checkpoint, or it is damaged.
+    """
+    folder = Path(folder)
+    if not is_checkpoint(folder):
+        raise CheckpointError(
+            f"{folder} is no checkpoint: it has no finished folder {PARAMETERS!r}. Name a folder that "
+            "`dyntok convert` or save_checkpoint wrote."
+        )
+    with _as_damage(folder):
+        entries = ocp.metadata((folder / PARAMETERS).absolute()).metadata
+        if not isinstance(entries, dict):
+            raise ValueError("its list of arrays cannot be read")
+        return {path: jax.ShapeDtypeStruct(entry.shape, entry.dtype) for path, entry in sorted(entries.items())}
+
+
+def load_checkpoint(folder: str | os.PathLike, abstract: Any, *, shardings: Callable[[Any], Any] | None = None) -> Any:
+    """Reads a tree of parameters, each array straight into its place.
+
+    Args:
+      folder: that `save_checkpoint` wrote.
+      abstract: the tree with `jax.ShapeDtypeStruct` leaves (`jax.eval_shape` of a constructor); arrays are cast to
+        its dtypes.
+      shardings: from such a tree to a tree of shardings, such as `partial(shardings_for, mesh=mesh)`; None: the
+        default device.
+
+    Raises:
+      CheckpointError: no checkpoint, a damaged one, or one of another config: arrays that are unknown, missing or
+        misshapen, all of them listed.
+    """
+    folder = Path(folder)
+    want, have = flat_parameters(abstract), read_shapes(folder)
+    faults = [f"unknown: {path} {list(have[path].shape)}" for path in have.keys() - want.keys()]
+    faults += [f"missing: {path}" for path in want.keys() - have.keys()]
+    faults += [
+        f"misshapen: {path} is {list(have[path].shape)}, expected {list(want[path].shape)}"
+        for path in want.keys() & have.keys()
+        if have[path].shape != want[path].shape
+    ]
+    if faults:
+        raise CheckpointError(f"{folder} does not fit its config:\n  " + "\n  ".join(sorted(faults)))
+    default = SingleDeviceSharding(jax.local_devices()[0])
+    places = flat_parameters(shardings(abstract)) if shardings else dict.fromkeys(want, default)
+    targets = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=places[path]) for path, leaf in want.items()}
+    with _as_damage(folder):
+        loaded = ocp.load((folder / PARAMETERS).absolute(), targets)
+    return jax.tree.unflatten(jax.tree.structure(abstract), [loaded[path] for path in want])
+
+
+@contextmanager
+def new_folder(folder: str | os.PathLike, *, overwrite: bool = False) -> Iterator[Path]:
+    """A folder to fill, which takes its name when the block ends, or is removed if that fails.
+
+    Args:
+      folder: the name; its parent folders are made.
+      overwrite: replace what goes by that name, if it is a folder with a `config.json`: nothing else is ever removed.
+
+    Raises:
+      CheckpointError: something goes by that name already, or the folder cannot be written.
+    """
+    folder = Path(folder).absolute()
+    _check_free(folder, overwrite)
+    part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
+    old = part.with_suffix(".old")
+    try:
+        part.mkdir(parents=True)
+        yield part
+        _check_free(folder, overwrite)
+        if folder.exists():
+            folder.rename(old)
+        part.rename(folder)
+    except OSError as error:
+        if old.exists():
+            old.rename(folder)
+        raise CheckpointError(f"{folder} cannot be written: {error.strerror or error}.") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _check_free(folder: Path, overwrite: bool) -> None:
+    if not os.path.lexists(folder):
+        return
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is there already and is no folder: choose another name.")
+    if not any(folder.iterdir()):
+        return
+    if not overwrite:
+        raise CheckpointError(f"{folder} is there already: choose another name, or replace it (--overwrite).")
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder} is no model folder (it has no config.json), so it is not replaced.")
+
+
+@contextmanager
+def _as_damage(folder: Path) -> Iterator[None]:
+    """Orbax and tensorstore raise a dozen types for a file that is cut off or gone: here they all mean damage."""
+    try:
+        yield
+    except Exception as error:
+        said = (str(error).splitlines() or [""])[0][:200]
+        raise CheckpointError(f"{folder} is damaged ({type(error).__name__}: {said}): write it again.") from error
