@@ -178,6 +178,8 @@ def test_every_parameter_has_a_name_in_the_checkpoint(name):
 def test_config_survives_the_way_to_zett_and_back(name):
     config = HypernetConfig.from_hf(json.loads((GOLDEN / name / "config.json").read_text()))
     assert HypernetConfig.from_hf(config.to_hf()) == config
+    ours = small_config(n_langs=3, residual=True, separate_output=True, single_head=True, norm_eps=1e-6)
+    assert HypernetConfig.from_hf(ours.to_hf()) == ours
 
 
 def test_absent_fields_have_zett_defaults():

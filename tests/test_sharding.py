@@ -106,14 +106,13 @@ def test_most_of_a_full_size_model_is_split():
     config = EncoderConfig("xlm-roberta", 250002, 768, 12, 12, 3072, 514, 1, 1, 1e-5)
     for module, shapes in (
         (Encoder, config),
-        (MaskedLmHead, config),
         (Hypernet, HypernetConfig(768, 768, 1536, 3, 12, 250002, 161, n_langs=26, rescale=True)),
     ):
         tree = jax.eval_shape(partial(module, shapes), jax.random.key(0))
         leaves, places = jax.tree.leaves(tree), jax.tree.leaves(shardings_for(tree, mesh))
         held = sum(np.prod(s.shard_shape(x.shape)) for x, s in zip(leaves, places, strict=True))
         whole = sum(np.prod(x.shape) for x in leaves)
-        assert held < (0.3 if module is Encoder else 1.01) * whole
+        assert held < 0.35 * whole
 
 
 def test_what_the_mesh_does_not_divide_is_listed_before_anything_runs():

@@ -152,6 +152,8 @@ def save_encoder(
 ) -> None:
     """Writes a checkpoint that PyTorch transformers reads: `AutoModel`, with a head `AutoModelForMaskedLM`.
 
+    A pooler or a task's head that stood in the original checkpoint was passed over when loading and is not written.
+
     Raises:
       CheckpointError: the folder cannot be written.
     """

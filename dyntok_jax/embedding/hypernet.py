@@ -108,7 +108,7 @@ class HypernetConfig:
                 raise ConfigError(f"{name} = {config[name]!r} is not supported ({meaning}).")
         body = config.get("hn_model_type") or "roberta"
         base = config.get("hn_model_name_or_path") or "roberta-base"
-        if body != "roberta" or base != "roberta-base":
+        if body != "roberta" or base.split("/")[-1] != "roberta-base":
             raise ConfigError(f"A hypernetwork body {body!r} from {base!r} is not supported: only roberta-base is.")
         if not config.get("hn_embed_using_source_embeddings", True):
             raise ConfigError("hn_embed_using_source_embeddings = false is not supported: source rows are its input.")
@@ -135,10 +135,14 @@ class HypernetConfig:
             rescale=bool(config.get("hn_rescale_embeddings", False)),
             predict_bias=bool(config.get("hn_predict_bias", True)),
             residual=bool(config.get("hn_residual", False)),
+            # Released configs leave these to `roberta-base`.
+            max_positions=config.get("hn_max_position_embeddings", 514),
+            n_token_types=config.get("hn_type_vocab_size", 1),
+            norm_eps=float(config.get("hn_layer_norm_eps", 1e-5)),
         )
 
     def to_hf(self) -> dict[str, Any]:
-        """The same config under ZeTT's names (`hn_residual` is ours); `from_hf` reads it back equal."""
+        """The same config under ZeTT's names (`hn_residual` and the last three are ours); `from_hf` reads it back equal."""
         return {
             "model_type": "zett_hypernetwork",
             "hn_model_type": "roberta",
@@ -160,6 +164,9 @@ class HypernetConfig:
             "hn_rescale_embeddings": self.rescale,
             "hn_predict_bias": self.predict_bias,
             "hn_residual": self.residual,
+            "hn_max_position_embeddings": self.max_positions,
+            "hn_type_vocab_size": self.n_token_types,
+            "hn_layer_norm_eps": self.norm_eps,
         }
 
 

@@ -92,7 +92,9 @@ class EncoderConfig:
         if model_type not in MODEL_TYPES:
             raise ConfigError(f"model_type {model_type!r} is not supported: use one of {', '.join(MODEL_TYPES)}.")
         needed = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+        optional = ("max_position_embeddings", "type_vocab_size")
         missing = [name for name in needed if not isinstance(config.get(name), int)]
+        missing += [name for name in optional if not isinstance(config.get(name, 1), int)]
         if missing:
             raise ConfigError(f"config.json of a {model_type} model lacks a number for: {', '.join(missing)}.")
         positions = config.get("position_embedding_type") or "absolute"
