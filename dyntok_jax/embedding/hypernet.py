@@ -142,7 +142,7 @@ class HypernetConfig:
         )
 
     def to_hf(self) -> dict[str, Any]:
-        """The same config under ZeTT's names (`hn_residual` and the last three are ours); `from_hf` reads it back equal."""
+        """The same config under ZeTT's names (`hn_residual` and what follows it are ours); `from_hf` reads it back."""
         return {
             "model_type": "zett_hypernetwork",
             "hn_model_type": "roberta",
