@@ -9,8 +9,13 @@ from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.test_util import check_grads
 
+from dyntok_jax.assets import load_sample
 from dyntok_jax.embedding.average import average_embeddings
-from dyntok_jax.embedding.surface import constituents, pad_forms, unique_tokens, unique_tokens_on_host
+from dyntok_jax.embedding.surface import constituents, pad_forms, retokenized, unique_tokens, unique_tokens_on_host
+from dyntok_jax.merging import merge_segments
+from dyntok_jax.text.batches import pad_batch
+from dyntok_jax.text.byte_level import ByteLevelTokenizer
+from dyntok_jax.text.encode import TextEncoder
 from dyntok_jax.types import MergedBatch
 
 B, L, S = 8, 12, 3
@@ -120,3 +125,20 @@ def test_average_has_the_gradients_of_a_mean():
         return average_embeddings(surface_US, is_subword_US, jnp.asarray(table))
 
     check_grads(average, (source_VD,), order=1, modes="rev")
+
+
+def test_constituents_nearly_always_are_what_retokenizing_gives(e5_small_folder):
+    """The reference retokenizes; on real text the two agree on 99.6 % of XLM-R's merged tokens."""
+    tokenizer = ByteLevelTokenizer.load(e5_small_folder, keep_normalizer=False)
+    texts = [text for texts in load_sample().values() for text in texts[:10]]
+    subwords = TextEncoder(tokenizer).encode(texts, boundary="word")  # a whole pretoken retokenizes to itself
+    batch = pad_batch(subwords, np.arange(len(texts)), pad_id=tokenizer.pad_id)
+    merged = merge_segments(batch.segment_BL, batch.mask_BL)
+    forms, masks = constituents(batch.ids_BL, merged, width=7)
+    is_merged_BT = (merged.length_BT > 1) & (merged.length_BT <= 7)
+    distinct = np.unique(np.where(masks, forms, -1)[is_merged_BT], axis=0)
+    forms, masks = np.maximum(distinct, 0), distinct >= 0
+    again, again_masks = retokenized(tokenizer, forms, masks)
+    agree = (np.where(masks, forms, -1) == np.where(again_masks, again, -1)).all(axis=1)
+    assert len(agree) > 500
+    assert 0.99 <= agree.mean() < 1

@@ -121,7 +121,7 @@ def unmerged(batch: SubwordBatch) -> MergedBatch:
         start_BT=np.where(batch.mask_BL, position_BL, 0).astype(np.int32),
         length_BT=batch.mask_BL.astype(np.int32),
         mask_BT=batch.mask_BL,
-        n_merges=np.int32(0)[None].reshape(()),
+        n_merges=np.zeros((), np.int32),
     )
 
 
