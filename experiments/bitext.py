@@ -16,6 +16,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Literal
 
@@ -40,7 +41,7 @@ SPACELESS = frozenset("th zh ja lo km my bo dz".split())
 
 
 @dataclass(frozen=True)
-class Args:
+class Options:
     """Cross-lingual retrieval with fewer and fewer tokens.
 
     Attributes:
@@ -53,6 +54,8 @@ class Args:
       max_subwords: the longest token; None for no limit.
       shares: percentages of the maximum reduction.
       english: how the English side is tokenized.
+      prefix: put before each text, as e5 was trained; it is not counted.
+      merge_prefix: let merging have the prefix too, which then counts as text.
       json: where the figures go.
       table: where the Markdown table goes.
       plot: where the plot goes (.png, .svg).
@@ -67,6 +70,8 @@ class Args:
     max_subwords: int | None = 7
     shares: tuple[float, ...] = (0, 25, 50, 75, 100)
     english: Literal["static", "dynamic"] = "dynamic"
+    prefix: str = "query: "
+    merge_prefix: bool = False
     json: Path | None = None
     table: Path | None = None
     plot: Path | None = None
@@ -138,20 +143,22 @@ def measure(
     texts: dict[str, list],
     rows: dict[str, np.ndarray],
     settings: Sequence[Setting],
-    args: Args,
+    options: Options,
     on_progress: Callable[[int], None],
 ) -> Scores:
     """Encodes every language in every setting and scores it; English itself gets reduction and cosine alone."""
     english_rows = np.unique(np.concatenate(list(rows.values())))
     all_rows = {"en": english_rows, **rows}
+    in_text = options.prefix if options.merge_prefix else ""
 
     def encode(setting: Setting, language: str) -> EncodedTexts:
         encoder = encoders.get(setting.method) or next(iter(encoders.values()))
         return encoder.encode(
-            [texts[language][row] for row in all_rows[language]],
+            [in_text + texts[language][row] for row in all_rows[language]],
             goal=None if setting.share is None else Share(setting.share),
-            boundary=args.boundary,
-            max_subwords=args.max_subwords,
+            boundary=options.boundary,
+            max_subwords=options.max_subwords,
+            prefix=options.prefix.removesuffix(in_text),
             language=language if encoder.embedder.languages and setting.share is not None else None,
             on_progress=on_progress,
         )
@@ -162,7 +169,7 @@ def measure(
         english_ND = static["en"].embeddings_ND
         for language in all_rows:
             encoded = static[language] if setting.method == STATIC else encode(setting, language)
-            if language == "en" and args.english == "dynamic":
+            if language == "en" and options.english == "dynamic":
                 english_ND = encoded.embeddings_ND
             pool_ND = english_ND[np.searchsorted(english_rows, all_rows[language])]
             scores[setting, language] = Score(
@@ -227,7 +234,7 @@ def markdown_table(scores: Scores, settings: Sequence[Setting], rows: dict[str, 
 
 
 def draw(scores: Scores, settings: Sequence[Setting], rows: dict[str, np.ndarray], title: str, path: Path) -> None:
-    """Accuracy against reduction, one panel a method, one line a language, the mean in bold; labels at the right."""
+    """Accuracy against reduction, one panel a method, one line a language, the mean in bold."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -235,88 +242,89 @@ def draw(scores: Scores, settings: Sequence[Setting], rows: dict[str, np.ndarray
     figure = Figure(figsize=(1.6 + 5.6 * len(panels), 5.2), layout="constrained", facecolor="white")
     figure.suptitle(title, fontsize=11)
     members = spaced(list(rows))
-    colors = dict(zip(rows, mpl.color_sequences["tab20"][: len(rows)] * 2, strict=False))
+    looks = [{"color": color, "ls": dashes} for dashes in ("-", "--", ":") for color in mpl.color_sequences["tab10"]]
     for axes, (method, columns) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        curves = {
-            language: [scores[column, language] for column in columns] for language in rows
-        }  # the dot at 0 is static
-        lines = [(language, curve, colors[language], 1.3) for language, curve in curves.items()]
+        curves = {language: [scores[column, language] for column in columns] for language in rows}
+        lines = [
+            (*curve, {"lw": 1.3, "ms": 3, **look}) for curve, look in zip(curves.items(), cycle(looks), strict=False)
+        ]
         if members:
-            lines.append(("mean", [mean_score(scores, column, members) for column in columns], "black", 3.2))
-        ends = {}
-        for language, curve, color, width in lines:
-            dots = {"marker": "o", "markersize": 1.5 + width}
-            label = f"mean of {len(members)}\nwith spaces" if language == "mean" else language
-            axes.plot([s.reduction for s in curve], [s.accuracy for s in curve], color=color, lw=width, **dots)
-            ends[label] = (curve[-1].reduction, curve[-1].accuracy, color)
+            mean = [mean_score(scores, column, members) for column in columns]
+            lines.append((f"mean of {len(members)}", mean, {"lw": 3.2, "ms": 5, "color": "black"}))
+        for _, curve, look in lines:
+            axes.plot([s.reduction for s in curve], [s.accuracy for s in curve], marker="o", **look)
         axes.set(xlabel="reduction: 1 − tokens ÷ static tokens, %", title=f"{method}, shares of 0 to 100 %")
         axes.set_title(axes.get_title(), fontsize=10)
         if axes.get_subplotspec().is_first_col():
             axes.set_ylabel("nearest English paragraph is the translation, %")
         axes.grid(color="0.9", lw=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-        _label_lines(axes, ends)
+        _label_lines(axes, {label: (curve[-1].reduction, curve[-1].accuracy) for label, curve, _ in lines})
     figure.savefig(path, dpi=110)
 
 
-def _label_lines(axes, ends: dict[str, tuple[float, float, object]]) -> None:
-    """Names the lines in a column at the right, in the order of their ends, pushed apart, a thin leader to each."""
-    low, high = axes.get_ylim()
-    gap = (high - low) / 24
-    order = sorted(ends, key=lambda label: ends[label][1])
-    heights, floor = [], low
-    for label in order:
-        heights.append(max(floor, ends[label][1]))
-        floor = heights[-1] + gap * (1 + label.count("\n"))
-    ceiling = high
-    for at in reversed(range(len(order))):  # what was pushed out at the top pushes back
-        heights[at] = min(heights[at], ceiling - gap * order[at].count("\n"))
-        ceiling = heights[at] - gap
-    right = axes.get_xlim()[1]
-    axes.set_xlim(right=right + 0.14 * (right - axes.get_xlim()[0]))
-    for label, height in zip(order, heights, strict=True):
-        x, y, color = ends[label]
-        axes.plot([x, right], [y, height], color=color, lw=0.5, ls=":", zorder=0)
-        weight = "bold" if label.startswith("mean") else "normal"
-        axes.text(right, height, f" {label}", color=color, fontsize=9, weight=weight, va="center")
+def _label_lines(axes, ends: dict[str, tuple[float, float]]) -> None:
+    """Names each line at its end, a step lower where another name stands already."""
+    from matplotlib.patheffects import withStroke
+
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    placed: list[tuple[float, float]] = []
+    for label, (x, y) in sorted(ends.items(), key=lambda item: -item[1][1]):
+        while any(abs(x - u) < 0.05 * (right - left) and abs(y - v) < 0.032 * (high - low) for u, v in placed):
+            y -= 0.008 * (high - low)
+        placed.append((x, y))
+        style = {"fontsize": 12, "weight": "bold"} if label.startswith("mean") else {"fontsize": 9}
+        halo = [withStroke(linewidth=2.5, foreground="white")]
+        axes.annotate(
+            label, (x, y), (6, 0), textcoords="offset points", va="center", path_effects=halo, zorder=9, **style
+        )
 
 
-def run(args: Args, console: Console) -> dict[str, float | int | str]:
+def run(options: Options, console: Console) -> dict[str, float | int | str | bool]:
     """Measures, writes what was asked for, and returns the figures."""
     started = time.perf_counter()
-    texts, rows = load_pairs(args.data, args.languages, args.limit)
-    encoders = encoders_by_method(args.model, args.hypernet)
-    settings = [Setting(STATIC), *(Setting(method, share) for method in encoders for share in args.shares)]
-    n_texts = len(np.unique(np.concatenate(list(rows.values())))) + sum(len(of_language) for of_language in rows.values())
+    texts, rows = load_pairs(options.data, options.languages, options.limit)
+    encoders = encoders_by_method(options.model, options.hypernet)
+    settings = [Setting(STATIC), *(Setting(method, share) for method in encoders for share in options.shares)]
+    n_english = len(np.unique(np.concatenate(list(rows.values()))))
+    n_texts = n_english + sum(len(of_language) for of_language in rows.values())
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True) as bars:
         bar = bars.add_task(f"encoding, {len(settings)} settings", total=n_texts * len(settings))
-        scores = measure(encoders, texts, rows, settings, args, lambda count: bars.advance(bar, count))
+        scores = measure(encoders, texts, rows, settings, options, lambda count: bars.advance(bar, count))
     figures = {
-        "data": Path(args.data).name,
-        "model": Path(args.model).name,
-        "boundary": args.boundary,
-        "max_subwords": args.max_subwords or "none",
-        "english": args.english,
+        "data": Path(options.data).name,
+        "model": Path(options.model).name,
+        "boundary": options.boundary,
+        "max_subwords": options.max_subwords or "none",
+        "english": options.english,
+        "prefix": options.prefix,
+        "merge_prefix": options.merge_prefix,
         **flat_figures(scores, settings, rows),
         "run_seconds": round(time.perf_counter() - started, 1),
     }
     table = markdown_table(scores, settings, rows)
     console.print(Markdown(table))
     console.print(f"{n_texts} paragraphs, {len(settings)} settings, {figures['run_seconds']:.0f} s")
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    if args.table:
-        args.table.write_text(table, encoding="utf-8")
-    if args.plot:
-        draw(scores, settings, rows, f"{figures['data']}, {figures['model']}: retrieval as tokens get fewer", args.plot)
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if options.table:
+        options.table.write_text(table, encoding="utf-8")
+    if options.plot:
+        draw(
+            scores,
+            settings,
+            rows,
+            f"{figures['data']}, {figures['model']}: retrieval as tokens get fewer",
+            options.plot,
+        )
     return figures
 
 
 def main() -> None:
     console = Console()
     try:
-        run(tyro.cli(Args, description=__doc__), console)
+        run(tyro.cli(Options, description=__doc__), console)
     except DyntokError as error:
         Console(stderr=True).print(f"[red]error:[/] {error}", highlight=False)
         raise SystemExit(2) from None

@@ -1,0 +1,326 @@
+"""Throughput of the encoder, tokenization to embeddings: static, FVT, hypernetwork with a cold and a warm cache.
+
+    python experiments/bench_encoder.py --json bench_encoder.json --table bench_encoder.md
+    python experiments/bench_encoder.py --stream 500 --rounds 0 --json stream.json
+
+The whole sample (15 languages × 50 paragraphs) with e5-small, in batches of 32; full merging, pretokens, at most 7
+subwords a token. The hypernetwork is a random one of the shape that ZeTT gives XLM-R, scaled to a width of 384: what it
+predicts means nothing, what it costs is right. Everything is run once before the clock starts, so compilation is not
+counted; then the modes take turns for `--rounds` rounds. Times are medians over rounds; ratios are medians of the
+ratios within a round, since a busy machine drifts. The rival for static encoding is PyTorch transformers' own forward
+(sdpa, inference mode, all cores), on exactly the arrays that ours gets, batch by batch in turn.
+
+`--stream N` sends N batches of 32 random paragraphs through a tiny random encoder with the real tokenizer and counts
+the programs that were compiled, summed over all steps.
+
+TODO
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import jax
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.progress import track
+
+from dyntok_jax import DynamicEncoder, EncodedTexts, Share
+from dyntok_jax.assets import load_sample
+from dyntok_jax.embedding import embedder as embedder_module
+from dyntok_jax.embedding.cache import EmbeddingCache
+from dyntok_jax.embedding.embedder import DEFAULT_CACHE_ROWS, TokenEmbedder
+from dyntok_jax.embedding.hypernet import HypernetConfig, init_hypernet
+from dyntok_jax.encoder import FULL, _forward
+from dyntok_jax.errors import DyntokError
+from dyntok_jax.hub import DEFAULT_MODEL, find_model
+from dyntok_jax.models.xlmr import Encoder, EncoderConfig
+from dyntok_jax.text.batches import bucket, group_by_length, pad_batch
+from dyntok_jax.text.byte_level import ByteLevelTokenizer
+
+BATCH_SIZE = 32
+COMPILED_STEPS = (_forward, embedder_module._average, embedder_module._predict_input)
+"""Everything that `DynamicEncoder.encode` compiles."""
+
+Figures = dict[str, float | int | str]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Throughput of the encoder.
+
+    Attributes:
+      model: a folder, a Hub id, or a packaged model.
+      rounds: how often each mode runs; 0 skips the throughput.
+      per_language: paragraphs a language, all by default.
+      stream: batches of the stream; 0 skips it.
+      json: where the figures go.
+      table: where the Markdown table goes.
+    """
+
+    model: str = DEFAULT_MODEL
+    rounds: int = 5
+    per_language: int | None = None
+    stream: int = 0
+    json: Path | None = None
+    table: Path | None = None
+
+
+def zett_shaped(encoder: DynamicEncoder) -> DynamicEncoder:
+    """The encoder with a random hypernetwork: ZeTT's for XLM-R has 3 layers, its width and twice that within."""
+    width, tokenizer = encoder.config.width, encoder.tokenizer
+    config = HypernetConfig(
+        width=width,
+        hidden_width=width,
+        ffn_width=2 * width,
+        n_layers=3,
+        n_heads=max(width // 64, 1),
+        vocab_size=tokenizer.n_own,
+        n_extra_tokens=tokenizer.byte_level.get_vocab_size() - tokenizer.n_own,
+        pad_token_id=tokenizer.pad_id,
+        rescale=True,
+    )
+    hypernet = config, init_hypernet(config, jax.random.key(0))
+    embedder = TokenEmbedder(tokenizer, encoder.encoder.word_embeddings[...], hypernet)
+    return DynamicEncoder(encoder.config, encoder.encoder, embedder, prefix=encoder.prefix)
+
+
+def compiled_programs() -> int:
+    """Entries in the caches of all jitted steps."""
+    return sum(step._cache_size() for step in COMPILED_STEPS)
+
+
+def static_arrays(encoder: DynamicEncoder, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Ids, types and mask of the padded batches that static encoding feeds the model."""
+    subwords = encoder.text_encoder.encode_static(texts, prefix=encoder.prefix)
+    batches = []
+    for rows in group_by_length(subwords.lengths, BATCH_SIZE):
+        length = min(bucket(int(subwords.lengths[rows].max())), encoder.config.max_tokens)
+        batch = pad_batch(subwords, rows, pad_id=encoder.tokenizer.pad_id, length=length)
+        n_batch = bucket(len(rows), (1, 2, 4, 8, 16, 32))
+        arrays = batch.ids_BL, batch.type_BL, batch.mask_BL
+        batches.append(tuple(np.pad(a, ((0, n_batch - len(rows)), (0, 0)), mode="edge") for a in arrays))
+    return batches
+
+
+def torch_forward(folder: Path) -> Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
+    """PyTorch transformers' forward pass on the same arrays."""
+    import torch
+    from transformers import AutoModel
+    from transformers.utils import logging
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    logging.set_verbosity_error()  # it warns of the pooler, which embeddings do without and the checkpoint lacks
+    logging.disable_progress_bar()
+    model = AutoModel.from_pretrained(folder, attn_implementation="sdpa", add_pooling_layer=False).eval()
+
+    def forward(ids_BT, type_BT, mask_BT):
+        arrays = {"input_ids": ids_BT, "token_type_ids": type_BT, "attention_mask": mask_BT}
+        with torch.inference_mode():
+            tensors = {name: torch.from_numpy(values.astype(np.int64)) for name, values in arrays.items()}
+            return model(**tensors).last_hidden_state.numpy()
+
+    return forward
+
+
+def time_modes(modes: dict[str, Callable[[], EncodedTexts]], rounds: int) -> dict[str, list[EncodedTexts]]:
+    """What each mode gives in each round, the modes taking turns; the timings are in the results."""
+    results: dict[str, list[EncodedTexts]] = {mode: [] for mode in modes}
+    for _ in track(range(rounds), description="encoding in turns", transient=True):
+        for mode, encode in modes.items():
+            results[mode].append(encode())
+    return results
+
+
+def time_forward(forwards: dict[str, Callable], batches: list[tuple], rounds: int) -> dict[str, np.ndarray]:
+    """Seconds (rounds, batches) that each forward pass takes, taking turns at each batch."""
+    seconds = {name: np.zeros((rounds, len(batches))) for name in forwards}
+    for number in track(range(rounds), description="forward passes in turns", transient=True):
+        for at, batch in enumerate(batches):
+            names = list(forwards) if (at + number) % 2 else list(forwards)[::-1]  # nobody always goes first
+            for name in names:
+                started = time.perf_counter()
+                forwards[name](*batch)
+                seconds[name][number, at] = time.perf_counter() - started
+    return seconds
+
+
+def bench_throughput(model: str, rounds: int, per_language: int | None) -> Figures:
+    """All modes over the sample."""
+    texts = [text for paragraphs in load_sample().values() for text in paragraphs[:per_language]]
+    plain = DynamicEncoder.load(model)
+    cold = zett_shaped(plain)
+    warm = DynamicEncoder(plain.config, plain.encoder, cold.embedder, prefix=plain.prefix)
+
+    def encode_cold() -> EncodedTexts:
+        cold.cache = EmbeddingCache(DEFAULT_CACHE_ROWS, plain.config.width)
+        return cold.encode(texts, goal=FULL, batch_size=BATCH_SIZE)
+
+    modes = {
+        "static": lambda: plain.encode(texts, goal=None, batch_size=BATCH_SIZE),
+        "fvt": lambda: plain.encode(texts, goal=FULL, batch_size=BATCH_SIZE),
+        "hypernet_cold": encode_cold,
+        "hypernet_warm": lambda: warm.encode(texts, goal=FULL, batch_size=BATCH_SIZE),  # after cold, which fills it
+    }
+    time_modes(modes, 1)
+    programs = compiled_programs()
+    results = time_modes(modes, rounds)
+    figures: Figures = {"model": Path(model).name, "texts": len(texts), "rounds": rounds, "cores": os.cpu_count() or 1}
+    figures["compiled_programs"] = programs
+    for mode, runs in results.items():
+        last = runs[-1]
+        figures[f"{mode}_texts_per_second"] = len(texts) / median(run.timings.total for run in runs)
+        figures[f"{mode}_seconds"] = median(run.timings.total for run in runs)
+        figures[f"{mode}_padded_tokens"] = last.padded_tokens
+        figures[f"{mode}_tokens"] = int(last.n_tokens.sum())
+        for stage in ("tokenize", "merge", "embed", "model"):
+            shares = [100 * getattr(run.timings, stage) / run.timings.total for run in runs]
+            figures[f"{mode}_{stage}_percent_of_time"] = median(shares)
+        if last.cache_hits + last.cache_misses:
+            rate = last.cache_hits / (last.cache_hits + last.cache_misses)
+            figures[f"{mode}_cache_hit_percent"] = 100 * rate
+    figures["padded_tokens_static_per_fvt"] = figures["static_padded_tokens"] / figures["fvt_padded_tokens"]
+    for name, over, under in (
+        ("throughput_fvt_per_static", "static", "fvt"),
+        ("throughput_hypernet_cold_per_static", "static", "hypernet_cold"),
+        ("throughput_hypernet_warm_per_static", "static", "hypernet_warm"),
+        ("throughput_hypernet_warm_per_fvt", "fvt", "hypernet_warm"),
+    ):
+        pairs = zip(results[over], results[under], strict=True)
+        figures[name] = median(slow.timings.total / fast.timings.total for slow, fast in pairs)
+    figures["throughput_gain_per_padded_token_ratio"] = (
+        figures["throughput_fvt_per_static"] / figures["padded_tokens_static_per_fvt"]
+    )
+    figures |= bench_forward(plain, find_model(model), texts, rounds)
+    assert figures["forward_padded_tokens"] == figures["static_padded_tokens"]
+    return figures
+
+
+def bench_forward(encoder: DynamicEncoder, folder: Path, texts: list[str], rounds: int) -> Figures:
+    """Ours and PyTorch's forward pass on the same padded static batches."""
+    batches = static_arrays(encoder, texts)
+
+    def ours(ids_BT, type_BT, mask_BT):
+        hidden = _forward(encoder.encoder, ids_BT, None, None, type_BT, mask_BT, pooling="none", normalize=False)
+        return np.asarray(hidden)
+
+    forwards = {"ours": ours, "torch": torch_forward(folder)}
+    difference = 0.0
+    for batch in batches:  # warms both, and they must agree
+        mask_BT = batch[2]
+        hidden, theirs = ours(*batch)[mask_BT], forwards["torch"](*batch)[mask_BT]
+        difference = max(difference, float(np.abs(hidden - theirs).max() / np.abs(theirs).max()))
+    seconds = time_forward(forwards, batches, rounds)
+    totals = {name: of_name.sum(axis=1) for name, of_name in seconds.items()}
+    # what each batch takes when nothing else runs: threads that wait for one another lose more on a busy machine
+    best = {name: float(of_name.min(axis=0).sum()) for name, of_name in seconds.items()}
+    return {
+        "forward_padded_tokens": sum(batch[0].size for batch in batches),
+        "forward_ours_seconds": float(np.median(totals["ours"])),
+        "forward_torch_seconds": float(np.median(totals["torch"])),
+        "forward_ours_best_seconds": best["ours"],
+        "forward_torch_best_seconds": best["torch"],
+        "forward_largest_difference_relative": difference,
+        "throughput_static_forward_ours_per_torch": float(np.median(totals["torch"] / totals["ours"])),
+        "throughput_static_forward_ours_per_torch_best": best["torch"] / best["ours"],
+    }
+
+
+def bench_stream(model: str, n_batches: int) -> Figures:
+    """Programs compiled while random batches of the sample stream through; the encoder is tiny, the tokenizer real."""
+    tokenizer = ByteLevelTokenizer.load(find_model(model))
+    config = EncoderConfig("bert", tokenizer.n_own, width=16, n_layers=1, n_heads=1, ffn_width=16)
+    body = Encoder(config, jax.random.key(0))
+    plain = DynamicEncoder(config, body, TokenEmbedder(tokenizer, body.word_embeddings[...]), prefix="query: ")
+    texts = [text for paragraphs in load_sample().values() for text in paragraphs]
+    modes = {"static": (plain, None), "fvt": (plain, FULL), "fvt_half": (plain, Share(50))}
+    modes["hypernet"] = (zett_shaped(plain), FULL)
+    figures: Figures = {"stream_batches": n_batches}
+    for mode, (encoder, goal) in modes.items():
+        for step in COMPILED_STEPS:
+            step.clear_cache()
+        rng = np.random.default_rng(0)
+        for _ in track(range(n_batches), description=f"stream, {mode}", transient=True):
+            chosen = rng.choice(len(texts), BATCH_SIZE, replace=False)
+            encoder.encode([texts[row] for row in chosen], goal=goal, batch_size=BATCH_SIZE)
+        figures[f"stream_{mode}_compiled_programs"] = compiled_programs()
+    return figures
+
+
+def markdown_table(figures: Figures) -> str:
+    """The modes side by side, then the ratios with what they should be."""
+    lines = []
+    if "static_seconds" in figures:
+        lines += ["| mode | texts/s | padded tokens | tokenize | merge | embed | model | cache hits |"]
+        lines += ["|:--|--:|--:|--:|--:|--:|--:|--:|"]
+        for mode in ("static", "fvt", "hypernet_cold", "hypernet_warm"):
+            stages = (figures[f"{mode}_{stage}_percent_of_time"] for stage in ("tokenize", "merge", "embed", "model"))
+            shares = " | ".join(f"{share:.1f} %" for share in stages)
+            rate = figures.get(f"{mode}_cache_hit_percent")
+            hits = "" if rate is None else f"{rate:.0f} %"
+            speed = f"{figures[f'{mode}_texts_per_second']:.1f} | {figures[f'{mode}_padded_tokens']:,}"
+            lines.append(f"| {mode.replace('_', ', ')} | {speed} | {shares} | {hits} |")
+        ratio = figures["padded_tokens_static_per_fvt"]
+        lines += ["", "| ratio | measured | target |", "|:--|--:|--:|"]
+        lines += [f"| padded tokens, static ÷ dynamic | {ratio:.3f} | |"]
+        for title, name, target in (
+            ("throughput, FVT ÷ static", "throughput_fvt_per_static", f"≥ {max(1.2, 0.92 * ratio):.3f}"),
+            ("… ÷ ratio of padded tokens", "throughput_gain_per_padded_token_ratio", "≥ 0.92"),
+            ("throughput, warm hypernetwork ÷ FVT", "throughput_hypernet_warm_per_fvt", "≥ 0.9"),
+            ("throughput, warm hypernetwork ÷ static", "throughput_hypernet_warm_per_static", ""),
+            ("throughput, cold hypernetwork ÷ static", "throughput_hypernet_cold_per_static", ""),
+            ("static forward pass, ours ÷ PyTorch", "throughput_static_forward_ours_per_torch", "≥ 0.95"),
+            ("… with the best time of each batch", "throughput_static_forward_ours_per_torch_best", "≥ 0.95"),
+        ):
+            lines.append(f"| {title} | {figures[name]:.3f} | {target} |")
+        lines.append(f"| merging, share of FVT's time | {figures['fvt_merge_percent_of_time']:.2f} % | < 3 % |")
+        lines.append(f"| programs compiled, all modes | {figures['compiled_programs']} | |")
+    if "stream_batches" in figures:
+        lines += [
+            "",
+            f"| stream of {figures['stream_batches']} batches | programs compiled | target |",
+            "|:--|--:|--:|",
+        ]
+        for name, count in figures.items():
+            if name.endswith("compiled_programs") and name.startswith("stream_"):
+                mode = name.removeprefix("stream_").removesuffix("_compiled_programs")
+                lines.append(f"| {mode.replace('_', ', ')} | {count} | ≤ 12 |")
+    return "\n".join(lines).strip() + "\n"
+
+
+def run(options: Options, console: Console) -> Figures:
+    """Measures, writes what was asked for, and returns the figures."""
+    started = time.perf_counter()
+    figures: Figures = {}
+    if options.rounds:
+        figures |= bench_throughput(options.model, options.rounds, options.per_language)
+    if options.stream:
+        figures |= bench_stream(options.model, options.stream)
+    figures["run_seconds"] = time.perf_counter() - started
+    figures = {name: float(f"{value:.5g}") if isinstance(value, float) else value for name, value in figures.items()}
+    table = markdown_table(figures)
+    console.print(Markdown(table))
+    console.print(f"{figures['run_seconds']:.0f} s in all")
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if options.table:
+        options.table.write_text(table, encoding="utf-8")
+    return figures
+
+
+def main() -> None:
+    try:
+        run(tyro.cli(Options, description=__doc__), Console())
+    except DyntokError as error:
+        Console(stderr=True).print(f"[red]error:[/] {error}", highlight=False)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()
