@@ -35,7 +35,7 @@ def predict_in_buckets(
     language_U: Int32[np.ndarray, "U"],
     *,
     row_buckets: Sequence[int] = ROW_BUCKETS,
-) -> list[tuple[np.ndarray, Float[Array, "rows D"]]]:
+) -> list[tuple[np.ndarray, Float[Array, "_ D"]]]:
     """Predicts rows in a few padded shapes, short forms apart from long ones.
 
     Returns:
@@ -64,7 +64,7 @@ def predict_in_buckets(
 
 
 def collect(
-    pending: Sequence[tuple[np.ndarray, Float[Array, "rows D"]]], n_rows: int, width: int
+    pending: Sequence[tuple[np.ndarray, Float[Array, "_ D"]]], n_rows: int, width: int
 ) -> Float32[np.ndarray, "U D"]:
     """Waits for the predictions and puts every row in its place."""
     rows_UD = np.zeros((n_rows, width), np.float32)
