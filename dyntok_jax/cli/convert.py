@@ -1,0 +1,41 @@
+"""`dyntok convert`: a Hugging Face folder to an orbax checkpoint, or back."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+from dyntok_jax.cli.options import arg
+from dyntok_jax.cli.screen import print_out
+
+EXAMPLES = """\
+  dyntok convert e5-small e5-orbax                                a packaged model to orbax
+  dyntok convert e5-orbax e5-small-hf                             and back: safetensors, config.json, tokenizer
+  dyntok convert xlm-roberta-base xlmr-orbax --dtype bfloat16     half the size
+  dyntok convert benjamin/zett-hypernetwork-xlm-roberta-base zett-orbax
+"""
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Converts a checkpoint: Hugging Face (encoder or ZeTT hypernetwork) to orbax, or orbax to Hugging Face.
+
+    Attributes:
+      source: a model's folder, Hugging Face Hub id or packaged name; or an orbax folder that this command wrote.
+      target: the folder to make.
+      dtype: of the parameters (default: as they are).
+      overwrite: replace the target if it is a model folder.
+    """
+
+    source: tyro.conf.Positional[Annotated[str, arg(name="in", metavar="IN")]]
+    target: tyro.conf.Positional[Annotated[str, arg(name="out", metavar="OUT")]]
+    dtype: Annotated[
+        Literal["float32", "bfloat16"] | None, arg(metavar="{float32,bfloat16}", help_behavior_hint="")
+    ] = None
+    overwrite: bool = False
+
+    def run(self) -> None:
+        """Reads, writes, says what was left out."""
+        from dyntok_jax.cli.convert_folder import convert_folder
+
+        print_out(*convert_folder(self.source, self.target, dtype=self.dtype, overwrite=self.overwrite))

@@ -1,0 +1,163 @@
+"""Figures and the tables that show them: what the commands print, and write as JSON."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+NOTHING = "–"
+
+
+@dataclass(frozen=True)
+class RunFigures:
+    """What encoding some texts took, dynamically and statically.
+
+    Attributes:
+      name: of the language or file.
+      n_texts: how many texts.
+      static_tokens: subwords of the model's own tokenizer, special tokens and prefix not counted.
+      tokens: tokens after merging, counted alike.
+      seconds: from texts to embeddings, compilation left out.
+      static_seconds: the same for static tokenization; None where that was not run.
+      cache_hits: distinct tokens of a batch whose predicted embedding was at hand.
+      cache_misses: those predicted.
+    """
+
+    name: str
+    n_texts: int
+    static_tokens: int
+    tokens: int
+    seconds: float
+    static_seconds: float | None
+    cache_hits: int = 0
+    cache_misses: int = 0
+
+    @property
+    def reduction(self) -> float | None:
+        """1 − tokens ÷ static tokens, in %; None of nothing."""
+        return reduction_percent(self.static_tokens, self.tokens)
+
+    @property
+    def speed(self) -> float:
+        """Texts a second with dynamic tokenization."""
+        return self.n_texts / max(self.seconds, 1e-9)
+
+    @property
+    def static_speed(self) -> float | None:
+        """Texts a second with static tokenization."""
+        return None if self.static_seconds is None else self.n_texts / max(self.static_seconds, 1e-9)
+
+
+def reduction_percent(n_static: int, n_tokens: int) -> float | None:
+    """1 − tokens ÷ static tokens, in %; None where there are no static tokens."""
+    return 100 * (1 - n_tokens / n_static) if n_static else None
+
+
+def total_of(rows: Sequence[RunFigures]) -> RunFigures:
+    """The sums; the static time is None unless all rows have one."""
+    static_seconds = [row.static_seconds for row in rows]
+    return RunFigures(
+        name="all",
+        n_texts=sum(row.n_texts for row in rows),
+        static_tokens=sum(row.static_tokens for row in rows),
+        tokens=sum(row.tokens for row in rows),
+        seconds=sum(row.seconds for row in rows),
+        static_seconds=None if None in static_seconds else sum(static_seconds),
+        cache_hits=sum(row.cache_hits for row in rows),
+        cache_misses=sum(row.cache_misses for row in rows),
+    )
+
+
+def run_table(rows: Sequence[RunFigures]) -> Table:
+    """A row a language or file, and their sum where there are several."""
+    total = total_of(rows)
+    has_static = any(row.static_seconds is not None for row in rows)
+    cells_of = partial(_cells, has_static=has_static, has_cache=total.cache_hits + total.cache_misses > 0)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_footer=len(rows) > 1)
+    for title, cell in cells_of(total).items():
+        table.add_column(title, cell, justify="right" if title else "left", footer_style="bold", no_wrap=True)
+    for row in rows:
+        table.add_row(*cells_of(row).values())
+    return table
+
+
+def run_figures(rows: Sequence[RunFigures]) -> dict[str, float | int]:
+    """The same as one flat object: `all_tokens`, `de_reduction_percent`, and so on."""
+    figures: dict[str, float | int] = {}
+    for row in [*rows, total_of(rows)]:
+        values = {
+            "texts": row.n_texts,
+            "static_tokens": row.static_tokens,
+            "tokens": row.tokens,
+            "reduction_percent": row.reduction,
+            "texts_per_second": row.speed,
+            "static_texts_per_second": row.static_speed,
+            "speed_ratio": _speed_ratio(row),
+            "cache_hits": row.cache_hits,
+            "cache_misses": row.cache_misses,
+        }
+        figures |= {f"{row.name}_{name}": value for name, value in values.items() if value is not None}
+    return figures
+
+
+def share_table(n_static: int, rows: Sequence[tuple[str, int]]) -> Table:
+    """Tokens and reduction of one text.
+
+    Args:
+      n_static: subwords of the model's own tokenizer.
+      rows: what was done, and the tokens that came out.
+    """
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in ("", "tokens", "reduction"):
+        table.add_column(title, justify="right" if title else "left")
+    table.add_row("static", str(n_static), NOTHING)
+    for name, n_tokens in rows:
+        table.add_row(name, str(n_tokens), percent(reduction_percent(n_static, n_tokens)))
+    return table
+
+
+def token_line(tokens: Sequence[str], *, is_coloured: bool) -> Text:
+    """Tokens one after the other, told apart by two backgrounds, or by `|` where there are no colours."""
+    if not is_coloured:
+        return Text("|" + "|".join(map(_visible, tokens)) + "|")
+    line = Text()
+    for number, token in enumerate(tokens):
+        line.append(_visible(token), style=("black on bright_cyan", "black on bright_yellow")[number % 2])
+    return line
+
+
+def percent(value: float | None) -> str:
+    """A percentage with one decimal, a dash for None."""
+    return NOTHING if value is None else f"{value:.1f} %"
+
+
+def _visible(token: str) -> str:
+    # a line break or another control character would break the line, or worse, command the terminal
+    controls = {"\n": "↵", "\t": "→", "\r": "␍"}
+    return "".join(controls.get(c, c if c.isprintable() or c == " " else "\N{REPLACEMENT CHARACTER}") for c in token)
+
+
+def _cells(row: RunFigures, *, has_static: bool, has_cache: bool) -> dict[str, str]:
+    """The row as the table shows it, by column title."""
+    ratio, asked = _speed_ratio(row), row.cache_hits + row.cache_misses
+    cells = {"": row.name, "texts": f"{row.n_texts}", "static": f"{row.static_tokens}", "tokens": f"{row.tokens}"}
+    cells["reduction"] = percent(row.reduction)
+    if has_static:
+        cells["static texts/s"] = NOTHING if row.static_speed is None else _rate(row.static_speed)
+    cells["texts/s"] = _rate(row.speed)
+    if has_static:
+        cells["speed"] = NOTHING if ratio is None else f"{ratio:.2f}×"
+    if has_cache:
+        cells["cache hits"] = percent(100 * row.cache_hits / asked if asked else None)
+    return cells
+
+
+def _speed_ratio(row: RunFigures) -> float | None:
+    return row.speed / row.static_speed if row.static_speed else None
+
+
+def _rate(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
