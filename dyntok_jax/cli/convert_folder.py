@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,7 @@ def _abstract(module: Any, config: Any, dtype: np.dtype) -> Any:
     return jax.eval_shape(partial(module, config, dtype=dtype), jax.random.key(0))
 
 
-def _kept_dtype(dtypes: Sequence[Any]) -> np.dtype:
+def _kept_dtype(dtypes: Iterable[Any]) -> np.dtype:
     """The dtype that all tensors share; of different ones, float32, which holds each of them exactly."""
     names = {DTYPES.get(dtype, dtype) for dtype in dtypes}
     return names.pop() if len(names) == 1 else np.dtype(np.float32)
