@@ -21,7 +21,7 @@ from dyntok_jax.embedding.cache import EmbeddingCache
 from dyntok_jax.embedding.embedder import DEFAULT_CACHE_ROWS, SurfaceMode, TokenEmbedder
 from dyntok_jax.embedding.hypernet import Hypernet, HypernetConfig
 from dyntok_jax.encoded import EncodedTexts, TextTokens, Timings, join_tokens, split_tokens
-from dyntok_jax.errors import InputError, TooLongError
+from dyntok_jax.errors import ConfigError, InputError, TooLongError
 from dyntok_jax.hub import DEFAULT_MODEL, find_model
 from dyntok_jax.merging import Budget, Goal, MergeList, Scope, Share, merge_batch_on_host, truncate_tokens
 from dyntok_jax.models.heads import l2_normalize, mean_pool
@@ -289,8 +289,11 @@ def default_prompt(folder: Path) -> str:
     path = folder / "config_sentence_transformers.json"
     if not path.is_file():
         return ""
-    config = json.loads(path.read_text(encoding="utf-8"))
-    return (config.get("prompts") or {}).get(config.get("default_prompt_name") or "", "")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        return (config.get("prompts") or {}).get(config.get("default_prompt_name") or "", "")
+    except (ValueError, AttributeError) as error:
+        raise ConfigError(f"{path} is not a JSON object with prompts ({error}): mend it, or delete it.") from error
 
 
 @contextmanager

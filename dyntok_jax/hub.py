@@ -44,11 +44,12 @@ HUB_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "config_sentence_transformers.json",
 )
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5"}
 
 MANIFEST = "manifest.json"
-LAYOUT = 1
+LAYOUT = 2
 """Number of the way we write packaged models; raising it has every cached folder rebuilt."""
 STALE_SECONDS = 3600.0
 

@@ -12,6 +12,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 
 from dyntok_jax.assets import load_sample
 from dyntok_jax.convert.e5_small import Q4_0_BLOCK, read_packed, unpack_q4_0, write_e5_small
+from dyntok_jax.encoder import default_prompt
 from dyntok_jax.errors import CheckpointError
 
 PIECES = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁a", -1.0), ("<mask>", 0.0)]
@@ -163,3 +164,7 @@ def test_another_format_is_refused():
         read_packed(b"PK\x03\x04" + bytes(100))
     with pytest.raises(CheckpointError, match="64 weights a block"):
         read_packed(pack(tiny_shapes())[:40] + struct.pack("<i", 64) + bytes(100))
+
+
+def test_the_encoder_knows_the_prompt_that_e5_expects(e5_small_folder):
+    assert default_prompt(e5_small_folder) == "query: "

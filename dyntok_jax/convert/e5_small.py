@@ -51,6 +51,10 @@ LAYER_NAMES = {
 }
 
 
+PROMPTS = {"prompts": {"query": "query: ", "passage": "passage: "}, "default_prompt_name": "query"}
+"""What E5 was trained to see before every text (Wang et al. 2024, arXiv 2402.05672), in sentence-transformers form."""
+
+
 @dataclass(frozen=True)
 class PackedTensor:
     """Where a tensor lies in the file; `is_q4` says Q4_0, otherwise f32."""
@@ -79,11 +83,11 @@ class PackedModel:
 
 
 def write_e5_small(data: bytes, folder: Path, progress: Callable[[float], None]) -> None:
-    """Writes `config.json`, `model.safetensors` (float32), `tokenizer.json` and `tokenizer_config.json`.
+    """Writes `model.safetensors` (float32), `tokenizer.json` and the three configs beside them.
 
     Args:
       data: the packed file.
-      folder: an existing folder; the four files in it are overwritten.
+      folder: an existing folder; the five files in it are overwritten.
       progress: called with the share done so far, 0 to 1.
 
     Raises:
@@ -93,6 +97,7 @@ def write_e5_small(data: bytes, folder: Path, progress: Callable[[float], None])
     packed = read_packed(data)
     _write_json(folder / "config.json", packed.config)
     _write_json(folder / "tokenizer_config.json", tokenizer_config())
+    _write_json(folder / "config_sentence_transformers.json", PROMPTS)
     make_tokenizer(packed.pieces).save(str(folder / "tokenizer.json"), pretty=False)
     progress(0.3)
     shapes = expected_shapes(packed.config)
