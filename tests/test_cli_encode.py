@@ -69,7 +69,7 @@ def e5_tokenizer_folder(e5_small_folder, tmp_path_factory):
     config = EncoderConfig(model_type="bert", vocab_size=250037, **sizes)
     shapes = jax.eval_shape(lambda key: Encoder(config, key), jax.random.key(0))
     save_encoder(folder, config, jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.01, leaf.dtype), shapes))
-    for name in ("tokenizer.json", "tokenizer_config.json"):
+    for name in ("tokenizer.json", "tokenizer_config.json", "config_sentence_transformers.json"):
         shutil.copyfile(e5_small_folder / name, folder / name)
     return folder
 
