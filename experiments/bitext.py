@@ -268,12 +268,13 @@ def _label_lines(axes, ends: dict[str, tuple[float, float]]) -> None:
     from matplotlib.patheffects import withStroke
 
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
-    placed: list[tuple[float, float]] = []
+    placed: list[tuple[float, float, float]] = []
     for label, (x, y) in sorted(ends.items(), key=lambda item: -item[1][1]):
-        while any(abs(x - u) < 0.05 * (right - left) and abs(y - v) < 0.032 * (high - low) for u, v in placed):
-            y -= 0.008 * (high - low)
-        placed.append((x, y))
-        style = {"fontsize": 12, "weight": "bold"} if label.startswith("mean") else {"fontsize": 9}
+        end = x + (0.02 + 0.016 * len(label)) * (right - left)
+        while any(x < till and since < end and abs(y - v) < 0.035 * (high - low) for since, till, v in placed):
+            y -= 0.005 * (high - low)
+        placed.append((x, end, y))
+        style = {"fontsize": 11, "weight": "bold"} if label.startswith("mean") else {"fontsize": 9}
         halo = [withStroke(linewidth=2.5, foreground="white")]
         axes.annotate(
             label, (x, y), (6, 0), textcoords="offset points", va="center", path_effects=halo, zorder=9, **style
