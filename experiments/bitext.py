@@ -5,11 +5,14 @@
 
 For each paragraph of a language: is its nearest English embedding (cosine) its own translation? The pool of a language
 is the English side of its own pairs. Languages are encoded one by one, in batches of 32 paragraphs as the file has
-them, merging within a batch. `--english static` searches among statically encoded English, an index that stays as it is
-while queries get shorter; with `--english dynamic` English goes through the same tokenization as the language.
-A share of 0 is the byte-level form without merges, which is not quite static tokenization.
+them, merging within a batch. By default English goes through the same tokenization as the language; with
+`--english static` it is an index that stays as it is while queries get shorter. e5's prefix `query: ` never merges,
+unless `--merge-prefix`. A share of 0 is the byte-level form without merges, which is not quite static tokenization.
 
-TODO
+Two CPU cores: 2 to 4 minutes for the packaged sample (50 paragraphs in 15 languages), 5 for 250 paragraphs of software
+help in 10. Expect, mean of the languages with spaces, static → FVT at share 100: the sample 96.8 → 89.7 % (12
+languages, 22.6 % fewer tokens), 91.3 with `--merge-prefix`, 87.7 with `--english static`; software help 92.8 → 78.8 %
+(8 languages, 26.3 % fewer tokens).
 """
 
 import json
