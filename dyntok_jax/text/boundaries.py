@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Bool, Int32
 
 from dyntok_jax.errors import InputError
-from dyntok_jax.text.byte_level import ByteLevelTokenizer, to_byte_level, to_bytes
+from dyntok_jax.text.byte_characters import to_byte_level, to_bytes
+from dyntok_jax.text.byte_level import ByteLevelTokenizer
 from dyntok_jax.types import NO_SEGMENT
 
 Boundary = Literal["pretoken", "word", "word_hyphen", "sentence"]
@@ -44,7 +45,7 @@ def classify_pieces(tokenizer: ByteLevelTokenizer) -> PieceClasses:
     """Looks at every piece of a vocabulary once, so that segmenting a text is array work."""
     classes = np.zeros((4, tokenizer.vocab_size), dtype=bool)
     for index, piece in enumerate(tokenizer.pieces):
-        if index in tokenizer.special_ids or not piece:
+        if index in tokenizer.added_ids or not piece:
             continue
         if tokenizer.is_wordpiece:
             piece = piece.removeprefix("##")

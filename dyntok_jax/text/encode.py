@@ -11,7 +11,8 @@ from tokenizers.normalizers import Normalizer
 from dyntok_jax.errors import InputError
 from dyntok_jax.text.batches import RaggedSubwords
 from dyntok_jax.text.boundaries import Boundary, PieceClasses, classify_pieces, number_segments
-from dyntok_jax.text.byte_level import SPACE, ByteLevelTokenizer
+from dyntok_jax.text.byte_characters import SPACE
+from dyntok_jax.text.byte_level import ByteLevelTokenizer
 from dyntok_jax.types import NO_SEGMENT
 
 Text = str | tuple[str, str] | Sequence[str]
@@ -54,16 +55,19 @@ class TextEncoder:
         if self.tokenizer.byte_level.normalizer is not None:
             flat.cover_composed_characters(self.tokenizer.byte_level.normalizer)
         follows_space_N = flat.follows_space() if self.tokenizer.is_wordpiece else None
-        can_merge_N = ~flat.is_special_N & ~flat.lies_before(len(prefix))
-        flat.shift_first_texts(len(prefix))
-        word_N = flat.words(word_starts)
+        is_prefix_N = flat.take_off_prefix(len(prefix))
+        word_N = flat.words(word_starts, is_prefix_N)
+        # an added token that stands for text is a segment of its own
+        stands_alone_N = _is_in(flat.ids_N, self.tokenizer.added_ids)
         segment_N = number_segments(
             boundary,
             flat.ids_N,
             self.classes,
-            can_merge_N=can_merge_N,
+            can_merge_N=~flat.is_special_N & ~is_prefix_N,
             is_sequence_start_N=flat.is_sequence_start_N,
-            is_text_start_N=flat.is_text_start_N | (word_N != np.roll(word_N, 1)),
+            is_text_start_N=(
+                flat.is_text_start_N | (word_N != np.roll(word_N, 1)) | stands_alone_N | np.roll(stands_alone_N, 1)
+            ),
             pretoken_N=flat.pretoken_N,
             follows_space_N=follows_space_N,
         )
@@ -73,15 +77,17 @@ class TextEncoder:
         """The same with the model's own tokenizer and its own ids; each counted subword is a segment of its own."""
         inputs, word_starts = _as_inputs(texts, prefix)
         flat = _Flat(self.tokenizer.own.encode_batch(inputs), inputs, self.tokenizer.special_ids)
-        is_counted_N = ~flat.is_special_N & ~flat.lies_before(len(prefix))
-        flat.shift_first_texts(len(prefix))
+        is_prefix_N = flat.take_off_prefix(len(prefix))
         position_N = np.arange(len(flat.ids_N)) - np.repeat(flat.offsets[:-1], np.diff(flat.offsets))
-        segment_N = np.where(is_counted_N, position_N, NO_SEGMENT).astype(np.int32)
-        return RaggedSubwords(flat.ids_N, segment_N, flat.type_N, flat.span_N2, flat.words(word_starts), flat.offsets)
+        segment_N = np.where(flat.is_special_N | is_prefix_N, NO_SEGMENT, position_N).astype(np.int32)
+        word_N = flat.words(word_starts, is_prefix_N)
+        return RaggedSubwords(flat.ids_N, segment_N, flat.type_N, flat.span_N2, word_N, flat.offsets)
 
 
 def _as_inputs(texts: Sequence[Text], prefix: str) -> tuple[list[str] | list[tuple[str, str]], list[np.ndarray] | None]:
     """What the backend tokenizes, and for pre-split words the position where each word starts in its text."""
+    if isinstance(texts, str):
+        raise InputError("This is one text, not a sequence of texts: put it in a list.")
     kinds = {next((kind for kind in (str, tuple, list) if isinstance(text, kind)), type(text)) for text in texts}
     if len(kinds) > 1:
         names = ", ".join(sorted(kind.__name__ for kind in kinds))
@@ -114,10 +120,14 @@ def _checked(text: str, row: int) -> str:
     return text
 
 
+def _is_in(ids_N: Int32[np.ndarray, "N"], ids: frozenset[int]) -> Bool[np.ndarray, "N"]:
+    return np.isin(ids_N, np.fromiter(ids, np.int32, len(ids)))
+
+
 class _Flat:
     """Encodings of many sequences laid end to end as arrays of N subwords."""
 
-    def __init__(self, encodings: Sequence[Encoding], inputs: Sequence[str | tuple[str, str]], added: frozenset[int]):
+    def __init__(self, encodings: Sequence[Encoding], inputs: Sequence[str | tuple[str, str]], special: frozenset[int]):
         self.inputs = inputs
         self.offsets = np.cumsum([0, *(len(encoding) for encoding in encodings)])
         count = int(self.offsets[-1])
@@ -131,7 +141,7 @@ class _Flat:
         self.pretoken_N = gather([-1 if w is None else w for w in encoding.word_ids] for encoding in encodings)
         # which text of a pair, -1 for what the template adds
         self.text_N = gather([-1 if s is None else s for s in encoding.sequence_ids] for encoding in encodings)
-        self.is_special_N = (self.text_N == -1) | np.isin(self.ids_N, np.fromiter(added, np.int32, len(added)))
+        self.is_special_N = (self.text_N == -1) | _is_in(self.ids_N, special)
         self.sequence_N = np.repeat(np.arange(len(encodings)), np.diff(self.offsets))
         self.is_sequence_start_N = np.diff(self.sequence_N, prepend=-1) != 0
         self.is_text_start_N = self.is_sequence_start_N | (np.diff(self.text_N, prepend=-1) != 0)
@@ -141,14 +151,16 @@ class _Flat:
         text = self.inputs[self.sequence_N[at]]
         return text if isinstance(text, str) else text[self.text_N[at]]
 
-    def lies_before(self, character: int) -> Bool[np.ndarray, "N"]:
-        """Subwords of a first text that end at or before a character: those of a prefix of that length."""
-        return (self.text_N == 0) & (self.span_N2[:, 1] <= character) & (character > 0)
+    def take_off_prefix(self, length: int) -> Bool[np.ndarray, "N"]:
+        """Makes the spans of first texts those of the text without its first `length` characters.
 
-    def shift_first_texts(self, by: int) -> None:
-        """Makes the spans of first texts those of the text without its first `by` characters."""
-        shifted_N2 = np.maximum(self.span_N2 - np.int32(by), 0)
+        Returns:
+          Which subwords lie in those characters.
+        """
+        is_prefix_N = (self.text_N == 0) & (self.span_N2[:, 1] <= length) & (length > 0)
+        shifted_N2 = np.maximum(self.span_N2 - np.int32(length), 0)
         self.span_N2 = np.where((self.text_N == 0)[:, None], shifted_N2, self.span_N2)
+        return is_prefix_N
 
     def empty_leading_spaces(self, space: int) -> None:
         """Takes all characters from subwords that are only the space put before a text."""
@@ -182,11 +194,11 @@ class _Flat:
             follows_N[at] = any(c.isspace() for c in self.text_of(at)[end_N[at] : self.span_N2[at, 0]])
         return follows_N
 
-    def words(self, word_starts: list[np.ndarray] | None) -> Int32[np.ndarray, "N"]:
+    def words(self, word_starts: list[np.ndarray] | None, is_prefix_N: Bool[np.ndarray, "N"]) -> Int32[np.ndarray, "N"]:
         """The pre-split word of each subword, -1 for special tokens, prefixes and unsplit text."""
         word_N = np.full(len(self.ids_N), -1, np.int32)
         for starts, begin, end in zip(word_starts or (), self.offsets[:-1], self.offsets[1:], strict=False):
             last_character = self.span_N2[begin:end, 1] - 1
             word_N[begin:end] = np.searchsorted(starts, last_character, side="right") - 1
-        word_N[self.is_special_N] = -1
+        word_N[self.is_special_N | is_prefix_N] = -1
         return word_N

@@ -1,0 +1,29 @@
+"""The 256 printable characters that stand for bytes, GPT-2's table (Radford et al. 2019)."""
+
+
+def _byte_characters() -> list[str]:
+    """GPT-2's table: printable Latin-1 stands for itself, the other 68 bytes for U+0100 and up."""
+    printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
+    others = iter(range(256, 512))
+    return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
+
+
+BYTE_CHARACTERS = _byte_characters()
+"""The character that stands for each byte."""
+SPACE = BYTE_CHARACTERS[0x20]
+
+
+CHARACTER_BYTES = {character: byte for byte, character in enumerate(BYTE_CHARACTERS)}
+"""The byte that each character stands for."""
+_TO_CHARACTER = dict(enumerate(BYTE_CHARACTERS))
+_TO_BYTE = {ord(character): byte for character, byte in CHARACTER_BYTES.items()}
+
+
+def to_byte_level(text: str) -> str:
+    """Writes a text as byte characters: `to_byte_level(" é") == "ĠÃ©"`."""
+    return text.encode().decode("latin-1").translate(_TO_CHARACTER)
+
+
+def to_bytes(byte_level: str) -> bytes:
+    """The bytes that byte characters stand for, the inverse of `to_byte_level`."""
+    return byte_level.translate(_TO_BYTE).encode("latin-1")

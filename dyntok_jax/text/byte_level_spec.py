@@ -1,0 +1,181 @@
+"""tokenizer.json rewritten to byte level: vocabulary, merges, normaliser, pre-tokenizer. Plain dictionaries in and out.
+
+What stands here decides the ids that released hypernetworks index, so the golden traces hold every line of it.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from dyntok_jax.errors import TokenizerError
+from dyntok_jax.text.byte_characters import BYTE_CHARACTERS, CHARACTER_BYTES, to_byte_level
+
+PRETOKEN_REGEX = r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+FILLER_SCORE = -100_000.0
+"""Unigram score of an appended byte: low enough that any real piece wins."""
+
+
+def first_pretoken(tokenizer: Tokenizer, text: str) -> str:
+    """The first stretch of a text that the tokenizer's model sees, as it sees it."""
+    if tokenizer.normalizer is not None:
+        text = tokenizer.normalizer.normalize_str(text)
+    if tokenizer.pre_tokenizer is not None:
+        text = tokenizer.pre_tokenizer.pre_tokenize_str(text)[0][0]
+    return text
+
+
+def byte_level_model(own: Tokenizer, spec: dict, n_own: int) -> dict:
+    """The tokenizer's model over byte characters, as tokenizer.json writes it."""
+    model = dict(spec["model"])
+    if model.get("end_of_word_suffix"):
+        raise TokenizerError(f"BPE with an end-of-word suffix ({model['end_of_word_suffix']!r}) is not supported.")
+    special = {token["content"] for token in spec["added_tokens"]}
+    is_byte_level = any(
+        part.get("type") == "ByteLevel"
+        for part in _parts(spec["pre_tokenizer"], "pretokenizers") + _parts(spec["decoder"], "decoders")
+    )
+    spell = _speller(own, model, is_byte_level)
+
+    by_id = {index: piece for piece, index in own.get_vocab(with_added_tokens=True).items()}
+    spelt = [by_id.get(index, f"<unused {index}>") for index in range(n_own)]  # ids may have gaps
+    spelt = [piece if piece in special else spell(piece) for piece in spelt]
+    pieces, taken = list(spelt), set()
+    for index, piece in enumerate(spelt):
+        if piece in taken:  # two pieces differ only in what byte-level form drops: the first one stays reachable
+            pieces[index] = f"<duplicate {index}>"
+        taken.add(piece)
+    if model.get("byte_fallback"):
+        # <0xFF> keeps its name: ZeTT's table has 255 entries and its checkpoints index the result.
+        names = {f"<0x{byte:02X}>": BYTE_CHARACTERS[byte] for byte in range(255)}
+        pieces = [piece if names.get(piece, piece) in taken else names[piece] for piece in pieces]
+        taken.update(pieces)
+        model["byte_fallback"] = False
+
+    match model["type"]:
+        case "Unigram":
+            # a piece that had to take another name is out of reach, and a filler byte is the last resort
+            scores = [score for _, score in model["vocab"]] + [FILLER_SCORE] * (n_own - len(model["vocab"]))
+            kept = zip(pieces, spelt, scores, strict=True)
+            fillers = [character for character in BYTE_CHARACTERS if character not in taken]
+            model["vocab"] = [(piece, score if piece == was else FILLER_SCORE) for piece, was, score in kept]
+            model["vocab"] += [(character, FILLER_SCORE) for character in fillers]
+        case "BPE":
+            pieces += [character for character in BYTE_CHARACTERS if character not in taken]
+            merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+            merges = [(spell(left), spell(right)) for left, right in merges]
+            composed, extra = _compositions(pieces[:n_own], merges, special) if not is_byte_level else ([], [])
+            pieces += extra
+            model["merges"] = [list(merge) for merge in composed + merges]
+            model["vocab"] = {piece: index for index, piece in enumerate(pieces)}
+            # an added token that merges build too (Gemma's runs of spaces) answers to its spelling as well
+            products = {left + right for left, right in merges}
+            twins = {spell(by_id[index]): index for index in range(n_own) if by_id.get(index) in special}
+            model["vocab"] |= {
+                twin: index for twin, index in twins.items() if twin in products and twin not in model["vocab"]
+            }
+            model["unk_token"] = None
+        case "WordPiece":
+            for prefix in ("", "##"):  # a byte may begin a word or go on in it
+                pieces += [prefix + character for character in BYTE_CHARACTERS if prefix + character not in taken]
+            model["vocab"] = {piece: index for index, piece in enumerate(pieces)}
+            # Longer words stay unknown, as in the model's own (its search is quadratic); a character has up to 4 bytes.
+            model["max_input_chars_per_word"] *= 4
+        case other:
+            raise TokenizerError(f"A tokenizer of type {other} has no byte-level form; Unigram, BPE, WordPiece have.")
+    return model
+
+
+def _speller(own: Tokenizer, model: dict[str, Any], is_byte_level: bool) -> Callable[[str], str]:
+    """The function from a piece as the tokenizer writes it to its byte-level string."""
+    if is_byte_level:
+        return lambda piece: piece
+    if model["type"] == "WordPiece":
+        if model["continuing_subword_prefix"] != "##":
+            raise TokenizerError(f"WordPiece with prefix {model['continuing_subword_prefix']!r} is not supported.")
+        return lambda piece: (
+            "##" + to_byte_level(piece[2:]) if piece.startswith("##") and len(piece) > 2 else to_byte_level(piece)
+        )
+    if "▁" in first_pretoken(own, " a") or "▁a" in model["vocab"]:
+        return lambda piece: to_byte_level(piece.replace("▁", " "))
+    return to_byte_level
+
+
+def _compositions(
+    pieces: Sequence[str], merges: Sequence[tuple[str, str]], special: set[str]
+) -> tuple[list[tuple[str, str]], list[str]]:
+    """Merges that build the tokenizer's atoms (characters) from bytes, and the new pieces they pass through.
+
+    Bytes join two by two, then the pairs two by two, and so on: `abcd` by `ab`, `cd`, `abcd`; `abc` by `ab`, `abc`.
+    """
+    # <0xFF> is not among the names left out: released checkpoints count the pieces its spelling passes through.
+    names = special | {f"<0x{byte:02X}>" for byte in range(255)}
+    atoms = {piece for merge in merges for piece in merge} | {
+        piece for piece in pieces if piece not in names and not piece.startswith(("<unused ", "<duplicate "))
+    }
+    built = {left + right for left, right in merges}
+    rounds: dict[tuple[str, str], int] = {}
+    for atom in atoms - built:
+        parts, depth = list(atom), 0
+        while len(parts) > 1:
+            for left, right in zip(parts[::2], parts[1::2], strict=False):
+                rounds[left, right] = min(depth, rounds.get((left, right), depth))
+            parts = ["".join(parts[at : at + 2]) for at in range(0, len(parts), 2)]
+            depth += 1
+
+    def priority(merge):
+        is_continuation = 0x80 <= CHARACTER_BYTES[merge[0][0]] < 0xC0  # the start of a character decides first
+        return rounds[merge], is_continuation, merge
+
+    known = set(pieces)
+    extra = sorted({left + right for left, right in rounds} - known)
+    return sorted(rounds, key=priority), extra
+
+
+def _parts(spec: dict | None, key: str) -> list[dict]:
+    """The members of a (possibly nested) sequence in tokenizer.json, or the thing itself."""
+    if spec is None:
+        return []
+    if spec["type"] == "Sequence":
+        return [part for member in spec[key] for part in _parts(member, key)]
+    return [spec]
+
+
+def byte_level_post_processor(spec: dict | None) -> dict | None:
+    """A post-processor without its offset trimming: our spans keep the spaces."""
+    parts = [part for part in _parts(spec, "processors") if part["type"] != "ByteLevel"]
+    for part in parts:
+        if "trim_offsets" in part:
+            part["trim_offsets"] = False
+    return {"type": "Sequence", "processors": parts} if parts else None
+
+
+def byte_level_normalizer(spec: dict, *, keep: bool, adds_space: bool) -> dict | None:
+    """The model's normaliser without the steps that write spaces as `▁`, then the leading space.
+
+    Where the model's own pre-tokenizer drops white space (XLM-R's does), runs of it become one space and none stays at
+    the ends, as when the model was trained.
+    """
+    parts = []
+    for part in _parts(spec["normalizer"], "normalizers") if keep else []:
+        if part["type"] == "Prepend" and part["prepend"] == "▁":
+            continue
+        if part["type"] == "Replace" and part["content"] == "▁":
+            if part["pattern"] == {"String": " "}:
+                continue
+            part = {**part, "content": " "}  # a run of spaces becomes one
+        parts.append(part)
+    if keep and any(part["type"] == "WhitespaceSplit" for part in _parts(spec["pre_tokenizer"], "pretokenizers")):
+        parts.append({"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "})
+        parts.append({"type": "Strip", "strip_left": True, "strip_right": True})
+    if adds_space:
+        parts.append({"type": "Prepend", "prepend": " "})
+    return {"type": "Sequence", "normalizers": parts} if parts else None
+
+
+def byte_level_pre_tokenizer(*, is_wordpiece: bool) -> dict:
+    """ZeTT's split, then bytes; WordPiece, whose pieces carry no spaces, drops them."""
+    split = {"type": "Split", "pattern": {"Regex": PRETOKEN_REGEX}, "behavior": "Isolated", "invert": False}
+    drop_spaces = {"type": "Split", "pattern": {"Regex": r"\s+"}, "behavior": "Removed", "invert": False}
+    to_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+    return {"type": "Sequence", "pretokenizers": [split, *([drop_spaces] if is_wordpiece else []), to_bytes]}
