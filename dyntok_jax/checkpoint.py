@@ -17,8 +17,8 @@ import jax
 import orbax.checkpoint.experimental.v1 as ocp
 from jax.sharding import SingleDeviceSharding
 
-from dyntok_jax.convert.safetensors import flat_parameters
 from dyntok_jax.errors import CheckpointError
+from dyntok_jax.parameters import flat_parameters
 
 PARAMETERS = "parameters"
 """Name of the folder within a checkpoint that orbax owns."""
@@ -122,10 +122,10 @@ def new_folder(folder: str | os.PathLike, *, overwrite: bool = False) -> Iterato
             folder.rename(old)
         part.rename(folder)
     except OSError as error:
-        if old.exists():
-            old.rename(folder)
         raise CheckpointError(f"{folder} cannot be written: {error.strerror or error}.") from error
     finally:
+        if old.exists() and not folder.exists():  # stopped between the two renames
+            old.rename(folder)
         shutil.rmtree(part, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 

@@ -16,8 +16,8 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from dyntok_jax.convert.safetensors import flat_parameters
 from dyntok_jax.errors import ConfigError
+from dyntok_jax.parameters import flat_parameters
 
 RULES: tuple[tuple[str, P], ...] = (
     # Encoder layers, stacked: the first axis counts layers.

@@ -1,6 +1,7 @@
 """Checkpoints come back bit by bit, whole or not at all."""
 
 from functools import cache, partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -121,6 +122,22 @@ def test_a_failure_leaves_nothing_behind(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fill_half_of(tmp_path / "new")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_interrupt_between_the_renames_keeps_what_was_there(saved, monkeypatch):
+    folder, encoder = saved
+    rename = Path.rename
+
+    def interrupted(self, target):
+        if self.suffix == ".part":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(folder, {}, {"x": jnp.ones(2)}, overwrite=True)
+    assert_same(load_checkpoint(folder, shapes()), encoder)
+    assert [path.name for path in folder.parent.iterdir()] == ["saved"]
 
 
 def fill_half_of(folder):

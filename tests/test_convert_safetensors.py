@@ -9,9 +9,10 @@ import pytest
 from ml_dtypes import bfloat16
 from safetensors.numpy import load_file, save_file
 
-from dyntok_jax.convert.safetensors import flat_parameters, open_checkpoint, read_config
+from dyntok_jax.convert.safetensors import open_checkpoint, read_config
 from dyntok_jax.convert.xlmr import encoder_table, load_encoder, load_masked_lm_head, save_encoder
 from dyntok_jax.errors import CheckpointError, ConfigError
+from dyntok_jax.parameters import flat_parameters
 
 CONFIG = {
     "model_type": "xlm-roberta",

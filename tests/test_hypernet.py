@@ -11,7 +11,6 @@ import pytest
 from safetensors.numpy import load_file
 
 from dyntok_jax.convert.hypernet import hypernet_table, load_hypernet
-from dyntok_jax.convert.safetensors import flat_parameters
 from dyntok_jax.embedding.average import average_embeddings
 from dyntok_jax.embedding.hypernet import (
     Hypernet,
@@ -21,6 +20,7 @@ from dyntok_jax.embedding.hypernet import (
     predict_embeddings,
 )
 from dyntok_jax.errors import ConfigError
+from dyntok_jax.parameters import flat_parameters
 
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = ("hypernet_xlmr", "hypernet_mistral", "hypernet_single_head")

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from dyntok_jax.errors import CheckpointError
+from dyntok_jax.parameters import flat_parameters
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -71,14 +72,14 @@ class Checkpoint:
       folder: where it lies.
       files: tensor name → file that holds it.
       shapes: tensor name → shape.
-      dtypes: tensor name → NumPy dtype.
+      dtypes: tensor name → dtype by the name that safetensors has for it, such as "F32" (a key of `DTYPES`) or "I64".
       duplicates: tensor names that more than one shard holds.
     """
 
     folder: Path
     files: dict[str, Path] = field(default_factory=dict)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    dtypes: dict[str, np.dtype] = field(default_factory=dict)
+    dtypes: dict[str, str] = field(default_factory=dict)
     duplicates: list[str] = field(default_factory=list)
 
     def read(self, name: str) -> np.ndarray:
@@ -117,8 +118,8 @@ def open_checkpoint(folder: str | os.PathLike) -> Checkpoint:
     """Lists the tensors of `model.safetensors`, or of the shards that `model.safetensors.index.json` names.
 
     Raises:
-      CheckpointError: no folder or weights, weights only as pickle, a Git LFS pointer, a damaged or truncated file, a
-        dtype other than float32, float16 and bfloat16, or shards and index that do not agree.
+      CheckpointError: no folder or weights, weights only as pickle, a Git LFS pointer, a damaged or truncated file, or
+        shards and index that do not agree.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -189,16 +190,6 @@ def _list_shards(checkpoint: Checkpoint, path: Path) -> None:
         raise CheckpointError(f"{path} names tensors that their shards do not hold: {', '.join(sorted(lost))}.")
 
 
-def flat_parameters(tree: Any) -> dict[str, Any]:
-    """Parameters by dotted path, such as `layers.query.kernel`, in the order of `jax.tree.leaves`."""
-
-    def dotted(path) -> str:
-        names = [str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", None)))) for key in path]
-        return ".".join(names[:-1] if names[-1] == "value" else names)
-
-    return {dotted(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
 def _pattern(template: str) -> re.Pattern:
     return re.compile(re.escape(template).replace(re.escape("{i}"), r"(0|[1-9]\d*)"))
 
@@ -242,7 +233,8 @@ def load_tree(
         default device.
 
     Raises:
-      CheckpointError: tensors that are unknown, missing, misshapen or there twice, all of them listed.
+      CheckpointError: tensors that are unknown, missing, misshapen, there twice or of a dtype other than float32,
+        float16 and bfloat16, all of them listed.
     """
     want = flat_parameters(abstract)
     patterns = [(_pattern(template), path, transform) for template, (path, transform) in table.items()]
