@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
-from dyntok_jax.embedding.cache import EmbeddingCache, namespace, token_keys
+from dyntok_jax.embedding.cache import FORMAT, EmbeddingCache, namespace, token_keys
 from dyntok_jax.embedding.predict import ROW_BUCKETS, collect, predict_in_buckets, width_buckets
 from dyntok_jax.embedding.surface import pad_forms
 from dyntok_jax.errors import CheckpointError, InputError
@@ -83,6 +85,45 @@ def test_bad_caches_are_named(tmp_path):
         EmbeddingCache.load(path, capacity=8, width=WIDTH)
     with pytest.raises(InputError, match="at least one row"):
         EmbeddingCache(0, WIDTH)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda arrays: {"rows": arrays["rows"][:-1]},
+        lambda arrays: {"key_ends": arrays["key_ends"][:-1]},
+        lambda arrays: {"key_bytes": arrays["key_bytes"][:-1]},
+        lambda arrays: {"key_bytes": np.zeros_like(arrays["key_bytes"])},  # two keys in one
+        lambda arrays: {"key_ends": arrays["key_ends"].astype(np.float32)},
+        lambda _: {"rows": np.zeros((), np.float32)},
+    ],
+)
+def test_arrays_that_disagree_are_damage(tmp_path, damage):
+    path = tmp_path / "rows"
+    cache = EmbeddingCache(8, WIDTH)
+    fetch(cache, [b"key 1", b"key 2"])
+    cache.save(path)
+    arrays = load_file(path)
+    save_file(arrays | damage(arrays), path, metadata={"format": FORMAT})
+    with pytest.raises(CheckpointError, match="is damaged"):
+        EmbeddingCache.load(path, capacity=8, width=WIDTH)
+
+
+def test_a_cache_that_cannot_be_written_says_so_and_leaves_nothing(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    cache = EmbeddingCache(8, WIDTH)
+    for path in (tmp_path / "gone" / "rows", tmp_path / "file" / "rows", tmp_path):
+        with pytest.raises(InputError, match=r"cannot be written to .* name a file in a folder"):
+            cache.save(path)
+
+    def full_disk(_arrays, path, **_):
+        path.write_bytes(b"half")
+        raise SafetensorError("no space left on device")
+
+    monkeypatch.setattr("dyntok_jax.embedding.cache.save_file", full_disk)
+    with pytest.raises(InputError, match="no space left"):
+        cache.save(tmp_path / "rows")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_models_and_languages_share_no_key():

@@ -1,5 +1,8 @@
 """Merging on the device and on the host: the reference's traces, the plain algorithm, and what both promise."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -131,7 +134,7 @@ def test_large_ids_do_not_meet_the_numbers_of_new_tokens():
 
 def test_a_budget_that_cannot_be_met_names_sequence_length_and_budget():
     batch = pad([[1, 2], [1, 2, 3, 4]], [[0, 0], [0, 0, 1, 2]], **SHAPE)
-    with pytest.raises(TooLongError, match=r"sequence 1 still has 3 tokens .* budget of 2"):
+    with pytest.raises(TooLongError, match=r"^Sequence 1 still has 3 tokens .* budget of 2.*\.$"):
         merge_batch_on_host(*batch, Budget(2))
     kept = merge_batch_on_host(*batch, Budget(2), over_budget="keep")
     assert_equal(merge_batch(*batch, Budget(2)), kept)
@@ -140,10 +143,10 @@ def test_a_budget_that_cannot_be_met_names_sequence_length_and_budget():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Merges(-1), "0 or more, not -1"),
-        (lambda: Share(100.5), "from 0 to 100 %, not 100.5"),
+        (lambda: Merges(-1), r"^The number of merges must be 0 or more, not -1\.$"),
+        (lambda: Share(100.5), r"^The share of .* from 0 to 100 %, not 100.5\.$"),
         (lambda: Share(float("nan")), "from 0 to 100 %, not nan"),
-        (lambda: Budget(0), "1 or more, not 0"),
+        (lambda: Budget(0), r"^The token budget must be 1 or more, not 0\.$"),
         (lambda: merge_batch(*pad([[1]], [[0]], **SHAPE), Merges(1), max_subwords=0), "max_subwords must be 1 or more"),
         (lambda: merge_batch_on_host(*pad([[1]], [[0]]), Merges(1), max_subwords=0), "max_subwords must be 1 or more"),
     ],
@@ -151,3 +154,28 @@ def test_a_budget_that_cannot_be_met_names_sequence_length_and_budget():
 def test_impossible_goals_are_refused(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+WITHOUT_TYPE_CHECKS = """
+import numpy as np
+from dyntok_jax.errors import InputError
+from dyntok_jax.merging import Merges, merge_batch, merge_batch_on_host
+
+ids = np.zeros((1, 4), np.int32)
+for merge in (merge_batch, merge_batch_on_host):
+    for goal, scope in ((10, "batch"), ("static", "batch"), (Merges(1), "corpus")):
+        try:
+            merge(ids, ids, ids == 0, goal, scope=scope)
+        except InputError as error:
+            print(error)
+"""
+
+
+def test_what_is_no_goal_or_no_scope_is_refused_without_type_checks_too():
+    said = subprocess.run([sys.executable, "-c", WITHOUT_TYPE_CHECKS], capture_output=True, text=True, check=True)
+    expected = [
+        "10 is no goal: use Merges, Share or Budget.",
+        "'static' is no goal: use Merges, Share or Budget.",
+        "'corpus' is no scope: use 'batch' or 'example'.",
+    ]
+    assert said.stdout.splitlines() == expected * 2

@@ -9,6 +9,7 @@ import json
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -108,7 +109,11 @@ class EmbeddingCache:
         self._rows_CD[slot] = row
 
     def save(self, path: Path | str) -> None:
-        """Writes rows and keys to one safetensors file, beside it first and then in its place."""
+        """Writes rows and keys to one safetensors file, beside it first and then in its place.
+
+        Raises:
+          InputError: the file cannot be written.
+        """
         path = Path(path)
         keys = list(self._slots)
         arrays = {
@@ -120,15 +125,21 @@ class EmbeddingCache:
         try:
             save_file(arrays, part, metadata={"format": FORMAT})
             os.replace(part, path)
+        except (OSError, SafetensorError) as error:
+            raise InputError(
+                f"The embedding cache cannot be written to {path} ({error}): name a file in a folder that is there and "
+                "that you may write to, on a disk with room."
+            ) from error
         finally:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink()
 
     @classmethod
     def load(cls, path: Path | str, *, capacity: int, width: int) -> "EmbeddingCache":
         """Reads a saved cache; of more rows than `capacity`, the most recently used are kept.
 
         Raises:
-          InputError: there is no such file.
+          InputError: there is no such file, or it cannot be read.
           CheckpointError: it is damaged, no embedding cache, or its rows have another width.
         """
         path = Path(path)
@@ -141,13 +152,21 @@ class EmbeddingCache:
                 rows_CD, key_bytes, ends = (file.get_tensor(name) for name in ("rows", "key_bytes", "key_ends"))
         except SafetensorError as error:
             raise CheckpointError(f"{path} is damaged ({error}): delete it, and it will be built anew.") from error
-        if rows_CD.ndim != 2 or rows_CD.shape[1] != width:
+        except OSError as error:
+            raise InputError(
+                f"The embedding cache {path} cannot be read ({error}): name one that you may read."
+            ) from error
+        if (rows_CD.ndim, key_bytes.ndim, ends.ndim) != (2, 1, 1) or (rows_CD.dtype, ends.dtype) != ("f4", "i8"):
+            raise CheckpointError(f"{path} is damaged (its arrays are not of their kind): delete it.")
+        if rows_CD.shape[1] != width:
             raise CheckpointError(
-                f"The rows of {path} are {rows_CD.shape[-1]} wide and the model is {width}: delete it."
+                f"The rows of {path} are {rows_CD.shape[1]} wide and the model is {width}: delete it."
             )
+        bounds, text = [0, *ends.tolist()], key_bytes.tobytes()
+        keys = [text[begin:end] for begin, end in pairwise(bounds)]
+        if not len(rows_CD) == len(keys) == len(set(keys)) or bounds != sorted(bounds) or bounds[-1] != len(text):
+            raise CheckpointError(f"{path} is damaged (its rows and keys do not agree): delete it.")
         cache = cls(capacity, width)
-        text = key_bytes.tobytes()
-        keys = [text[begin:end] for begin, end in pairwise([0, *ends.tolist()])]
         for key, row in list(zip(keys, rows_CD, strict=True))[-capacity:]:
             cache._insert(key, row)
         return cache

@@ -15,7 +15,16 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Int32
 
-from dyntok_jax.merging.goals import NO_LIMIT, Goal, MergeLimits, Scope, limits_of, longest_token, target_tokens
+from dyntok_jax.merging.goals import (
+    NO_LIMIT,
+    Goal,
+    MergeLimits,
+    Scope,
+    check_scope,
+    limits_of,
+    longest_token,
+    target_tokens,
+)
 from dyntok_jax.merging.segments import tokens_from_lengths
 from dyntok_jax.types import NO_SEGMENT, AnyArray, MergedBatch
 
@@ -56,8 +65,9 @@ def merge_batch(
       T = L tokens a sequence.
 
     Raises:
-      InputError: `max_subwords` is less than 1.
+      InputError: `max_subwords` is less than 1, or `goal` or `scope` is none.
     """
+    check_scope(scope)
     limits = goal if isinstance(goal, MergeLimits) else limits_of(goal)
     return _merge(ids_BL, segment_BL, mask_BL, limits, longest_token(max_subwords), scope=scope)
 

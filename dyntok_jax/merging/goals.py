@@ -1,7 +1,7 @@
 """When merging stops: after a number of merges, at a share of the maximum reduction, or at a token budget."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ class Merges:
 
     def __post_init__(self):
         if self.count < 0:
-            raise InputError(f"the number of merges must be 0 or more, not {self.count}")
+            raise InputError(f"The number of merges must be 0 or more, not {self.count}.")
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Share:
 
     def __post_init__(self):
         if not 0 <= self.percent <= 100:
-            raise InputError(f"the share of the maximum reduction must be from 0 to 100 %, not {self.percent}")
+            raise InputError(f"The share of the maximum reduction must be from 0 to 100 %, not {self.percent}.")
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Budget:
 
     def __post_init__(self):
         if self.tokens < 1:
-            raise InputError(f"the token budget must be 1 or more, not {self.tokens}")
+            raise InputError(f"The token budget must be 1 or more, not {self.tokens}.")
 
 
 Goal = Merges | Share | Budget
@@ -88,7 +88,11 @@ class MergeLimits:
 
 
 def limits_of(goal: Goal) -> MergeLimits:
-    """The goal as numbers (numpy scalars)."""
+    """The goal as numbers (numpy scalars).
+
+    Raises:
+      InputError: `goal` is none.
+    """
     max_merges, share, budget = NO_LIMIT, _NEVER, _NEVER
     match goal:
         case Merges(count):
@@ -97,6 +101,8 @@ def limits_of(goal: Goal) -> MergeLimits:
             share = round(percent * 10_000)
         case Budget(tokens):
             budget = tokens
+        case _:
+            raise InputError(f"{goal!r} is no goal: use Merges, Share or Budget.")
     return MergeLimits(*(np.asarray(min(number, NO_LIMIT), np.int32) for number in (max_merges, share, budget)))
 
 
@@ -125,6 +131,12 @@ def target_tokens(
     return xp.where(limits.share < 0, xp.full_like(target, _NEVER), target)
 
 
+def check_scope(scope: str) -> None:
+    """Raises InputError if `scope` is none of `Scope`."""
+    if scope not in get_args(Scope):
+        raise InputError(f"{scope!r} is no scope: use {' or '.join(map(repr, get_args(Scope)))}.")
+
+
 def longest_token(max_subwords: int | None) -> np.ndarray:
     """`max_subwords` as a number that needs no special case (a numpy scalar).
 
@@ -134,5 +146,5 @@ def longest_token(max_subwords: int | None) -> np.ndarray:
     if max_subwords is None:
         return np.asarray(NO_LIMIT, np.int32)
     if max_subwords < 1:
-        raise InputError(f"max_subwords must be 1 or more, or None for no limit, not {max_subwords}")
+        raise InputError(f"max_subwords must be 1 or more, or None for no limit, not {max_subwords}.")
     return np.asarray(min(max_subwords, NO_LIMIT), np.int32)

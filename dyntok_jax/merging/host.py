@@ -10,7 +10,16 @@ import numpy as np
 from jaxtyping import Bool, Int32
 
 from dyntok_jax.errors import TooLongError
-from dyntok_jax.merging.goals import Budget, Goal, Scope, Share, limits_of, longest_token, target_tokens
+from dyntok_jax.merging.goals import (
+    Budget,
+    Goal,
+    Scope,
+    Share,
+    check_scope,
+    limits_of,
+    longest_token,
+    target_tokens,
+)
 from dyntok_jax.merging.kernels import merge_rows
 from dyntok_jax.merging.segments import merge_segments, tokens_from_lengths
 from dyntok_jax.merging.tables import as_kernel_arrays
@@ -48,9 +57,10 @@ def merge_batch_on_host(
       T = L tokens a sequence, as numpy arrays.
 
     Raises:
-      InputError: `max_subwords` is less than 1.
+      InputError: `max_subwords` is less than 1, or `goal` or `scope` is none.
       TooLongError: a sequence cannot be brought down to the budget.
     """
+    check_scope(scope)
     longest = longest_token(max_subwords)
     if goal == Share(100) and max_subwords is None and not count_merges:
         return merge_segments(segment_BL, mask_BL)
@@ -82,6 +92,6 @@ def _check_budget(merged: MergedBatch, goal: Budget) -> None:
     if over_B.size:
         others = f", and {over_B.size - 1} more are too long" if over_B.size > 1 else ""
         raise TooLongError(
-            f"sequence {over_B[0]} still has {tokens_B[over_B[0]]} tokens when nothing is left to merge, more than the "
-            f"budget of {goal.tokens}{others}: allow more tokens, longer tokens (max_subwords), or truncate"
+            f"Sequence {over_B[0]} still has {tokens_B[over_B[0]]} tokens when nothing is left to merge, more than the "
+            f"budget of {goal.tokens}{others}: allow more tokens, longer tokens (max_subwords), or truncate."
         )

@@ -6,6 +6,7 @@ A readable file keeps them: JSON lines, a header and then one merge a line.
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -105,9 +106,10 @@ class MergeList:
                     file.write(json.dumps(line, ensure_ascii=False) + "\n")
             beside.replace(path)
         except OSError as error:
-            raise InputError(f"the merge list cannot be written to {path}: {error.strerror}") from error
+            raise InputError(f"The merge list cannot be written to {path}: {error.strerror}.") from error
         finally:
-            beside.unlink(missing_ok=True)
+            with suppress(OSError):
+                beside.unlink()
 
 
 def learn_merges(
@@ -134,7 +136,7 @@ def learn_merges(
       InputError: `count` is negative or `max_subwords` less than 1.
     """
     if count < 0:
-        raise InputError(f"the number of merges must be 0 or more, not {count}")
+        raise InputError(f"The number of merges must be 0 or more, not {count}.")
     longest = longest_token(max_subwords)
     ids_1N, segment_1N = _as_one_sequence(batches)
     learnt_M3 = np.zeros((min(count, ids_1N.size), 3), np.int32)
@@ -165,18 +167,18 @@ def load_merges(path: str | os.PathLike, *, tokenizer: str | None = None) -> Mer
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise InputError(f"the merge list {path} cannot be read: {error.strerror}") from error
+        raise InputError(f"The merge list {path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not a merge list: it is not UTF-8 text") from error
+        raise InputError(f"{path} is not a merge list: it is not UTF-8 text.") from error
     header = _read_object(path, 1, lines[0] if lines else "")
     if header.get("format") != _FORMAT:
-        raise InputError(f"{path} is not a merge list: its first line does not say {_FORMAT!r}")
+        raise InputError(f"{path} is not a merge list: its first line does not say {_FORMAT!r}.")
     if header.get("version") != _VERSION:
-        raise InputError(f"{path} has version {header.get('version')}, this program reads version {_VERSION}")
+        raise InputError(f"{path} has version {header.get('version')}, this program reads version {_VERSION}.")
     name, boundary, max_subwords = (header.get(key) for key in ("tokenizer", "boundary", "max_subwords"))
     is_limit = max_subwords is None or (_is_whole_number(max_subwords) and max_subwords >= 1)
     if not (isinstance(name, str) and isinstance(boundary, str) and is_limit):
-        raise InputError(f"{path}, line 1: tokenizer, boundary or max_subwords is missing or not of its kind")
+        raise InputError(f"{path}, line 1: tokenizer, boundary or max_subwords is missing or not of its kind.")
     if tokenizer is not None and name != tokenizer:
         raise InputError(
             f"{path} was learnt with another tokenizer (fingerprint {name}, the one in use has {tokenizer}): "
@@ -188,13 +190,13 @@ def load_merges(path: str | os.PathLike, *, tokenizer: str | None = None) -> Mer
         left, right = _read_pair(path, number, line)
         for token in (left, right):
             if len(token) > 1 and token not in made:
-                raise InputError(f"{path}, line {number}: no line before it makes the token {list(token)}")
+                raise InputError(f"{path}, line {number}: no line before it makes the token {list(token)}.")
         if max_subwords is not None and len(left) + len(right) > max_subwords:
-            raise InputError(f"{path}, line {number}: the token is longer than max_subwords, {max_subwords}")
+            raise InputError(f"{path}, line {number}: the token is longer than max_subwords, {max_subwords}.")
         made.add(left + right)
         pairs.append((left, right))
     if len(pairs) != header.get("merges"):
-        raise InputError(f"{path} is cut off: it has {len(pairs)} merges of {header.get('merges')}")
+        raise InputError(f"{path} is cut off: it has {len(pairs)} merges of {header.get('merges')}.")
     return MergeList(tuple(pairs), name, boundary, max_subwords)
 
 
@@ -216,9 +218,9 @@ def _read_object(path: Path, number: int, line: str) -> dict:
     try:
         value = json.loads(line)
     except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {number}: not a JSON object ({error.msg})") from error
+        raise InputError(f"{path}, line {number}: not a JSON object ({error.msg}).") from error
     if not isinstance(value, dict):
-        raise InputError(f"{path}, line {number}: not a JSON object")
+        raise InputError(f"{path}, line {number}: not a JSON object.")
     return value
 
 
@@ -228,7 +230,7 @@ def _read_pair(path: Path, number: int, line: str) -> tuple[SubwordIds, SubwordI
         isinstance(token, list) and token and all(_is_whole_number(subword) for subword in token) for token in tokens
     )
     if not are_ids or len(tokens) != 2:
-        raise InputError(f"{path}, line {number}: 'ids' is not two lists of subword ids")
+        raise InputError(f"{path}, line {number}: 'ids' is not two lists of subword ids.")
     return tuple(tokens[0]), tuple(tokens[1])
 
 

@@ -31,7 +31,7 @@ def truncate_tokens(
       TooLongError: a sequence has more special tokens than `limit`.
     """
     if limit < 1:
-        raise InputError(f"the limit must be 1 token or more, not {limit}")
+        raise InputError(f"The limit must be 1 token or more, not {limit}.")
     is_text_BT = merged.mask_BT & (np.take_along_axis(segment_BL, merged.start_BT, axis=1) != NO_SEGMENT)
     is_second_BT = is_text_BT & (np.take_along_axis(type_BL, merged.start_BT, axis=1) == 1)
     is_first_BT = is_text_BT & ~is_second_BT
@@ -40,7 +40,7 @@ def truncate_tokens(
     if (n_special_B > limit).any():
         row = int(np.argmax(n_special_B > limit))
         raise TooLongError(
-            f"sequence {row} cannot be cut to {limit} tokens: it has {n_special_B[row]} special tokens, and they stay"
+            f"Sequence {row} cannot be cut to {limit} tokens: it has {n_special_B[row]} special tokens, and they stay."
         )
     room_B = limit - n_special_B
     # Taking from the longer text first evens the two out: each gets half the room, the first the odd token, unless the
