@@ -8,18 +8,18 @@ from jaxtyping import Bool, Float32, Int, Int32
 
 from dyntok_jax.text.batches import token_spans, token_words
 from dyntok_jax.text.byte_level import ByteLevelTokenizer
-from dyntok_jax.types import NO_SEGMENT, MergedBatch, SubwordBatch
+from dyntok_jax.types import MergedBatch, SubwordBatch
 
 
 @dataclass
 class Timings:
-    """Seconds spent in each stage, on the host's clock; the device works while the host prepares the next batch.
+    """Seconds spent in each stage, one after the other.
 
     Attributes:
       tokenize: texts to subwords.
       merge: subwords to tokens.
       embed: distinct tokens, cache, prediction.
-      model: handing batches to the device and waiting for what comes back.
+      model: the device's work on each batch, and fetching what comes back.
       total: the whole call.
     """
 
@@ -69,7 +69,7 @@ def split_tokens(batch: SubwordBatch, merged: MergedBatch) -> list[TextTokens]:
     """The tokens of each sequence of a batch, padding left off."""
     span_BT2, word_BT = token_spans(batch, merged), token_words(batch, merged)
     type_BT = np.take_along_axis(batch.type_BL, merged.start_BT, axis=1)
-    is_counted_BT = np.take_along_axis(batch.segment_BL, merged.start_BT, axis=1) != NO_SEGMENT
+    is_counted_BT = np.take_along_axis(batch.is_counted_BL, merged.start_BT, axis=1)
     texts = []
     for row, keep in enumerate(merged.mask_BT):
         texts.append(

@@ -6,16 +6,16 @@ from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from dyntok_jax.convert.hypernet import load_hypernet
-from dyntok_jax.convert.safetensors import read_config
 from dyntok_jax.convert.xlmr import load_encoder
 from dyntok_jax.embedding.cache import EmbeddingCache
 from dyntok_jax.embedding.embedder import DEFAULT_CACHE_ROWS, SurfaceMode, TokenEmbedder
@@ -36,7 +36,7 @@ from dyntok_jax.types import NO_SEGMENT, MergedBatch, SubwordBatch
 Pooling = Literal["mean", "first", "none"]
 
 FULL = Share(100)
-BATCH_BUCKETS = (1, 2, 4, 8, 16, 32)
+BATCH_BUCKETS = (1, 2, 4, 8, 16, 24, 32)
 """Padded numbers of sequences a batch."""
 
 
@@ -72,7 +72,7 @@ class DynamicEncoder:
 
     @property
     def cache(self) -> EmbeddingCache | None:
-        """Embeddings predicted so far; None under FVT. Assign a loaded one to start warm."""
+        """Embeddings predicted so far; None under FVT. Assign a loaded one of the model's width to start warm."""
         return self.embedder.cache
 
     @cache.setter
@@ -85,6 +85,7 @@ class DynamicEncoder:
         model: str | Path = DEFAULT_MODEL,
         hypernet: str | Path | None = None,
         *,
+        dtype: DTypeLike = jnp.float32,
         mesh: Mesh | None = None,
         keep_normalizer: bool = True,
         surface: SurfaceMode = "constituents",
@@ -96,6 +97,7 @@ class DynamicEncoder:
         Args:
           model: a folder, a Hub id, or an offline package's name (`e5-small`).
           hypernet: a folder or Hub id of a ZeTT hypernetwork; None for FVT.
+          dtype: of the parameters, and so of the computation; results are float32 whatever it is.
           mesh: places the parameters by the rules in `sharding.py` and splits batches over `data`.
           keep_normalizer: normalise text as the model was trained; ZeTT and the paper's reference do not.
           surface: how a token is shown to the hypernetwork.
@@ -108,18 +110,14 @@ class DynamicEncoder:
         folder = find_model(model)
         tokenizer = ByteLevelTokenizer.load(folder, keep_normalizer=keep_normalizer)
         place = partial(shardings_for, mesh=mesh) if mesh is not None else None
-        config, encoder = load_encoder(folder, shardings=place)
+        config, encoder = load_encoder(folder, dtype=dtype, shardings=place)
         loaded: tuple[HypernetConfig, Hypernet] | None = None
-        languages = None
         if hypernet is not None:
-            hypernet_folder = find_model(hypernet, kind="hypernetwork")
-            loaded = load_hypernet(hypernet_folder, shardings=place)
-            languages = read_config(hypernet_folder).get("langs")
+            loaded = load_hypernet(find_model(hypernet, kind="hypernetwork"), dtype=dtype, shardings=place)
         embedder = TokenEmbedder(
             tokenizer,
             encoder.word_embeddings[...],
             loaded,
-            languages=languages,
             surface=surface,
             predict_all=predict_all,
             cache_rows=cache_rows,
@@ -151,7 +149,7 @@ class DynamicEncoder:
           boundary: what merging may not cross.
           scope: merge the sequences of a batch together (`batch`) or each alone (`example`).
           max_subwords: the most subwords a token; None for no limit, `auto` for the length that the hypernetwork was
-            trained for, 7 under FVT.
+            trained for, 7 under FVT. A merge list has its own.
           merge_list: apply these merges instead of finding the batch's own; `goal` must then be the default.
           language: code of the texts' language, one for all or one each; only for multilingual hypernetworks.
           prefix: put before each text; by default what the model expects.
@@ -169,15 +167,22 @@ class DynamicEncoder:
           TooLongError: a text longer than the model's positions, unless `truncate`.
         """
         started, timings = time.perf_counter(), Timings()
+        if not isinstance(goal, Goal | None):
+            raise InputError(f"{goal!r} is no goal: give Merges, Share or Budget, or None for static tokenization.")
+        for name, given, known in (("pooling", pooling, get_args(Pooling)), ("scope", scope, get_args(Scope))):
+            if given not in known:
+                raise InputError(f"No {name} {given!r}: choose one of {', '.join(known)}.")
         if batch_size < 1:
             raise InputError(f"The batch size must be 1 or more, not {batch_size}.")
         if merge_list is not None:
-            _check_merge_list(merge_list, self.tokenizer, boundary, goal)
+            _check_merge_list(merge_list, self.embedder, boundary, goal)
         if max_subwords == "auto":
             max_subwords = self.embedder.max_subwords
-        language_N = self.embedder.language_indices(language, len(texts))
+        language_N = np.zeros(len(texts), np.int32)
+        if goal is not None:
+            language_N = self.embedder.language_indices(language, len(texts))
         prefix = self.prefix if prefix is None else prefix
-        hits, misses = (self.cache.hits, self.cache.misses) if self.cache else (0, 0)
+        hits, misses = (self.cache.hits, self.cache.misses) if self.cache is not None else (0, 0)
 
         with _clock(timings, "tokenize"):
             if goal is None:
@@ -191,9 +196,8 @@ class DynamicEncoder:
                 return unmerged(batch)
             if merge_list is not None:
                 return merge_list.apply(*arrays)
-            return merge_batch_on_host(*arrays, goal, max_subwords=max_subwords, scope=scope, over_budget=over_budget)
+            return merge_batch_on_host(*arrays, goal, max_subwords=max_subwords, scope=scope, over_budget="keep")
 
-        over_budget = "keep" if truncate else "error"
         limit = min(self.config.max_tokens, goal.tokens) if isinstance(goal, Budget) else self.config.max_tokens
         tokens: list[TextTokens] = []
         with _clock(timings, "merge"):
@@ -217,16 +221,15 @@ class DynamicEncoder:
         with _clock(timings, "model"):
             embeddings_ND, hidden = _gather(pending, tokens, self.config.width, is_pooled=pooling != "none")
         timings.total = time.perf_counter() - started
-        counted = (subwords.segment_N != NO_SEGMENT).astype(np.int64)
         return EncodedTexts(
             embeddings_ND=embeddings_ND,
             hidden=hidden,
             tokens=tokens,
-            n_subwords=np.diff(np.append(0, counted.cumsum())[subwords.offsets]),
+            n_subwords=subwords.counts,
             n_tokens=np.array([of_text.is_counted_T.sum() for of_text in tokens], np.int64),
             padded_tokens=padded_tokens,
-            cache_hits=self.cache.hits - hits if self.cache else 0,
-            cache_misses=self.cache.misses - misses if self.cache else 0,
+            cache_hits=self.cache.hits - hits if self.cache is not None else 0,
+            cache_misses=self.cache.misses - misses if self.cache is not None else 0,
             timings=timings,
         )
 
@@ -259,14 +262,20 @@ class DynamicEncoder:
         return tuple(sorted({-(-size // n_data) * n_data for size in BATCH_BUCKETS}))
 
 
-def _check_merge_list(merge_list: MergeList, tokenizer: ByteLevelTokenizer, boundary: str, goal: Goal | None) -> None:
+def _check_merge_list(merge_list: MergeList, embedder: TokenEmbedder, boundary: str, goal: Goal | None) -> None:
     if goal != FULL:
         raise InputError("A merge list says itself how far to merge: give no goal beside it.")
-    if merge_list.tokenizer != tokenizer.fingerprint:
+    if merge_list.tokenizer != embedder.tokenizer.fingerprint:
         raise InputError("The merge list was learnt with another tokenizer: learn one with this model's.")
     if merge_list.boundary != boundary:
         raise InputError(
             f"The merge list was learnt with boundary {merge_list.boundary!r}, not {boundary!r}: use that."
+        )
+    longest, limit = merge_list.max_subwords, embedder.max_subwords
+    if embedder.hypernet is not None and (longest is None or longest > limit):
+        raise InputError(
+            f"The merge list makes tokens of {'any number of' if longest is None else longest} subwords and the "
+            f"hypernetwork knows at most {limit}: learn one with max_subwords={limit}."
         )
 
 
@@ -275,13 +284,16 @@ def _fit(batch: SubwordBatch, merged: MergedBatch, first: int, limit: int, trunc
     lengths_B = merged.mask_BT.sum(axis=1)
     if (lengths_B <= limit).all():
         return merged
-    if not truncate:
-        worst = int(lengths_B.argmax())
-        raise TooLongError(
-            f"Text {first + worst} has {lengths_B[worst]} tokens after merging and the model has {limit} positions: "
-            "split it, merge more, or ask for truncation (truncate=True, --truncate)."
-        )
-    return truncate_tokens(merged, batch.segment_BL, batch.type_BL, limit)
+    if truncate:
+        # a special token that stands in the text itself is cut like text; those around it have no characters
+        can_cut_BL = batch.is_counted_BL | (batch.span_BL2[..., 1] > 0)
+        segment_BL = np.where(can_cut_BL, 0, NO_SEGMENT).astype(np.int32)
+        return truncate_tokens(merged, segment_BL, batch.type_BL, limit)
+    worst = int(lengths_B.argmax())
+    raise TooLongError(
+        f"Text {first + worst} has {lengths_B[worst]} tokens after merging, special tokens included, and there is room "
+        f"for {limit}: split it, merge more, or ask for truncation (truncate=True, --truncate)."
+    )
 
 
 def default_prompt(folder: Path) -> str:

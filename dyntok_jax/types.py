@@ -37,6 +37,7 @@ class SubwordBatch:
       span_BL2: first character and one past the last that the subword's bytes touch, in the original text (of a pair,
         its own text; of pre-split words, the words joined by one space); (0, 0) where there is none.
       word_BL: index of the pre-split word the subword belongs to; -1 for special tokens, padding and unsplit text.
+      is_counted_BL: False for special tokens, prefixes and padding, which no count of tokens holds.
     """
 
     ids_BL: Int32[AnyArray, "B L"]
@@ -45,6 +46,7 @@ class SubwordBatch:
     type_BL: Int32[AnyArray, "B L"]
     span_BL2: Int32[AnyArray, "B L 2"]
     word_BL: Int32[AnyArray, "B L"]
+    is_counted_BL: Bool[AnyArray, "B L"]
 
 
 @jax.tree_util.register_dataclass

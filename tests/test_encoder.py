@@ -1,16 +1,22 @@
 """`DynamicEncoder`: static means static, new tokens get their rows, and no option changes what it should not."""
 
+import dataclasses
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from flax import nnx
 from tiny import WIDTH, write_tiny_encoder, write_tiny_hypernet
 from transformers import AutoModel
 
 from dyntok_jax import Budget, DynamicEncoder, Merges, Share, learn_merges
 from dyntok_jax.assets import load_sample
+from dyntok_jax.convert.hypernet import load_hypernet, save_hypernet
 from dyntok_jax.embedding.cache import EmbeddingCache
+from dyntok_jax.embedding.embedder import TokenEmbedder
 from dyntok_jax.errors import ConfigError, InputError, TooLongError
 from dyntok_jax.models.xlmr import encode, encode_ids
 from dyntok_jax.sharding import make_mesh
@@ -159,7 +165,7 @@ def test_pairs_and_words_survive_merging(fvt):
 
 def test_long_texts_are_told_and_cut_only_when_asked(fvt):
     text = "Freiheit und Gleichheit " * 60
-    with pytest.raises(TooLongError, match=r"Text 1 has \d+ tokens after merging and the model has 64 positions"):
+    with pytest.raises(TooLongError, match=r"Text 1 has \d+ tokens after merging.*room for 64"):
         fvt.encode(["x", text])
     for goal in (Share(100), None):
         cut = fvt.encode(["x", text], goal=goal, truncate=True, pooling="none")
@@ -169,9 +175,14 @@ def test_long_texts_are_told_and_cut_only_when_asked(fvt):
     assert [token for (token,) in cut.tokens[1].ids()] == [*own[:63], 2]
 
 
+def test_special_tokens_within_a_text_are_cut_with_it(fvt):
+    cut = fvt.encode(["a </s>" * 70], truncate=True)
+    assert len(cut.tokens[0]) == 64
+
+
 def test_a_budget_that_cannot_be_met_is_told(fvt):
-    with pytest.raises(TooLongError):
-        fvt.encode([TEXTS[0]], goal=Budget(3))
+    with pytest.raises(TooLongError, match="Text 34 "):
+        fvt.encode(["x"] * 34 + [TEXTS[0]], goal=Budget(3))
     assert len(fvt.encode([TEXTS[0]], goal=Budget(3), truncate=True).tokens[0]) == 3
 
 
@@ -195,6 +206,61 @@ def test_hypernetworks_never_share_rows(folders, with_hypernet):
     assert shared.cache_hits == expected.cache_hits
     np.testing.assert_array_equal(shared.embeddings_ND, expected.embeddings_ND)
     assert np.abs(shared.embeddings_ND - first.embeddings_ND).max() > 1e-3
+
+
+def test_fvt_takes_no_cache_and_no_cache_of_another_width_is_taken(fvt, with_hypernet):
+    """Rows of FVT would carry no mark of their model."""
+    with pytest.raises(InputError, match="nothing to cache"):
+        fvt.cache = EmbeddingCache(8, WIDTH)
+    with pytest.raises(InputError, match="rows are 5 wide"):
+        with_hypernet.cache = EmbeddingCache(8, 5)
+
+
+def test_hypernetworks_of_one_weight_and_two_configs_share_no_rows(with_hypernet):
+    expected = with_hypernet.encode(TEXTS)
+    config, hypernet = with_hypernet.embedder.hypernet
+    changed = dataclasses.replace(config, norm_eps=0.5)
+    twin = nnx.merge(nnx.graphdef(hypernet), nnx.state(hypernet))
+    twin.config = changed
+    embedder = TokenEmbedder(
+        with_hypernet.tokenizer, with_hypernet.encoder.word_embeddings[...], (changed, twin), cache_rows=1000
+    )
+    other = DynamicEncoder(with_hypernet.config, with_hypernet.encoder, embedder)
+    other.cache = with_hypernet.cache
+    found = other.encode(TEXTS)
+    assert found.cache_hits == 0
+    assert np.abs(found.embeddings_ND - expected.embeddings_ND).max() > 1e-5
+
+
+def test_a_hypernetwork_s_own_languages_survive_saving(folders, tmp_path):
+    write_tiny_hypernet(tmp_path / "first", n_langs=3, langs=("de", "el", "en"))
+    save_hypernet(tmp_path / "second", *load_hypernet(tmp_path / "first"))
+    encoder = DynamicEncoder.load(folders / "model", tmp_path / "second")
+    assert encoder.embedder.languages == ("de", "el", "en")
+    assert encoder.encode(["x"], goal=None).cache_misses == 0  # static needs no language
+
+
+def test_a_table_smaller_than_the_vocabulary_is_refused(fvt):
+    with pytest.raises(ConfigError, match="resize the model's embeddings"):
+        TokenEmbedder(fvt.tokenizer, fvt.encoder.word_embeddings[...][:-1])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"goal": 10}, {"goal": "static"}, {"pooling": "max"}, {"scope": "bacth"}, {"batch_size": 0}],
+)
+def test_options_of_the_wrong_kind_are_refused(fvt, options):
+    """Without the type checks of the tests, as a user calls it."""
+    with pytest.raises(InputError):
+        inspect.unwrap(DynamicEncoder.encode)(fvt, TEXTS, **options)
+
+
+def test_bfloat16_models_give_float32_results(folders):
+    encoder = DynamicEncoder.load(folders / "model", folders / "plain", dtype=jnp.bfloat16)
+    found = encoder.encode(TEXTS)
+    np.testing.assert_allclose(np.linalg.norm(found.embeddings_ND, axis=1), 1, rtol=1e-5)
+    exact = DynamicEncoder.load(folders / "model", folders / "plain").encode(TEXTS)
+    assert (found.embeddings_ND * exact.embeddings_ND).sum(axis=1).min() > 0.99
 
 
 def test_languages_are_chosen_once_or_per_text(folders):
@@ -235,6 +301,14 @@ def test_retokenized_surface_forms_are_their_own_cache_space(folders, with_hyper
 def test_a_hypernetwork_of_another_width_is_refused(folders):
     with pytest.raises(ConfigError, match="width 64 and the model's width is 32"):
         DynamicEncoder.load(folders / "model", folders / "wide")
+
+
+def test_merge_lists_keep_to_the_hypernetwork_s_limit(with_hypernet):
+    subwords = with_hypernet.text_encoder.encode(TEXTS)
+    batch = pad_batch(subwords, np.arange(len(TEXTS)), pad_id=1)
+    merges = learn_merges([batch], 20, tokenizer=with_hypernet.tokenizer.fingerprint, boundary="pretoken")
+    with pytest.raises(InputError, match="max_subwords=7"):
+        with_hypernet.encode(TEXTS, merge_list=merges)
 
 
 def test_learnt_merges_are_applied(fvt):

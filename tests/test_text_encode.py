@@ -193,10 +193,17 @@ def test_prefix_is_neither_counted_nor_in_the_spans(any_encoder):
     after_space = text if any_encoder.tokenizer.adds_space else " " + text
     for encode in (any_encoder.encode, any_encoder.encode_static):
         with_prefix, alone = encode([text], prefix="query: "), encode([after_space])
-        counted = with_prefix.segment_N >= 0
-        assert alone.ids_N[alone.segment_N >= 0].tolist() == with_prefix.ids_N[counted].tolist()
+        counted = with_prefix.is_counted_N
+        assert alone.ids_N[alone.is_counted_N].tolist() == with_prefix.ids_N[counted].tolist()
         assert with_prefix.span_N2[counted][-1].tolist()[1] == len(text)
         assert with_prefix.span_N2[counted][0].tolist()[0] == 0
+
+
+def test_a_prefix_merges_but_not_with_the_text(any_encoder):
+    subwords = any_encoder.encode(["plain text"], prefix="query: ", boundary="sentence")
+    prefix = (subwords.segment_N >= 0) & ~subwords.is_counted_N
+    assert set(subwords.segment_N[prefix].tolist()) == {0}
+    assert set(subwords.segment_N[subwords.is_counted_N].tolist()) == {1}
 
 
 def test_pairs_number_segments_through(xlmr_tokenizer, xlmr_encoder):
@@ -260,8 +267,8 @@ def test_prefixes_belong_to_no_word(any_encoder):
         any_encoder.encode([["Angela", "Merkel"]], prefix="query: "),
         any_encoder.encode_static([["Angela", "Merkel"]], prefix="query: "),
     ):
-        assert (subwords.word_N[subwords.segment_N < 0] == -1).all()
-        counted = subwords.word_N[subwords.segment_N >= 0]
+        assert (subwords.word_N[~subwords.is_counted_N] == -1).all()
+        counted = subwords.word_N[subwords.is_counted_N]
         assert sorted(set(counted.tolist())) == [0, 1]
 
 

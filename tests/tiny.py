@@ -59,7 +59,13 @@ def write_tiny_encoder(folder: Path, *, seed: int = 0, max_tokens: int = 64) -> 
 
 
 def write_tiny_hypernet(
-    folder: Path, *, seed: int = 0, n_langs: int = 0, residual: bool = False, width: int = WIDTH
+    folder: Path,
+    *,
+    seed: int = 0,
+    n_langs: int = 0,
+    residual: bool = False,
+    width: int = WIDTH,
+    langs: tuple | None = None,
 ) -> HypernetConfig:
     """A one-layer hypernetwork for the tiny encoder."""
     config = HypernetConfig(
@@ -71,6 +77,7 @@ def write_tiny_hypernet(
         vocab_size=tiny_tokenizer().get_vocab_size(),
         n_extra_tokens=256,
         n_langs=n_langs,
+        langs=langs,
         residual=residual,
         predict_bias=False,
     )

@@ -14,7 +14,6 @@ from dyntok_jax.encoded import EncodedTexts
 from dyntok_jax.encoder import DynamicEncoder
 from dyntok_jax.errors import TooLongError
 from dyntok_jax.report import RunFigures
-from dyntok_jax.types import NO_SEGMENT
 
 
 @dataclass(frozen=True)
@@ -158,8 +157,7 @@ def count_static(
       truncate: count no more than the model has positions for.
     """
     subwords = encoder.text_encoder.encode_static(texts, prefix=encoder.prefix if prefix is None else prefix)
-    counted = np.append(0, np.cumsum(subwords.segment_N != NO_SEGMENT))
-    n_counted = np.diff(counted[subwords.offsets])
+    n_counted = subwords.counts
     if truncate:
         n_counted = np.minimum(n_counted, encoder.config.max_tokens - (subwords.lengths - n_counted))
     return n_counted

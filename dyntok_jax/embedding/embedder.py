@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property, partial
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ from dyntok_jax.embedding.hypernet import Hypernet, HypernetConfig, check_hypern
 from dyntok_jax.embedding.languages import language_index, languages_of
 from dyntok_jax.embedding.predict import WIDTH_BUCKETS, fetch_rows
 from dyntok_jax.embedding.surface import constituents, retokenized, unique_tokens_on_host
-from dyntok_jax.errors import InputError
+from dyntok_jax.errors import ConfigError, InputError
 from dyntok_jax.text.batches import bucket
 from dyntok_jax.text.byte_level import ByteLevelTokenizer
 from dyntok_jax.types import MergedBatch
@@ -37,7 +37,6 @@ class TokenEmbedder:
       languages: codes of the hypernetwork's languages; empty if it has none.
       surface: how a token is shown to the hypernetwork.
       predict_all: predict single subwords too, as the paper does.
-      cache: rows predicted so far; None under FVT, which costs no more than a look-up.
     """
 
     def __init__(
@@ -46,21 +45,46 @@ class TokenEmbedder:
         source_VD: Float[Array, "V D"],
         hypernet: tuple[HypernetConfig, Hypernet] | None = None,
         *,
-        languages: Sequence[str] | None = None,
         surface: SurfaceMode = "constituents",
         predict_all: bool = False,
         cache_rows: int = DEFAULT_CACHE_ROWS,
     ):
-        """Raises ConfigError if the hypernetwork was made for another width or vocabulary."""
+        """Raises ConfigError if the hypernetwork or the table was made for another width or vocabulary."""
+        if source_VD.shape[0] < tokenizer.n_own:
+            raise ConfigError(
+                f"The tokenizer has {tokenizer.n_own} subwords and the model's table {source_VD.shape[0]} rows: "
+                "take the tokenizer that was saved with the model, or resize the model's embeddings."
+            )
+        if surface not in get_args(SurfaceMode):
+            raise InputError(f"No surface form {surface!r}: choose one of {', '.join(get_args(SurfaceMode))}.")
         self.tokenizer, self.source_VD, self.hypernet = tokenizer, source_VD, hypernet
         self.surface, self.predict_all = surface, predict_all
         self.languages: tuple[str, ...] = ()
-        self.cache: EmbeddingCache | None = None
+        self._cache: EmbeddingCache | None = None
         if hypernet is not None:
             config, _ = hypernet
-            check_hypernet_fits(config, width=source_VD.shape[1], vocab_size=tokenizer.n_own)
-            self.languages = languages_of(config.n_langs, languages) if config.n_langs else ()
-            self.cache = EmbeddingCache(cache_rows, source_VD.shape[1])
+            check_hypernet_fits(
+                config,
+                width=source_VD.shape[1],
+                vocab_size=tokenizer.n_own,
+                n_appended=tokenizer.vocab_size - tokenizer.n_own,
+            )
+            self.languages = languages_of(config.n_langs, config.langs) if config.n_langs else ()
+            self._cache = EmbeddingCache(cache_rows, source_VD.shape[1])
+
+    @property
+    def cache(self) -> EmbeddingCache | None:
+        """Rows predicted so far; None under FVT, which costs no more than a look-up."""
+        return self._cache
+
+    @cache.setter
+    def cache(self, cache: EmbeddingCache) -> None:
+        """Raises InputError if nothing is predicted here, or rows of another width."""
+        if self.hypernet is None:
+            raise InputError("Without a hypernetwork nothing is predicted, so there is nothing to cache.")
+        if cache.width != self.source_VD.shape[1]:
+            raise InputError(f"The cache's rows are {cache.width} wide and the model's {self.source_VD.shape[1]}.")
+        self._cache = cache
 
     @property
     def max_subwords(self) -> int:
@@ -132,7 +156,7 @@ class TokenEmbedder:
         if self.hypernet is not None:
             first_BT = np.take_along_axis(ids_BL, merged.start_BT, axis=1)
             is_appended_BT = first_BT >= self.tokenizer.n_own
-            is_special_BT = np.isin(first_BT, list(self.tokenizer.special_ids))
+            is_special_BT = np.isin(first_BT, list(self.tokenizer.added_ids))
             wanted_BT |= merged.mask_BT & (is_appended_BT | (self.predict_all & ~is_special_BT))
         return wanted_BT
 
@@ -153,9 +177,9 @@ class TokenEmbedder:
             "weights": _fingerprint((self.source_VD, self.hypernet[1])),
             "tokenizer": self.tokenizer.fingerprint,
             "surface": self.surface,
-            "max_subwords": self.max_subwords,
+            "config": repr(self.hypernet[0]),
         }
-        return [namespace(**parts, language=code) for code in self.languages or ("",)]
+        return [namespace(**parts, language=code, index=i) for i, code in enumerate(self.languages or ("",))]
 
 
 _average = jax.jit(average_embeddings)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
-from jaxtyping import Int, Int32
+from jaxtyping import Bool, Int, Int32
 
 from dyntok_jax.types import NO_SEGMENT, MergedBatch, SubwordBatch
 
@@ -22,10 +22,11 @@ class RaggedSubwords:
 
     Attributes:
       ids_N: subword ids.
-      segment_N: segment numbers, `NO_SEGMENT` for what never merges and is never counted.
+      segment_N: segment numbers, `NO_SEGMENT` for what never merges.
       type_N: which text of a pair.
       span_N2: character ranges.
       word_N: indices of pre-split words, or -1.
+      is_counted_N: False for special tokens and prefixes.
       offsets: first subword of each sequence, and N at the end.
     """
 
@@ -34,6 +35,7 @@ class RaggedSubwords:
     type_N: Int32[np.ndarray, "N"]
     span_N2: Int32[np.ndarray, "N 2"]
     word_N: Int32[np.ndarray, "N"]
+    is_counted_N: Bool[np.ndarray, "N"]
     offsets: Int[np.ndarray, "sequences_and_one"]
 
     def __len__(self) -> int:
@@ -43,6 +45,11 @@ class RaggedSubwords:
     def lengths(self) -> Int[np.ndarray, "sequences"]:
         """Subwords of each sequence, special tokens included."""
         return np.diff(self.offsets)
+
+    @property
+    def counts(self) -> Int[np.ndarray, "sequences"]:
+        """Subwords of each sequence, special tokens and prefixes left out."""
+        return np.diff(np.append(0, np.cumsum(self.is_counted_N))[self.offsets])
 
 
 def bucket(length: int, buckets: Sequence[int] = LENGTH_BUCKETS) -> int:
@@ -93,6 +100,7 @@ def pad_batch(
         type_BL=lay_out(subwords.type_N, 0),
         span_BL2=lay_out(subwords.span_N2, 0),
         word_BL=lay_out(subwords.word_N, -1),
+        is_counted_BL=lay_out(subwords.is_counted_N, False),
     )
 
 

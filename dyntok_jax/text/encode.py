@@ -41,8 +41,8 @@ class TextEncoder:
           texts: all of one kind: strings; tuples of two strings; or lists of words, which are joined by single spaces
             and never merge with one another.
           boundary: what merging may not cross.
-          prefix: put before each (first) text, as an encoder's instruction (`query: `); it never merges, is not
-            counted, and spans are those of the text without it.
+          prefix: put before each (first) text, as an encoder's instruction (`query: `). It merges as text does, but not
+            with the text; it is not counted, and spans are those of the text without it.
 
         Raises:
           InputError: something else than text, mixed kinds, a lone surrogate, no such boundary.
@@ -63,25 +63,28 @@ class TextEncoder:
             boundary,
             flat.ids_N,
             self.classes,
-            can_merge_N=~flat.is_special_N & ~is_prefix_N,
+            can_merge_N=~flat.is_special_N,
             is_sequence_start_N=flat.is_sequence_start_N,
             is_text_start_N=(
-                flat.is_text_start_N | (word_N != np.roll(word_N, 1)) | stands_alone_N | np.roll(stands_alone_N, 1)
+                flat.is_text_start_N
+                | (word_N != np.roll(word_N, 1))
+                | (is_prefix_N != np.roll(is_prefix_N, 1))
+                | stands_alone_N
+                | np.roll(stands_alone_N, 1)
             ),
             pretoken_N=flat.pretoken_N,
             follows_space_N=follows_space_N,
         )
-        return RaggedSubwords(flat.ids_N, segment_N, flat.type_N, flat.span_N2, word_N, flat.offsets)
+        return flat.subwords(segment_N, word_N, is_prefix_N)
 
     def encode_static(self, texts: Sequence[Text], *, prefix: str = "") -> RaggedSubwords:
-        """The same with the model's own tokenizer and its own ids; each counted subword is a segment of its own."""
+        """The same with the model's own tokenizer and its own ids; each subword of the text is a segment of its own."""
         inputs, word_starts = _as_inputs(texts, prefix)
         flat = _Flat(self.tokenizer.own.encode_batch(inputs), inputs, self.tokenizer.special_ids)
         is_prefix_N = flat.take_off_prefix(len(prefix))
         position_N = np.arange(len(flat.ids_N)) - np.repeat(flat.offsets[:-1], np.diff(flat.offsets))
-        segment_N = np.where(flat.is_special_N | is_prefix_N, NO_SEGMENT, position_N).astype(np.int32)
-        word_N = flat.words(word_starts, is_prefix_N)
-        return RaggedSubwords(flat.ids_N, segment_N, flat.type_N, flat.span_N2, word_N, flat.offsets)
+        segment_N = np.where(flat.is_special_N, NO_SEGMENT, position_N).astype(np.int32)
+        return flat.subwords(segment_N, flat.words(word_starts, is_prefix_N), is_prefix_N)
 
 
 def _as_inputs(texts: Sequence[Text], prefix: str) -> tuple[list[str] | list[tuple[str, str]], list[np.ndarray] | None]:
@@ -202,3 +205,10 @@ class _Flat:
             word_N[begin:end] = np.searchsorted(starts, last_character, side="right") - 1
         word_N[self.is_special_N | is_prefix_N] = -1
         return word_N
+
+    def subwords(
+        self, segment_N: Int32[np.ndarray, "N"], word_N: Int32[np.ndarray, "N"], is_prefix_N: Bool[np.ndarray, "N"]
+    ) -> RaggedSubwords:
+        """The sequences, given their segments and words."""
+        is_counted_N = ~self.is_special_N & ~is_prefix_N
+        return RaggedSubwords(self.ids_N, segment_N, self.type_N, self.span_N2, word_N, is_counted_N, self.offsets)
