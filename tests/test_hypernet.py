@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from dyntok_jax.convert.hypernet import hypernet_table, load_hypernet
+from dyntok_jax.convert.hypernet import hypernet_table, load_hypernet, save_hypernet
 from dyntok_jax.embedding.average import average_embeddings
 from dyntok_jax.embedding.hypernet import (
     Hypernet,
@@ -182,6 +182,16 @@ def test_config_survives_the_way_to_zett_and_back(name):
     assert HypernetConfig.from_hf(ours.to_hf()) == ours
 
 
+def test_languages_survive_saving(tmp_path):
+    config = small_config(n_langs=2, langs=("sw", "qu"))
+    save_hypernet(tmp_path, config, filled(config))
+    loaded, hypernet = load_hypernet(tmp_path)
+    assert loaded == hypernet.config == config
+    assert hash(loaded) == hash(config)
+    save_hypernet(tmp_path / "unnamed", small_config(n_langs=2), hypernet)
+    assert load_hypernet(tmp_path / "unnamed")[0].langs is None
+
+
 def test_absent_fields_have_zett_defaults():
     released = json.loads((GOLDEN / "hypernet_xlmr" / "config.json").read_text())
     for name in ("hn_predict_bias", "hn_rescale_embeddings", "hn_num_attention_heads"):
@@ -203,12 +213,41 @@ def test_absent_fields_have_zett_defaults():
         ({"n_embd": None}, "n_embd"),
         ({"hn_num_attention_heads": 3}, "3 heads do not divide"),
         ({"hn_single_head": True}, "hn_single_head"),
+        ({"langs": 5}, "langs .* must be a list of language codes, not 5"),
+        ({"langs": "en"}, "must be a list"),
+        ({"langs": [["en"]] * 26}, "must be a list"),
+        ({"langs": ["en", "de"]}, "26 languages and its config names 2"),
+        ({"hn_model_name_or_path": 5}, "from 5 is not supported"),
+        ({"n_langs": -1}, "n_langs of the hypernetwork is -1"),
+        ({"hn_type_vocab_size": 0}, "n_token_types of the hypernetwork is 0"),
     ],
 )
 def test_unsupported_configs_are_refused_by_name(changes, message):
     released = json.loads((GOLDEN / "hypernet_xlmr" / "config.json").read_text())
     with pytest.raises(ConfigError, match=message):
         HypernetConfig.from_hf(released | changes)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "n_embd",
+            "hn_hidden_size",
+            "hn_intermediate_size",
+            "hn_n_layers",
+            "hn_n_extra_tokens",
+            "original_vocab_size",
+        ),
+        *("pad_token_id", "hn_surface_maxlen", "n_langs", "hn_num_attention_heads", "hn_max_position_embeddings"),
+        *("hn_type_vocab_size", "hn_layer_norm_eps"),
+    ],
+)
+@pytest.mark.parametrize("value", ["x", [1], True])
+def test_what_is_no_number_is_refused_by_name(name, value):
+    released = json.loads((GOLDEN / "hypernet_xlmr" / "config.json").read_text())
+    with pytest.raises(ConfigError, match=f"config.json of the hypernetwork lacks a number for: {name}"):
+        HypernetConfig.from_hf(released | {name: value})
 
 
 def test_a_hypernetwork_of_another_model_is_refused():
@@ -218,6 +257,16 @@ def test_a_hypernetwork_of_another_model_is_refused():
         check_hypernet_fits(config, width=13, vocab_size=30)
     with pytest.raises(ConfigError, match="30 subwords and the model has 31"):
         check_hypernet_fits(config, width=12, vocab_size=31)
+    check_hypernet_fits(config, width=12, vocab_size=30, n_appended=5)
+    with pytest.raises(ConfigError, match=r"rows for 5 bytes .* the tokenizer needs 6"):
+        check_hypernet_fits(config, width=12, vocab_size=30, n_appended=6)
+
+
+def test_a_hypernetwork_with_an_output_table_is_refused_where_the_model_has_none():
+    config = small_config(separate_output=True)
+    check_hypernet_fits(config, width=12, vocab_size=30, separate_output=True)
+    with pytest.raises(ConfigError, match="take a hypernetwork with separate_out_embeddings = false"):
+        check_hypernet_fits(config, width=12, vocab_size=30)
 
 
 def test_wrong_calls_are_told():

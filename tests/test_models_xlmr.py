@@ -105,6 +105,16 @@ def test_mean_pooled_embeddings_have_length_one():
     assert np.all(np.asarray(l2_normalize(mean_pool(hidden, jnp.zeros_like(mask)))) == 0)
 
 
+def test_pooling_is_as_exact_in_bfloat16_as_in_float32():
+    hidden = jnp.asarray(np.random.default_rng(0).normal(1, 0.1, size=(2, 301, 8)), jnp.bfloat16)
+    mask = jnp.asarray(np.arange(301)[None] < np.array([301, 259])[:, None])
+    pooled = mean_pool(hidden, mask)
+    exact = np.stack([np.asarray(hidden, np.float64)[row, :length].mean(0) for row, length in enumerate((301, 259))])
+    np.testing.assert_allclose(pooled, exact, rtol=1e-6)
+    assert (pooled.dtype, l2_normalize(pooled.astype(jnp.bfloat16)).dtype) == (jnp.float32, jnp.float32)
+    np.testing.assert_allclose(jnp.linalg.norm(l2_normalize(hidden[0]), axis=-1), 1, rtol=1e-6)
+
+
 def test_padding_changes_nothing_and_is_finite():
     model = fresh(small_config())
     ids, mask, types = batch()
@@ -206,11 +216,25 @@ def test_config_survives_the_way_to_hugging_face_and_back(hf_config):
         ({"hidden_size": None}, "hidden_size"),
         ({"num_attention_heads": 5}, "5 attention heads do not divide"),
         ({"num_hidden_layers": 0}, "n_layers is 0"),
+        ({"hidden_act": ["gelu"]}, "hidden_act .* is not supported"),
     ],
 )
 def test_unsupported_configs_are_refused_by_name(changes, message):
     with pytest.raises(ConfigError, match=message):
         EncoderConfig.from_hf(TINY | {"model_type": "bert"} | changes)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
+        *("max_position_embeddings", "type_vocab_size", "pad_token_id", "layer_norm_eps"),
+    ],
+)
+@pytest.mark.parametrize("value", ["x", [1], True])
+def test_what_is_no_number_is_refused_by_name(name, value):
+    with pytest.raises(ConfigError, match=f"config.json of a bert model lacks a number for: {name}"):
+        EncoderConfig.from_hf(TINY | {"model_type": "bert", name: value})
 
 
 def test_automodel_checkpoints_load_without_a_prefix(tmp_path):

@@ -13,6 +13,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from dyntok_jax.config_numbers import read_numbers
 from dyntok_jax.errors import ConfigError
 from dyntok_jax.models.layers import (
     Dense,
@@ -58,6 +59,7 @@ class HypernetConfig:
       max_positions: rows of the position table (`roberta-base`: 514).
       n_token_types: rows of the token-type table (`roberta-base`: 1).
       norm_eps: epsilon of the transformer's LayerNorms (`roberta-base`: 1e-5).
+      langs: codes of the languages in the order of their indices; None where the config only counts them, as ZeTT's do.
     """
 
     width: int
@@ -78,12 +80,19 @@ class HypernetConfig:
     max_positions: int = 514
     n_token_types: int = 1
     norm_eps: float = 1e-5
+    langs: tuple[str, ...] | None = None
 
     def __post_init__(self):
         names = ("width", "hidden_width", "ffn_width", "n_layers", "n_heads", "vocab_size", "max_subwords")
-        for name in names:
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} of the hypernetwork is {getattr(self, name)}: it must be at least 1.")
+        least = dict.fromkeys((*names, "n_token_types"), 1) | dict.fromkeys(("n_extra_tokens", "n_langs"), 0)
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise ConfigError(f"{name} of the hypernetwork is {getattr(self, name)}: it must be at least {low}.")
+        if self.langs is not None and len(self.langs) != self.n_langs:
+            raise ConfigError(
+                f"The hypernetwork has {self.n_langs} languages and its config names {len(self.langs)}: "
+                "langs must be one code each, in the order of their indices."
+            )
         if self.hidden_width % self.n_heads:
             raise ConfigError(f"{self.n_heads} heads do not divide the hypernetwork's width of {self.hidden_width}.")
         if self.single_head and not self.separate_output:
@@ -108,41 +117,43 @@ class HypernetConfig:
                 raise ConfigError(f"{name} = {config[name]!r} is not supported ({meaning}).")
         body = config.get("hn_model_type") or "roberta"
         base = config.get("hn_model_name_or_path") or "roberta-base"
-        if body != "roberta" or base.split("/")[-1] != "roberta-base":
+        if body != "roberta" or str(base).split("/")[-1] != "roberta-base":
             raise ConfigError(f"A hypernetwork body {body!r} from {base!r} is not supported: only roberta-base is.")
         if not config.get("hn_embed_using_source_embeddings", True):
             raise ConfigError("hn_embed_using_source_embeddings = false is not supported: source rows are its input.")
         needed = ["n_embd", "hn_hidden_size", "hn_intermediate_size", "hn_n_layers", "hn_n_extra_tokens"]
         needed += ["original_vocab_size", "pad_token_id", "hn_surface_maxlen"]
         needed += ["n_langs"] if config.get("hn_embed_lang_id") else []
-        missing = [name for name in needed if not isinstance(config.get(name), int)]
-        if missing:
-            raise ConfigError(f"config.json of the hypernetwork lacks a number for: {', '.join(missing)}.")
-        hidden = config["hn_hidden_size"]
+        # Released configs leave the last three to `roberta-base`; without a number of heads, each is 64 wide.
+        optional = {"hn_num_attention_heads": 0, "hn_max_position_embeddings": 514, "hn_type_vocab_size": 1}
+        optional["hn_layer_norm_eps"] = 1e-5
+        numbers = read_numbers(config, "the hypernetwork", needed=needed, optional=optional)
+        hidden = numbers["hn_hidden_size"]
         return cls(
-            width=config["n_embd"],
+            width=numbers["n_embd"],
             hidden_width=hidden,
-            ffn_width=config["hn_intermediate_size"],
-            n_layers=config["hn_n_layers"],
-            n_heads=config.get("hn_num_attention_heads") or max(hidden // 64, 1),
-            vocab_size=config["original_vocab_size"],
-            n_extra_tokens=config["hn_n_extra_tokens"],
-            pad_token_id=config["pad_token_id"],
-            max_subwords=config["hn_surface_maxlen"],
-            n_langs=config["n_langs"] if config.get("hn_embed_lang_id") else 0,
+            ffn_width=numbers["hn_intermediate_size"],
+            n_layers=numbers["hn_n_layers"],
+            n_heads=numbers["hn_num_attention_heads"] or max(hidden // 64, 1),
+            vocab_size=numbers["original_vocab_size"],
+            n_extra_tokens=numbers["hn_n_extra_tokens"],
+            pad_token_id=numbers["pad_token_id"],
+            max_subwords=numbers["hn_surface_maxlen"],
+            n_langs=numbers.get("n_langs", 0),
             separate_output=bool(config.get("separate_out_embeddings", False)),
             single_head=bool(config.get("hn_single_head", False)),
             rescale=bool(config.get("hn_rescale_embeddings", False)),
             predict_bias=bool(config.get("hn_predict_bias", True)),
             residual=bool(config.get("hn_residual", False)),
-            # Released configs leave these to `roberta-base`.
-            max_positions=config.get("hn_max_position_embeddings", 514),
-            n_token_types=config.get("hn_type_vocab_size", 1),
-            norm_eps=float(config.get("hn_layer_norm_eps", 1e-5)),
+            max_positions=numbers["hn_max_position_embeddings"],
+            n_token_types=numbers["hn_type_vocab_size"],
+            norm_eps=numbers["hn_layer_norm_eps"],
+            langs=_read_langs(config) if config.get("hn_embed_lang_id") else None,
         )
 
     def to_hf(self) -> dict[str, Any]:
         """The same config under ZeTT's names (`hn_residual` and what follows it are ours); `from_hf` reads it back."""
+        named = {} if self.langs is None else {"langs": list(self.langs)}
         return {
             "model_type": "zett_hypernetwork",
             "hn_model_type": "roberta",
@@ -167,7 +178,17 @@ class HypernetConfig:
             "hn_max_position_embeddings": self.max_positions,
             "hn_type_vocab_size": self.n_token_types,
             "hn_layer_norm_eps": self.norm_eps,
+            **named,
         }
+
+
+def _read_langs(config: dict[str, Any]) -> tuple[str, ...] | None:
+    codes = config.get("langs")
+    if codes is None:
+        return None
+    if not isinstance(codes, list) or not all(isinstance(code, str) for code in codes):
+        raise ConfigError(f"langs of the hypernetwork must be a list of language codes, not {codes!r}.")
+    return tuple(codes)
 
 
 class Projector(nnx.Module):
@@ -244,7 +265,9 @@ def init_hypernet(config: HypernetConfig, key: Key[Array, ""], dtype: DTypeLike 
     return Hypernet(config, key, dtype)
 
 
-def check_hypernet_fits(config: HypernetConfig, *, width: int, vocab_size: int) -> None:
+def check_hypernet_fits(
+    config: HypernetConfig, *, width: int, vocab_size: int, n_appended: int = 0, separate_output: bool = False
+) -> None:
     """Compares a hypernetwork with the model it is to serve.
 
     Args:
@@ -252,9 +275,12 @@ def check_hypernet_fits(config: HypernetConfig, *, width: int, vocab_size: int) 
       width: the model's width D.
       vocab_size: subwords of the model's tokenizer before bytes are appended, which ids the hypernetwork looks up in
         the model's table (a table may have more rows, such as e5-small's 35 spare ones).
+      n_appended: bytes and pieces that the tokenizer's byte-level form appended, each of which takes a fallback row.
+      separate_output: whether the model has an output table that differs from its input table; an encoder has none.
 
     Raises:
-      ConfigError: the widths or the vocabularies differ.
+      ConfigError: the widths or the vocabularies differ, fallback rows are too few, or the hypernetwork predicts an
+        output table that the model does not have.
     """
     if config.width != width:
         raise ConfigError(
@@ -265,6 +291,16 @@ def check_hypernet_fits(config: HypernetConfig, *, width: int, vocab_size: int) 
         raise ConfigError(
             f"The hypernetwork knows a vocabulary of {config.vocab_size} subwords and the model has {vocab_size}: "
             "take the hypernetwork that was trained for this model's tokenizer."
+        )
+    if config.n_extra_tokens < n_appended:
+        raise ConfigError(
+            f"The hypernetwork has rows for {config.n_extra_tokens} bytes that no piece stands for and the tokenizer "
+            f"needs {n_appended}: take the hypernetwork that was trained for this model's tokenizer."
+        )
+    if config.separate_output and not separate_output:
+        raise ConfigError(
+            "The hypernetwork predicts input and output embeddings from two tables and this model has one: take a "
+            "hypernetwork with separate_out_embeddings = false, trained for this model."
         )
 
 

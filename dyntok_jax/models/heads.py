@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Float32, Key
 
 from dyntok_jax.models.layers import ACTIVATIONS, Dense, LayerNorm, dense, layer_norm
 from dyntok_jax.models.xlmr import EncoderConfig
@@ -36,14 +36,17 @@ def mlm_logits(
     return jnp.einsum("BTD,VD->BTV", mlm_features(head, hidden_BTD), word_table_VD) + head.bias[...][None, None]
 
 
-def mean_pool(hidden_BTD: Float[Array, "B T D"], mask_BT: Bool[Array, "B T"]) -> Float[Array, "B D"]:
-    """The mean hidden state over tokens under a True mask; zeros for a row without any."""
-    weight_BT = mask_BT.astype(hidden_BTD.dtype)
-    count_B1 = jnp.maximum(weight_BT.sum(axis=1, keepdims=True), 1)
-    return jnp.einsum("BTD,BT->BD", hidden_BTD, weight_BT) / count_B1
+def mean_pool(hidden_BTD: Float[Array, "B T D"], mask_BT: Bool[Array, "B T"]) -> Float32[Array, "B D"]:
+    """The mean hidden state over tokens under a True mask; zeros for a row without any.
+
+    Summed and returned in float32 whatever the dtype: bfloat16 cannot even count 301 tokens.
+    """
+    count_B1 = jnp.maximum(mask_BT.sum(axis=1, keepdims=True), 1).astype(jnp.float32)
+    return hidden_BTD.sum(axis=1, where=mask_BT[:, :, None], dtype=jnp.float32) / count_B1
 
 
-def l2_normalize(x: Float[Array, "*rows D"], eps: float = 1e-12) -> Float[Array, "*rows D"]:
-    """Rows of length 1; a zero row stays zero, with a zero gradient."""
+def l2_normalize(x: Float[Array, "*rows D"], eps: float = 1e-12) -> Float32[Array, "*rows D"]:
+    """Rows of length 1, in float32 whatever the dtype; a zero row stays zero, with a zero gradient."""
+    x = x.astype(jnp.float32)
     square = jnp.square(x).sum(axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.maximum(square, eps**2))

@@ -14,6 +14,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from dyntok_jax.config_numbers import read_numbers
 from dyntok_jax.errors import ConfigError, TooLongError
 from dyntok_jax.models.layers import (
     ACTIVATIONS,
@@ -92,30 +93,27 @@ class EncoderConfig:
         if model_type not in MODEL_TYPES:
             raise ConfigError(f"model_type {model_type!r} is not supported: use one of {', '.join(MODEL_TYPES)}.")
         needed = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-        optional = ("max_position_embeddings", "type_vocab_size")
-        missing = [name for name in needed if not isinstance(config.get(name), int)]
-        missing += [name for name in optional if not isinstance(config.get(name, 1), int)]
-        if missing:
-            raise ConfigError(f"config.json of a {model_type} model lacks a number for: {', '.join(missing)}.")
+        optional = {"max_position_embeddings": 512, "type_vocab_size": 2, "layer_norm_eps": 1e-12}
+        optional["pad_token_id"] = 0 if model_type == "bert" else 1
+        numbers = read_numbers(config, f"a {model_type} model", needed=needed, optional=optional)
         positions = config.get("position_embedding_type") or "absolute"
         if positions != "absolute":
             raise ConfigError(f"position_embedding_type {positions!r} is not supported: only 'absolute' is.")
         for flag in ("is_decoder", "add_cross_attention"):
             if config.get(flag):
                 raise ConfigError(f"{flag} is set: decoders and cross-attention are not supported, only encoders.")
-        pad = config.get("pad_token_id")
         return cls(
             model_type=model_type,
-            vocab_size=config["vocab_size"],
-            width=config["hidden_size"],
-            n_layers=config["num_hidden_layers"],
-            n_heads=config["num_attention_heads"],
-            ffn_width=config["intermediate_size"],
-            max_positions=config.get("max_position_embeddings", 512),
-            n_token_types=config.get("type_vocab_size", 2),
-            pad_token_id=pad if pad is not None else (0 if model_type == "bert" else 1),
-            norm_eps=float(config.get("layer_norm_eps", 1e-12)),
-            activation=config.get("hidden_act", "gelu"),
+            vocab_size=numbers["vocab_size"],
+            width=numbers["hidden_size"],
+            n_layers=numbers["num_hidden_layers"],
+            n_heads=numbers["num_attention_heads"],
+            ffn_width=numbers["intermediate_size"],
+            max_positions=numbers["max_position_embeddings"],
+            n_token_types=numbers["type_vocab_size"],
+            pad_token_id=numbers["pad_token_id"],
+            norm_eps=numbers["layer_norm_eps"],
+            activation=str(config.get("hidden_act", "gelu")),
         )
 
     def to_hf(self) -> dict[str, Any]:
