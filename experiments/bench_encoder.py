@@ -1,7 +1,7 @@
 """Throughput of the encoder, tokenization to embeddings: static, FVT, hypernetwork with a cold and a warm cache.
 
     python experiments/bench_encoder.py --json bench_encoder.json --table bench_encoder.md
-    python experiments/bench_encoder.py --stream 500 --rounds 0 --json stream.json
+    python experiments/bench_encoder.py --rounds 0 --stream 500 --json bench_stream.json
 
 The whole sample (15 languages × 50 paragraphs) with e5-small, in batches of 32; full merging, pretokens, at most 7
 subwords a token. The hypernetwork is a random one of the shape that ZeTT gives XLM-R, scaled to a width of 384: what it
@@ -14,7 +14,9 @@ pass of PyTorch transformers (sdpa, inference mode, all cores), on exactly the a
 `--stream N` sends N batches of 32 random paragraphs through a tiny random encoder with the real tokenizer and counts
 the programs that were compiled, summed over all steps.
 
-TODO
+Two CPU cores: 5 to 9 minutes for 3 rounds, 2 for the stream of 500. Expect static 50 texts/s, FVT 1.4 times as fast at
+1.36 times fewer padded tokens, a warm cache as fast as FVT within noise, merging 0.2 % of the time, our static forward
+pass 1.05 to 1.25 times as fast as PyTorch's, at most 6 programs a stream.
 """
 
 import json
@@ -69,7 +71,7 @@ class Options:
     """
 
     model: str = DEFAULT_MODEL
-    rounds: int = 5
+    rounds: int = 3
     per_language: int | None = None
     stream: int = 0
     json: Path | None = None
