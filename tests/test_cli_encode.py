@@ -247,7 +247,7 @@ def test_learnt_merges_are_applied_and_foreign_ones_refused(run, tiny, tmp_path)
         (["texts.txt", "--share", "101"], "from 0 to 100"),
         (["texts.txt", "--share", "nan"], "from 0 to 100"),
         (["texts.txt", "--share", "50", "--merges", "3"], "give one of them"),
-        (["texts.txt", "--budget", "2"], "budget of 2"),
+        (["texts.txt", "--budget", "2"], "room for 2"),
         (["texts.txt", "--max-subwords", "0"], "1 or more"),
         (["texts.txt", "--batch-size", "0"], "1 or more"),
         (["texts.txt", "--mesh", "4"], "DATAxMODEL"),
