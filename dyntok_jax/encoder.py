@@ -19,7 +19,8 @@ from dyntok_jax.convert.hypernet import load_hypernet
 from dyntok_jax.convert.xlmr import load_encoder
 from dyntok_jax.embedding.cache import EmbeddingCache
 from dyntok_jax.embedding.embedder import DEFAULT_CACHE_ROWS, SurfaceMode, TokenEmbedder
-from dyntok_jax.embedding.hypernet import Hypernet, HypernetConfig
+from dyntok_jax.embedding.hypernet import Hypernet
+from dyntok_jax.embedding.hypernet_config import HypernetConfig
 from dyntok_jax.encoded import EncodedTexts, TextTokens, Timings, join_tokens, split_tokens
 from dyntok_jax.errors import ConfigError, InputError, TooLongError
 from dyntok_jax.hub import DEFAULT_MODEL, find_model

@@ -39,8 +39,9 @@ from dyntok_jax.assets import load_sample
 from dyntok_jax.embedding import embedder as embedder_module
 from dyntok_jax.embedding.cache import EmbeddingCache
 from dyntok_jax.embedding.embedder import DEFAULT_CACHE_ROWS, TokenEmbedder
-from dyntok_jax.embedding.hypernet import HypernetConfig, init_hypernet
-from dyntok_jax.encoder import FULL, _forward
+from dyntok_jax.embedding.hypernet import init_hypernet
+from dyntok_jax.embedding.hypernet_config import HypernetConfig
+from dyntok_jax.encoder import BATCH_BUCKETS, FULL, _forward
 from dyntok_jax.errors import DyntokError
 from dyntok_jax.hub import DEFAULT_MODEL, find_model
 from dyntok_jax.models.xlmr import Encoder, EncoderConfig
@@ -109,7 +110,7 @@ def static_arrays(encoder: DynamicEncoder, texts: list[str]) -> list[Batch]:
     for rows in group_by_length(subwords.lengths, BATCH_SIZE):
         length = min(bucket(int(subwords.lengths[rows].max())), encoder.config.max_tokens)
         batch = pad_batch(subwords, rows, pad_id=encoder.tokenizer.pad_id, length=length)
-        n_batch = bucket(len(rows), (1, 2, 4, 8, 16, 32))
+        n_batch = bucket(len(rows), BATCH_BUCKETS)
         arrays = batch.ids_BL, batch.type_BL, batch.mask_BL
         batches.append(tuple(np.pad(a, ((0, n_batch - len(rows)), (0, 0)), mode="edge") for a in arrays))
     return batches

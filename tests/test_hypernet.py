@@ -12,13 +12,8 @@ from safetensors.numpy import load_file
 
 from dyntok_jax.convert.hypernet import hypernet_table, load_hypernet, save_hypernet
 from dyntok_jax.embedding.average import average_embeddings
-from dyntok_jax.embedding.hypernet import (
-    Hypernet,
-    HypernetConfig,
-    check_hypernet_fits,
-    init_hypernet,
-    predict_embeddings,
-)
+from dyntok_jax.embedding.hypernet import Hypernet, init_hypernet, predict_embeddings
+from dyntok_jax.embedding.hypernet_config import HypernetConfig, check_hypernet_fits
 from dyntok_jax.errors import ConfigError
 from dyntok_jax.parameters import flat_parameters
 

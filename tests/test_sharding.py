@@ -10,7 +10,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dyntok_jax.convert.xlmr import load_encoder, save_encoder
-from dyntok_jax.embedding.hypernet import Hypernet, HypernetConfig, HypernetOutput, predict_embeddings
+from dyntok_jax.embedding.hypernet import Hypernet, HypernetOutput, predict_embeddings
+from dyntok_jax.embedding.hypernet_config import HypernetConfig
 from dyntok_jax.errors import ConfigError
 from dyntok_jax.models.heads import MaskedLmHead, mlm_logits
 from dyntok_jax.models.xlmr import Encoder, EncoderConfig, encode_ids

@@ -10,7 +10,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from dyntok_jax.assets import load_sample
 from dyntok_jax.convert.hypernet import save_hypernet
 from dyntok_jax.convert.xlmr import save_encoder
-from dyntok_jax.embedding.hypernet import HypernetConfig, init_hypernet
+from dyntok_jax.embedding.hypernet import init_hypernet
+from dyntok_jax.embedding.hypernet_config import HypernetConfig
 from dyntok_jax.models.xlmr import Encoder, EncoderConfig
 
 VOCABULARY = 1500

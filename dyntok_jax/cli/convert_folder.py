@@ -16,7 +16,8 @@ from dyntok_jax.checkpoint import is_checkpoint, load_checkpoint, new_folder, re
 from dyntok_jax.convert import hypernet as zett
 from dyntok_jax.convert import xlmr
 from dyntok_jax.convert.safetensors import DTYPES, INDEX, Checkpoint, open_checkpoint, read_config
-from dyntok_jax.embedding.hypernet import Hypernet, HypernetConfig
+from dyntok_jax.embedding.hypernet import Hypernet
+from dyntok_jax.embedding.hypernet_config import HypernetConfig
 from dyntok_jax.errors import CheckpointError
 from dyntok_jax.hub import MANIFEST, PACKAGED_MODELS, find_model
 from dyntok_jax.models.heads import MaskedLmHead

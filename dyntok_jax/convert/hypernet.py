@@ -19,7 +19,8 @@ from dyntok_jax.convert.safetensors import (
     write_checkpoint,
 )
 from dyntok_jax.convert.xlmr import Shardings, layer_table
-from dyntok_jax.embedding.hypernet import Hypernet, HypernetConfig
+from dyntok_jax.embedding.hypernet import Hypernet
+from dyntok_jax.embedding.hypernet_config import HypernetConfig
 
 EXTRAS = (r"model\.embeddings\.(position_ids|token_type_ids)", r"model\.pooler\..*")
 

@@ -11,7 +11,8 @@ from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from dyntok_jax.embedding.average import average_embeddings
 from dyntok_jax.embedding.cache import EmbeddingCache, namespace
-from dyntok_jax.embedding.hypernet import Hypernet, HypernetConfig, check_hypernet_fits, predict_embeddings
+from dyntok_jax.embedding.hypernet import Hypernet, predict_embeddings
+from dyntok_jax.embedding.hypernet_config import HypernetConfig, check_hypernet_fits
 from dyntok_jax.embedding.languages import language_index, languages_of
 from dyntok_jax.embedding.predict import WIDTH_BUCKETS, fetch_rows
 from dyntok_jax.embedding.surface import constituents, retokenized, unique_tokens_on_host
