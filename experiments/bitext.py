@@ -9,10 +9,9 @@ them, merging within a batch. By default English goes through the same tokenizat
 `--english static` it is an index that stays as it is while queries get shorter. e5's prefix `query: ` merges as the
 text does and is not counted. A share of 0 is the byte-level form without merges, not quite static tokenization.
 
-Two CPU cores: 2 to 4 minutes for the packaged sample (50 paragraphs in 15 languages), 5 for 250 paragraphs of software
-help in 10. Expect, mean of the languages with spaces, static → FVT at share 100: the sample 96.8 → 89.7 % (12
-languages, 22.6 % fewer tokens), 91.3 with `--merge-prefix`, 87.7 with `--english static`; software help 92.8 → 78.8 %
-(8 languages, 26.3 % fewer tokens).
+Two CPU cores: 2 to 4 minutes for the packaged sample (50 paragraphs in 15 languages), 4 for 250 paragraphs of software
+help in 10. Expect, mean of the languages with spaces, static → FVT at share 100: the sample 96.8 → 91.3 % (12
+languages, 22.6 % fewer tokens), software help 92.8 → 80.4 % (8 languages, 26.3 % fewer tokens).
 """
 
 import json
