@@ -41,8 +41,9 @@ class TextEncoder:
           texts: all of one kind: strings; tuples of two strings; or lists of words, which are joined by single spaces
             and never merge with one another.
           boundary: what merging may not cross.
-          prefix: put before each (first) text, as an encoder's instruction (`query: `). It merges as text does, but not
-            with the text; it is not counted, and spans are those of the text without it.
+          prefix: put before each (first) text, as an encoder's instruction (`query: `). It merges as text does, so it
+            takes part in shares and merge counts, but not with the text. No count of tokens holds it, and spans are
+            those of the text without it.
 
         Raises:
           InputError: something else than text, mixed kinds, a lone surrogate, no such boundary.
