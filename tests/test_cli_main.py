@@ -16,7 +16,13 @@ from dyntok_jax.hub import DEFAULT_MODEL
 from dyntok_jax.merging import Scope
 from dyntok_jax.text.boundaries import Boundary
 
-PROGRAM = "import sys; from dyntok_jax.cli.main import main; sys.exit(main())"
+# A runner in the background leaves its children deaf to Ctrl-C, so they are made to hear it.
+PROGRAM = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from dyntok_jax.cli.main import main
+sys.exit(main())
+"""
 
 
 def start(*arguments, **pipes):
