@@ -14,9 +14,9 @@ pass of PyTorch transformers (sdpa, inference mode, all cores), on exactly the a
 `--stream N` sends N batches of 32 random paragraphs through a tiny random encoder with the real tokenizer and counts
 the programs that were compiled, summed over all steps.
 
-Two CPU cores: 5 to 9 minutes for 3 rounds, 2 for the stream of 500. Expect static 50 texts/s, FVT 1.4 times as fast at
-1.36 times fewer padded tokens, a warm cache as fast as FVT within noise, merging 0.2 % of the time, our static forward
-pass 1.05 to 1.25 times as fast as PyTorch's, at most 6 programs a stream.
+Two CPU cores: 6 to 12 minutes for 3 rounds, 1 to 2 for the stream of 500. Expect static 30 to 50 texts/s, FVT 1.4 to
+1.5 times as fast on 1.38 times fewer padded tokens, a warm cache as fast as FVT within noise, merging 0.2 % of the
+time, our static forward pass 1.05 to 1.15 times as fast as PyTorch's (on a busy machine more), 6 programs a stream.
 """
 
 import json
