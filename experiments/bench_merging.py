@@ -136,7 +136,7 @@ def check_equal(one, other) -> None:
 
 
 def load_oracle():
-    path = Path(__file__).parents[1] / "tests" / "oracle.py"
+    path = Path(__file__).resolve().parents[1] / "tests" / "oracle.py"
     spec = importlib.util.spec_from_file_location("oracle", path)
     oracle = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(oracle)
