@@ -2,7 +2,7 @@
 
     python experiments/bench_merging.py --json bench_merging.json
 
-Two CPU cores: 80 seconds. Expect, at 100 merges, the host 500 to 3000 times as fast as the oracle and the device 10 to
+Two CPU cores: 80 seconds. Expect, at 100 merges, the host 350 to 2000 times as fast as the oracle and the device 10 to
 50 times, compilation not counted.
 
 The batches are the packaged sample (the Universal Declaration in 15 languages, 750 texts) as e5-small's subwords,
