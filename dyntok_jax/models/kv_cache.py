@@ -1,0 +1,199 @@
+"""The key/value cache, and attention of new tokens to what it holds and to one another.
+
+Every sequence keeps its tokens in the order of their positions: position p lies in slot p mod C. A model with a sliding
+window needs no more slots than its window, so its cache is a ring; without one, C is at least the longest sequence and
+nothing wraps. Which position a slot holds follows from the sequence's length alone, so no mask is stored.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Float32, Int32
+
+BLOCK = 256
+"""Slots that attention reads at a time: the longest sequence, not C, decides how many blocks are read."""
+STRETCH = 512
+"""Queries of a long sequence that attend at a time, where there is no cache."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class KeyValueCache:
+    """Keys and values of the tokens that a model has read.
+
+    Attributes:
+      key: [layers, B, C, K, H], rotated; or a tuple of one [B, C, K, H] a layer, beside unstacked layers.
+      value: the same shapes.
+      length_B: how many tokens of each sequence the cache has seen.
+    """
+
+    key: Any
+    value: Any
+    length_B: Int32[Array, "B"]
+
+    @property
+    def capacity(self) -> int:
+        """C, the slots a sequence."""
+        return jax.tree.leaves(self.key)[0].shape[-3]
+
+
+@dataclass(frozen=True)
+class AttentionSpan:
+    """Who attends to whom when T new tokens a sequence follow those in the cache; the same for every layer.
+
+    Attributes:
+      position_BT: positions of the new tokens.
+      is_new_BT: which of them are tokens, not padding.
+      length_B: tokens of each sequence in the cache.
+      window: sliding window, or None.
+    """
+
+    position_BT: Int32[Array, "B T"]
+    is_new_BT: Bool[Array, "B T"]
+    length_B: Int32[Array, "B"]
+    window: int | None
+
+
+def slot_positions(length_B: Int32[Array, "B"], slot_C: Int32[Array, "C"], capacity: int) -> Int32[Array, "B C"]:
+    """The position that each slot holds, negative where it holds none: the latest p < length with p mod C = slot."""
+    last_B1 = length_B[:, None] - 1
+    return last_B1 - jnp.remainder(last_B1 - slot_C[None, :], capacity)
+
+
+def sees(
+    query_BT: Int32[Array, "B T"], key_BS: Int32[Array, "B S"], is_key_BS: Bool[Array, "B S"], window: int | None
+) -> Bool[Array, "B T S"]:
+    """Whether the token at one position attends to the one at another: none after itself, none out of the window."""
+    distance_BTS = query_BT[:, :, None] - key_BS[:, None, :]
+    seen_BTS = (distance_BTS >= 0) & is_key_BS[:, None, :]
+    return seen_BTS if window is None else seen_BTS & (distance_BTS < window)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class _Partial:
+    """A softmax in progress: its largest score, the sum of exponentials, the values weighted by them."""
+
+    top_BKGT: Float32[Array, "B K G T"]
+    total_BKGT: Float32[Array, "B K G T"]
+    mixed_BKGTH: Float32[Array, "B K G T H"]
+
+
+def _no_keys(query_BTKGH: Array) -> _Partial:
+    n_batch, n_tokens, n_kv, group, width = query_BTKGH.shape
+    zeros = jnp.zeros((n_batch, n_kv, group, n_tokens), jnp.float32)
+    top = jnp.full(zeros.shape, jnp.finfo(jnp.float32).min, jnp.float32)
+    return _Partial(top, zeros, jnp.zeros((*zeros.shape, width), jnp.float32))
+
+
+def _add_keys(
+    partial: _Partial,
+    query_BTKGH: Float[Array, "B T K G H"],
+    key_BSKH: Float[Array, "B S K H"],
+    value_BSKH: Float[Array, "B S K H"],
+    sees_BTS: Bool[Array, "B T S"],
+) -> _Partial:
+    """Takes more keys into a softmax (Milakov & Gimelshein 2018, alg. 3), in float32."""
+    scores_BKGTS = jnp.einsum("BTKGH,BSKH->BKGTS", query_BTKGH, key_BSKH, preferred_element_type=jnp.float32)
+    is_seen = sees_BTS[:, None, None]
+    top_BKGT = jnp.maximum(partial.top_BKGT, jnp.where(is_seen, scores_BKGTS, partial.top_BKGT[..., None]).max(axis=-1))
+    weight_BKGTS = jnp.where(is_seen, jnp.exp(scores_BKGTS - top_BKGT[..., None]), 0)
+    mixed_BKGTH = jnp.einsum(
+        "BKGTS,BSKH->BKGTH", weight_BKGTS.astype(value_BSKH.dtype), value_BSKH, preferred_element_type=jnp.float32
+    )
+    kept_BKGT = jnp.exp(partial.top_BKGT - top_BKGT)
+    return _Partial(
+        top_BKGT,
+        partial.total_BKGT * kept_BKGT + weight_BKGTS.sum(axis=-1),
+        partial.mixed_BKGTH * kept_BKGT[..., None] + mixed_BKGTH,
+    )
+
+
+def attend(
+    query_BTNH: Float[Array, "B T N H"],
+    own: tuple[Float[Array, "B T K H"], Float[Array, "B T K H"]],
+    past: tuple[Float[Array, "B C K H"], Float[Array, "B C K H"]] | None,
+    span: AttentionSpan,
+) -> Float[Array, "B T N H"]:
+    """Grouped-query attention (Ainslie et al. 2023) of new tokens to the cache and to one another.
+
+    The cache is read block by block, as many as the longest sequence fills, and long stretches of new tokens attend one
+    after the other, so no array of all pairs of positions ever lies in memory.
+
+    Args:
+      query_BTNH: rotated queries.
+      own: rotated keys, and values, of the new tokens.
+      past: those in the cache; None where nothing came before.
+      span: positions and lengths.
+
+    Returns:
+      In the dtype of the queries; zeros for padding that sees nothing.
+    """
+    n_batch, n_tokens, n_heads, width = query_BTNH.shape
+    n_kv = own[0].shape[2]
+    query_BTKGH = (query_BTNH * jnp.asarray(width**-0.5, query_BTNH.dtype)).reshape(
+        n_batch, n_tokens, n_kv, n_heads // n_kv, width
+    )
+
+    def of_queries(query_BTKGH, position_BT):
+        partial = _no_keys(query_BTKGH)
+        if past is not None:
+            partial = _add_past(partial, query_BTKGH, past, position_BT, span)
+        own_BTS = sees(position_BT, span.position_BT, span.is_new_BT, span.window)
+        partial = _add_keys(partial, query_BTKGH, *own, own_BTS)
+        total = jnp.where(partial.total_BKGT > 0, partial.total_BKGT, 1)
+        return (partial.mixed_BKGTH / total[..., None]).transpose(0, 3, 1, 2, 4).astype(query_BTNH.dtype)
+
+    if n_tokens <= STRETCH:
+        return of_queries(query_BTKGH, span.position_BT).reshape(query_BTNH.shape)
+    stretches = tuple(_in_stretches(array) for array in (query_BTKGH, span.position_BT))
+    # what a stretch computes is computed again for gradients, or all pairs of positions would be kept for them
+    mixed = lax.map(lambda stretch: jax.checkpoint(of_queries)(*stretch), stretches)
+    return jnp.moveaxis(mixed, 0, 1).reshape(n_batch, -1, n_heads, width)[:, :n_tokens]
+
+
+def _in_stretches(array_BT: Array) -> Array:
+    """[B, T, …] as [stretches, B, STRETCH, …], zeros behind the end."""
+    n_batch, n_tokens, *rest = array_BT.shape
+    padded = jnp.pad(array_BT, ((0, 0), (0, -n_tokens % STRETCH), *((0, 0) for _ in rest)))
+    return jnp.moveaxis(padded.reshape(n_batch, -1, STRETCH, *rest), 1, 0)
+
+
+def _add_past(
+    partial: _Partial, query_BTKGH: Array, past: tuple[Array, Array], position_BT: Array, span: AttentionSpan
+) -> _Partial:
+    capacity = past[0].shape[1]
+    block = min(BLOCK, capacity)
+
+    def add_block(index, partial):
+        start = index * block
+        keys, values = (lax.dynamic_slice_in_dim(array, start, block, axis=1) for array in past)
+        slots = start + jnp.arange(block, dtype=jnp.int32)
+        position_BS = slot_positions(span.length_B, slots, capacity)
+        is_seen = sees(position_BT, position_BS, position_BS >= 0, span.window)
+        return _add_keys(partial, query_BTKGH, keys, values, is_seen)
+
+    filled = jnp.minimum(span.length_B.max(), capacity)
+    return lax.fori_loop(0, (filled + block - 1) // block, add_block, partial)
+
+
+def write_slots(
+    cache_BCKH: Float[Array, "*layers B C K H"],
+    new_BTKH: Float[Array, "*layers B T K H"],
+    length_B: Int32[Array, "B"],
+    is_new_BT: Bool[Array, "B T"],
+) -> Float[Array, "*layers B C K H"]:
+    """Puts the keys or values of new tokens into the slots of their positions; padding is not written.
+
+    Where more tokens come than there are slots, the last ones stay.
+    """
+    capacity, n_tokens = cache_BCKH.shape[-3], new_BTKH.shape[-3]
+    count_B1 = is_new_BT.sum(axis=1, dtype=jnp.int32)[:, None]
+    step_1T = jnp.arange(n_tokens, dtype=jnp.int32)[None, :]
+    is_kept_BT = is_new_BT & (step_1T >= count_B1 - capacity)
+    slot_BT = jnp.where(is_kept_BT, jnp.remainder(length_B[:, None] + step_1T, capacity), capacity)
+    row_BT = jnp.broadcast_to(jnp.arange(len(length_B), dtype=jnp.int32)[:, None], slot_BT.shape)
+    return cache_BCKH.at[..., row_BT, slot_BT, :, :].set(new_BTKH, mode="drop", unique_indices=False)
