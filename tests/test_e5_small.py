@@ -49,7 +49,9 @@ def pack(shapes: dict[str, tuple[int, ...]]) -> bytes:
 
 
 def write(data: bytes, folder) -> None:
-    write_e5_small(data, folder, lambda _: None)
+    source = folder / "packed.bin"
+    source.write_bytes(data)
+    write_e5_small(source, folder, lambda _: None)
 
 
 def test_config_says_what_the_model_is(e5_small_folder):

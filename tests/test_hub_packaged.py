@@ -21,9 +21,9 @@ FILES = ("config.json", "model.safetensors", "tokenizer.json")
 DATA = b"weights " * 100
 
 
-def write_tiny(data: bytes, folder: Path, progress) -> None:
+def write_tiny(source: Path, folder: Path, progress) -> None:
     for file in FILES:
-        (folder / file).write_bytes(data)
+        (folder / file).write_bytes(source.read_bytes())
         progress(0.5)
 
 
@@ -122,7 +122,7 @@ def test_a_package_pip_cannot_find_is_named_with_the_way_out(cache):
 @pytest.mark.usefixtures("cache")
 def test_without_pip_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(sys, "executable", "")
-    with pytest.raises(ModelNotFoundError, match=r"extra `dyntok_jax\[offline\]`"):
+    with pytest.raises(ModelNotFoundError, match=r"pip install 'dyntok_jax\[offline\]'"):
         find_model("tiny")
 
 
@@ -155,8 +155,8 @@ sys.path[:0] = [{str(installed.parent)!r}, {str(Path(__file__).parent)!r}]
 from dyntok_jax import hub
 from test_hub_packaged import TINY, write_tiny
 
-def write_and_die(data, folder, progress):
-    write_tiny(data, folder, progress)
+def write_and_die(source, folder, progress):
+    write_tiny(source, folder, progress)
     os._exit(9)
 
 hub.PACKAGED_MODELS["tiny"] = dataclasses.replace(TINY, package="dyntok_test_weights", write=write_and_die)
@@ -177,8 +177,8 @@ hub.find_model("tiny")
 
 @pytest.mark.usefixtures("installed")
 def test_an_error_while_writing_leaves_nothing(cache, monkeypatch):
-    def write_and_fail(data, folder, progress):
-        write_tiny(data, folder, progress)
+    def write_and_fail(source, folder, progress):
+        write_tiny(source, folder, progress)
         raise OSError(28, "No space left on device")
 
     broken = dataclasses.replace(hub.PACKAGED_MODELS["tiny"], write=write_and_fail)
@@ -193,8 +193,8 @@ def test_a_process_that_was_faster_does_no_harm(cache, monkeypatch):
     plain = hub.PACKAGED_MODELS["tiny"]
     inodes = []
 
-    def write_while_another_finishes(data, folder, progress):
-        write_tiny(data, folder, progress)
+    def write_while_another_finishes(source, folder, progress):
+        write_tiny(source, folder, progress)
         with monkeypatch.context() as other_process:
             other_process.setitem(hub.PACKAGED_MODELS, "tiny", plain)
             thread = threading.Thread(target=lambda: inodes.append((find_model("tiny") / "config.json").stat().st_ino))

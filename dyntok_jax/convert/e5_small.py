@@ -17,16 +17,17 @@ import json
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
-from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from dyntok_jax.assets import xlmr_charsmap
+from dyntok_jax.convert.safetensors_writer import LazyTensor, write_weights
 from dyntok_jax.errors import CheckpointError
 
 BLOCK = 32
@@ -82,19 +83,19 @@ class PackedModel:
     tensors: dict[str, PackedTensor]
 
 
-def write_e5_small(data: bytes, folder: Path, progress: Callable[[float], None]) -> None:
+def write_e5_small(source: Path, folder: Path, progress: Callable[[float], None]) -> None:
     """Writes `model.safetensors` (float32), `tokenizer.json` and the three configs beside them.
 
     Args:
-      data: the packed file.
+      source: the packed file.
       folder: an existing folder; the five files in it are overwritten.
       progress: called with the share done so far, 0 to 1.
 
     Raises:
       CheckpointError: the data is no such file, or tensors are missing, extra or misshapen.
-      OSError: the folder cannot be written.
+      OSError: the file cannot be read or the folder not written.
     """
-    packed = read_packed(data)
+    packed = read_packed(source.read_bytes())
     _write_json(folder / "config.json", packed.config)
     _write_json(folder / "tokenizer_config.json", tokenizer_config())
     _write_json(folder / "config_sentence_transformers.json", PROMPTS)
@@ -102,12 +103,15 @@ def write_e5_small(data: bytes, folder: Path, progress: Callable[[float], None])
     progress(0.3)
     shapes = expected_shapes(packed.config)
     _check_tensors(packed.tensors, shapes)
-    tensors = {}
-    for n_done, (name, (hf_name, shape)) in enumerate(shapes.items(), start=1):
-        tensors[hf_name] = read_tensor(packed, name).reshape(shape)
-        progress(0.3 + 0.4 * n_done / len(shapes))
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    progress(1.0)
+    tensors = {
+        hf_name: LazyTensor(shape, np.dtype(np.float32), partial(_read_shaped, packed, name, shape))
+        for name, (hf_name, shape) in shapes.items()
+    }
+    write_weights(folder, tensors, progress=lambda share: progress(0.3 + 0.7 * share))
+
+
+def _read_shaped(packed: PackedModel, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    return read_tensor(packed, name).reshape(shape)
 
 
 def read_packed(data: bytes) -> PackedModel:

@@ -12,12 +12,11 @@ from dyntok_jax.convert.safetensors import (
     ROW_VECTOR,
     TRANSPOSED,
     Table,
-    export_tensors,
     load_tree,
     open_checkpoint,
     read_config,
-    write_checkpoint,
 )
+from dyntok_jax.convert.safetensors_writer import export_tensors, write_checkpoint
 from dyntok_jax.convert.xlmr import Shardings, layer_table
 from dyntok_jax.embedding.hypernet import Hypernet
 from dyntok_jax.embedding.hypernet_config import HypernetConfig

@@ -1,4 +1,4 @@
-"""The strict checkpoint reader and writer: a table of names, one tensor in memory at a time, every fault in one error.
+"""The strict checkpoint reader: a table of names, one tensor in memory at a time, every fault in one error.
 
 A table maps a name pattern of the checkpoint to a parameter path of ours and a transform. `{i}` in a pattern is a layer
 number: layer i of the checkpoint is row i of our stacked parameter. The same table serves both directions.
@@ -7,9 +7,8 @@ number: layer i of the checkpoint is row i of our stacked parameter. The same ta
 import json
 import os
 import re
-import tempfile
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from dyntok_jax.errors import CheckpointError
 from dyntok_jax.parameters import flat_parameters
@@ -102,26 +100,32 @@ def read_config(folder: str | os.PathLike) -> dict[str, Any]:
     """Reads `config.json` of a model folder.
 
     Raises:
-      CheckpointError: the folder or the file is missing, or it is not a JSON object.
+      CheckpointError: the folder or the file is missing, or may not be read, or it is not a JSON object.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder} is not a folder: name one that holds config.json and {WEIGHTS}.")
     path = folder / "config.json"
-    if not path.is_file():
-        raise CheckpointError(f"{folder} has no config.json: name the folder that holds the model itself.")
-    check_not_lfs_pointer(path)
-    return _read_json_object(path)
+    with _as_unreadable(path):
+        if not folder.is_dir():
+            raise CheckpointError(f"{folder} is not a folder: name one that holds config.json and {WEIGHTS}.")
+        if not path.is_file():
+            raise CheckpointError(f"{folder} has no config.json: name the folder that holds the model itself.")
+        check_not_lfs_pointer(path)
+        return _read_json_object(path)
 
 
 def open_checkpoint(folder: str | os.PathLike) -> Checkpoint:
     """Lists the tensors of `model.safetensors`, or of the shards that `model.safetensors.index.json` names.
 
     Raises:
-      CheckpointError: no folder or weights, weights only as pickle, a Git LFS pointer, a damaged or truncated file, or
-        shards and index that do not agree.
+      CheckpointError: no folder or weights, weights only as pickle, a Git LFS pointer, a damaged or truncated file, one
+        that may not be read, or shards and index that do not agree.
     """
     folder = Path(folder)
+    with _as_unreadable(folder):
+        return _open_checkpoint(folder)
+
+
+def _open_checkpoint(folder: Path) -> Checkpoint:
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder: name one that holds config.json and {WEIGHTS}.")
     checkpoint = Checkpoint(folder)
@@ -139,6 +143,16 @@ def open_checkpoint(folder: str | os.PathLike) -> Checkpoint:
             )
         raise CheckpointError(f"{folder} has neither {WEIGHTS} nor {INDEX}: the weights are missing.")
     return checkpoint
+
+
+@contextmanager
+def _as_unreadable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"{error.filename or path} cannot be read ({error.strerror or error}): see to its permissions and its disk."
+        ) from error
 
 
 def _read_json_object(path: Path) -> dict[str, Any]:
@@ -163,6 +177,8 @@ def _list_tensors(checkpoint: Checkpoint, path: Path) -> None:
                 checkpoint.files[name] = path
                 checkpoint.shapes[name] = tuple(view.get_shape())
                 checkpoint.dtypes[name] = view.get_dtype()
+    except PermissionError:
+        raise
     except (SafetensorError, OSError) as error:
         size = path.stat().st_size
         raise CheckpointError(
@@ -285,48 +301,3 @@ def load_tree(
 
 def _read(checkpoint: Checkpoint, name: str, transform: Transform, dtype: Any) -> np.ndarray:
     return np.ascontiguousarray(transform.load(checkpoint.read(name)).astype(dtype, copy=False))
-
-
-def export_tensors(tree: Any, table: Table) -> dict[str, np.ndarray]:
-    """The parameters of `tree` under the checkpoint's names, transformed back: the inverse of `load_tree`."""
-    parameters = flat_parameters(tree)
-    tensors = {}
-    for template, (path, transform) in table.items():
-        array = np.asarray(jax.device_get(parameters[path]))
-        if "{i}" in template:
-            for i, row in enumerate(array):
-                tensors[template.replace("{i}", str(i))] = np.ascontiguousarray(transform.save(row))
-        else:
-            tensors[template] = np.ascontiguousarray(transform.save(array))
-    return tensors
-
-
-def write_checkpoint(folder: str | os.PathLike, config: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:
-    """Writes `model.safetensors` and `config.json`; each file is written beside and renamed, never half there.
-
-    Raises:
-      CheckpointError: the folder cannot be made or written.
-    """
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # "pt" is what PyTorch transformers asks of the files it loads.
-        _replace(folder / WEIGHTS, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
-        text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-        _replace(folder / "config.json", lambda path: path.write_text(text, encoding="utf-8"))
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{folder} cannot be written: {error}.") from error
-
-
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        write(Path(name))
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)  # mkstemp makes it private; a model folder is as readable as its neighbours
-        os.replace(name, path)
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(name)

@@ -15,14 +15,13 @@ from dyntok_jax.convert.safetensors import (
     TRANSPOSED,
     Checkpoint,
     Table,
-    export_tensors,
     join_heads,
     load_tree,
     open_checkpoint,
     read_config,
     split_heads,
-    write_checkpoint,
 )
+from dyntok_jax.convert.safetensors_writer import export_tensors, write_checkpoint
 from dyntok_jax.errors import CheckpointError
 from dyntok_jax.models.heads import MaskedLmHead
 from dyntok_jax.models.xlmr import Encoder, EncoderConfig

@@ -1,0 +1,201 @@
+"""The checkpoint writer: safetensors files written tensor by tensor, so that a model never lies twice in host memory.
+
+The bytes are those that `safetensors.numpy.save_file` writes, which needs all tensors at once. A file is 8 bytes with
+the header's length, the header (JSON: dtype, shape and place of each tensor) and the tensors one behind the other.
+"""
+
+import json
+import os
+import secrets
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from dyntok_jax.convert.safetensors import DTYPES, INDEX, WEIGHTS, Table
+from dyntok_jax.errors import CheckpointError
+from dyntok_jax.parameters import flat_parameters
+
+MAX_SHARD_BYTES = 5 * 10**9
+SHARD = "model-{:05}-of-{:05}.safetensors"
+FORMAT = {"format": "pt"}
+"""What PyTorch transformers asks of the files it loads."""
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+LAYOUT_ORDER = ("F32", "BF16", "F16")
+"""Wide tensors lie in front, so that each begins at a multiple of its own width."""
+
+
+@dataclass(frozen=True)
+class LazyTensor:
+    """A tensor on its way into a file: what it will be, and how to make it when its turn comes.
+
+    Attributes:
+      shape: its shape.
+      dtype: its dtype, one of `DTYPES`.
+      read: makes it.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[], np.ndarray]
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes it takes in a file."""
+        return prod(self.shape) * self.dtype.itemsize
+
+
+def export_tensors(tree: Any, table: Table) -> dict[str, LazyTensor]:
+    """The parameters of `tree` under the checkpoint's names, transformed back: the inverse of `load_tree`.
+
+    Nothing is moved yet: each tensor comes from its device or shards when it is read, a layer's row of a stacked
+    parameter alone.
+    """
+    parameters = flat_parameters(tree)
+    tensors = {}
+    for template, (path, transform) in table.items():
+        parameter = parameters[path]
+        if "{i}" in template:
+            for i in range(parameter.shape[0]):
+                name = template.replace("{i}", str(i))
+                tensors[name] = _exported(parameter, i, transform.save, parameter.shape[1:])
+        else:
+            tensors[template] = _exported(parameter, None, transform.save, parameter.shape)
+    return tensors
+
+
+def _exported(parameter: Any, row: int | None, save: Callable[[Any], Any], shape: tuple[int, ...]) -> LazyTensor:
+    def read() -> np.ndarray:
+        part = parameter if row is None else parameter[row]
+        return np.asarray(save(np.asarray(jax.device_get(part))))
+
+    foreign = jax.eval_shape(save, jax.ShapeDtypeStruct(shape, parameter.dtype))
+    return LazyTensor(foreign.shape, np.dtype(parameter.dtype), read)
+
+
+def write_checkpoint(
+    folder: str | os.PathLike,
+    config: dict[str, Any],
+    tensors: Mapping[str, LazyTensor],
+    *,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Writes the weights and `config.json`; the files are written beside and renamed together, never half there.
+
+    The weights are `model.safetensors`, or shards with their index where they are larger than one file may be. Weights
+    that the folder held before are replaced.
+
+    Args:
+      folder: made if it is not there, its parent folders too.
+      config: what `config.json` is to hold.
+      tensors: under the names that the checkpoint gives them; one is in memory at a time.
+      max_shard_bytes: the most that the tensors of one file may take; a single larger one has a file to itself.
+
+    Raises:
+      CheckpointError: the folder cannot be made or written.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+        write_weights(folder, tensors, max_shard_bytes=max_shard_bytes, beside={"config.json": text})
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be written: {error}.") from error
+
+
+def write_weights(
+    folder: Path,
+    tensors: Mapping[str, LazyTensor],
+    *,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    beside: Mapping[str, str] | None = None,
+    progress: Callable[[float], None] = lambda _: None,
+) -> None:
+    """Writes the weights alone, as `write_checkpoint` does.
+
+    Args:
+      folder: an existing folder.
+      tensors: as for `write_checkpoint`.
+      max_shard_bytes: as for `write_checkpoint`.
+      beside: names and texts of files that belong to the weights and take their names with them.
+      progress: called with the share of the bytes written so far, 0 to 1.
+
+    Raises:
+      OSError: the folder cannot be written.
+    """
+    shards = _split(tensors, max_shard_bytes)
+    names = [SHARD.format(i, len(shards)) for i in range(1, len(shards) + 1)] if len(shards) > 1 else [WEIGHTS]
+    texts = dict(beside or {})
+    if len(shards) > 1:
+        weight_map = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
+        n_bytes = sum(tensor.n_bytes for tensor in tensors.values())
+        index = {"metadata": {"total_size": n_bytes}, "weight_map": dict(sorted(weight_map.items()))}
+        texts[INDEX] = json.dumps(index, indent=2) + "\n"
+    with _new_files(folder, [*names, *texts]) as parts:
+        n_done = 0
+        for name, shard in zip(names, shards, strict=True):
+            for _ in _write_file(parts[name], {tensor: tensors[tensor] for tensor in shard}):
+                n_done += 1
+                progress(n_done / len(tensors))
+        for name, text in texts.items():
+            parts[name].write_text(text, encoding="utf-8")
+    for old in (*folder.glob("model-*-of-*.safetensors"), folder / WEIGHTS, folder / INDEX):
+        if old.name not in (*names, *texts):
+            old.unlink(missing_ok=True)
+
+
+def _split(tensors: Mapping[str, LazyTensor], max_bytes: int) -> list[list[str]]:
+    """Names for each file, in the order given; a file is closed when the next tensor would not fit."""
+    shards: list[list[str]] = [[]]
+    n_bytes = 0
+    for name, tensor in tensors.items():
+        if shards[-1] and n_bytes + tensor.n_bytes > max_bytes:
+            shards.append([])
+            n_bytes = 0
+        shards[-1].append(name)
+        n_bytes += tensor.n_bytes
+    return shards
+
+
+def _write_file(path: Path, tensors: Mapping[str, LazyTensor]) -> Iterator[str]:
+    """Writes one file, and says each tensor's name when it is written."""
+    names = sorted(tensors, key=lambda name: (LAYOUT_ORDER.index(DTYPE_NAMES[tensors[name].dtype]), name))
+    header: dict[str, Any] = {"__metadata__": FORMAT}
+    end = 0
+    for name in names:
+        tensor = tensors[name]
+        start, end = end, end + tensor.n_bytes
+        header[name] = {
+            "dtype": DTYPE_NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+    encoded = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(encoded)) + encoded)
+        for name in names:
+            array = np.ascontiguousarray(tensors[name].read())
+            if (array.shape, array.dtype) != (tensors[name].shape, tensors[name].dtype):
+                raise ValueError(f"{name} came as {array.dtype} {array.shape}, not as announced: {tensors[name]}.")
+            file.write(array.reshape(-1).view(np.uint8).data)
+            yield name
+
+
+@contextmanager
+def _new_files(folder: Path, names: Sequence[str]) -> Iterator[dict[str, Path]]:
+    """Files to fill, by the names they take when the block ends; if it fails, they vanish."""
+    parts = {name: folder / f".{name}.{secrets.token_hex(4)}.part" for name in names}
+    try:
+        yield parts
+        for name, part in parts.items():
+            os.replace(part, folder / name)
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
