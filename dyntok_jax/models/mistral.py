@@ -93,7 +93,7 @@ def embed_ids(model: Decoder, ids_BT: Int[Array, "B T"]) -> Float[Array, "B T D"
 
 
 def rms_norm(module: RmsNorm, x: Float[Array, "*rows D"], eps: float) -> Float[Array, "*rows D"]:
-    """x ÷ its root mean square, times the scale (Zhang & Sennrich 2019, eq. 4), the quotient in float32."""
+    """Divides x by its root mean square, times the scale (Zhang & Sennrich 2019, eq. 4), in float32 up to the scale."""
     wide = x.astype(jnp.float32)
     normed = (wide * lax.rsqrt(jnp.square(wide).mean(axis=-1, keepdims=True) + eps)).astype(x.dtype)
     return normed * jnp.expand_dims(module.scale[...], tuple(range(x.ndim - 1)))
