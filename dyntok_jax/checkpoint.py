@@ -10,6 +10,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ def save_checkpoint(folder: str | os.PathLike, config: dict[str, Any], tree: Any
       CheckpointError: the folder is there already, or cannot be written.
     """
     with new_folder(folder, overwrite=overwrite) as part:
-        ocp.save((part / PARAMETERS).absolute(), flat_parameters(tree))
+        with _bounded_writing(tree):
+            ocp.save((part / PARAMETERS).absolute(), flat_parameters(tree))
         text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
         (part / "config.json").write_text(text, encoding="utf-8")
 
@@ -94,9 +96,48 @@ def load_checkpoint(folder: str | os.PathLike, abstract: Any, *, shardings: Call
     default = SingleDeviceSharding(jax.local_devices()[0])
     places = flat_parameters(shardings(abstract)) if shardings else dict.fromkeys(want, default)
     targets = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=places[path]) for path, leaf in want.items()}
+    loaded: dict[str, Any] = {}
     with _as_damage(folder):
-        loaded = ocp.load((folder / PARAMETERS).absolute(), targets)
+        for turn in _turns(targets):
+            asked = {path: target if path in turn else ocp.PLACEHOLDER for path, target in targets.items()}
+            read = ocp.load((folder / PARAMETERS).absolute(), asked)
+            loaded |= {path: jax.block_until_ready(read[path]) for path in turn}
     return jax.tree.unflatten(jax.tree.structure(abstract), [loaded[path] for path in want])
+
+
+def _bounded_writing(tree: Any) -> ocp.Context:
+    """Settings for a tree that fills most of the memory: by default orbax holds a second copy while it writes.
+
+    On its way to the file is no more than one large parameter. Compressing it would take a copy of it, and saves a
+    tenth of the space.
+    """
+    context = ocp.Context()
+    limit = max(map(_n_bytes, jax.tree.leaves(tree)), default=0) + 1  # orbax asks for less than the limit
+    context.memory.transfer_concurrent_bytes = limit
+    context.memory.write_concurrent_bytes = limit
+    context.array.saving.use_compression = False
+    return context
+
+
+def _turns(targets: dict[str, jax.ShapeDtypeStruct]) -> list[list[str]]:
+    """The order to read in: orbax holds twice or more what it reads at once, so the large ones come first, alone.
+
+    No turn is larger than the largest parameter, and the last, when most of the memory is taken, is a small one.
+    """
+    turns: list[list[str]] = []
+    room = limit = max(map(_n_bytes, targets.values()), default=0)
+    for path in sorted(targets, key=lambda path: _n_bytes(targets[path]), reverse=True):
+        n_bytes = _n_bytes(targets[path])
+        if not turns or n_bytes > room:
+            turns.append([])
+            room = limit
+        turns[-1].append(path)
+        room -= n_bytes
+    return turns
+
+
+def _n_bytes(leaf: Any) -> int:
+    return prod(leaf.shape) * leaf.dtype.itemsize
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""`dyntok convert`: a Hugging Face folder to an orbax checkpoint, or back."""
+"""`dyntok convert`: a Hugging Face folder to an orbax checkpoint, or back; a GGUF file to a Hugging Face folder."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -12,18 +12,21 @@ EXAMPLES = """\
   dyntok convert e5-small e5-orbax                                a packaged model to orbax
   dyntok convert e5-orbax e5-small-hf                             and back: safetensors, config.json, tokenizer
   dyntok convert xlm-roberta-base xlmr-orbax --dtype bfloat16     half the size
+  dyntok convert model.gguf model-hf                              a Llama or Mistral of llama.cpp, with its tokenizer
+  dyntok convert model-hf model-orbax                             and on to orbax
   dyntok convert benjamin/zett-hypernetwork-xlm-roberta-base zett-orbax
 """
 
 
 @dataclass(frozen=True)
 class Convert:
-    """Converts a checkpoint: Hugging Face (encoder or ZeTT hypernetwork) to orbax, or orbax to Hugging Face.
+    """Converts a checkpoint: Hugging Face (encoder, decoder or ZeTT hypernetwork) to orbax, orbax or GGUF to it.
 
     Attributes:
-      source: a model's folder, Hugging Face Hub id or packaged name; or an orbax folder that this command wrote.
+      source: a model's folder, Hugging Face Hub id or packaged name; an orbax folder that this command wrote; or a GGUF
+        file.
       target: the folder to make.
-      dtype: of the parameters (default: as they are).
+      dtype: of the parameters (default: as they are; of a GGUF file float32).
       overwrite: replace the target if it is a model folder.
     """
 

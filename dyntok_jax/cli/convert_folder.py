@@ -1,4 +1,4 @@
-"""A model folder from Hugging Face's format to orbax's, or back. The numbers stay, bit for bit, unless cast."""
+"""A model folder from Hugging Face's format to orbax's, or back; a GGUF file to a folder. Numbers stay, unless cast."""
 
 import json
 import re
@@ -14,13 +14,17 @@ import numpy as np
 
 from dyntok_jax.checkpoint import is_checkpoint, load_checkpoint, new_folder, read_shapes, save_checkpoint
 from dyntok_jax.convert import hypernet as zett
-from dyntok_jax.convert import xlmr
+from dyntok_jax.convert import mistral, xlmr
+from dyntok_jax.convert.gguf import is_gguf, write_gguf
 from dyntok_jax.convert.safetensors import DTYPES, INDEX, Checkpoint, open_checkpoint, read_config
 from dyntok_jax.embedding.hypernet import Hypernet
 from dyntok_jax.embedding.hypernet_config import HypernetConfig
 from dyntok_jax.errors import CheckpointError
 from dyntok_jax.hub import MANIFEST, PACKAGED_MODELS, find_model
 from dyntok_jax.models.heads import MaskedLmHead
+from dyntok_jax.models.mistral import Decoder
+from dyntok_jax.models.mistral_config import MODEL_TYPES as DECODER_TYPES
+from dyntok_jax.models.mistral_config import DecoderConfig
 from dyntok_jax.models.xlmr import Encoder, EncoderConfig
 
 HYPERNET_TYPE = "zett_hypernetwork"
@@ -34,7 +38,8 @@ def convert_folder(source: str, target: str, *, dtype: str | None = None, overwr
     """Converts a checkpoint to the other format.
 
     Args:
-      source: a folder of either format; or the name of a model, which is in Hugging Face's.
+      source: a folder of either format; the name of a model, which is in Hugging Face's; or a GGUF file, whose model
+        gets Hugging Face's.
       target: the folder to make.
       dtype: name of the dtype to cast to; None: as it is.
       overwrite: replace `target` if it is a model folder.
@@ -45,6 +50,10 @@ def convert_folder(source: str, target: str, *, dtype: str | None = None, overwr
     Raises:
       ModelNotFoundError, ConfigError, CheckpointError: the source cannot be read, or the target not written.
     """
+    if is_gguf(source):
+        with new_folder(target, overwrite=overwrite) as part:
+            write_gguf(source, part, dtype=jnp.dtype(dtype or "float32"))
+        return [f"Written: {target} (Hugging Face format)"]
     is_orbax = Path(source).is_dir() and is_checkpoint(source)
     # of a folder only config and weights are needed here, the tokenizer is copied if there is one
     folder = Path(source) if is_orbax else find_model(source, "model" if source in PACKAGED_MODELS else "hypernetwork")
@@ -70,6 +79,10 @@ def _to_orbax(folder: Path, part: Path, dtype: str | None) -> list[str]:
         _, hypernet = zett.load_hypernet(folder, dtype=kept)
         save_checkpoint(part, _with_dtype(config, kept), hypernet)
         return _matching(checkpoint, zett.EXTRAS[1:])
+    if config.get("model_type") in DECODER_TYPES:
+        _, decoder = mistral.load_decoder(folder, dtype=kept)
+        save_checkpoint(part, _with_dtype(config, kept), decoder)
+        return []
     _, encoder = xlmr.load_encoder(folder, dtype=kept)
     save_checkpoint(part, _with_dtype(config, kept), encoder)
     if _matching(checkpoint, xlmr.HEAD_NAMES):
@@ -83,6 +96,9 @@ def _to_hugging_face(folder: Path, part: Path, dtype: str | None) -> list[str]:
     if config.get("model_type") == HYPERNET_TYPE:
         shape = HypernetConfig.from_hf(config)
         zett.save_hypernet(part, shape, load_checkpoint(folder, _abstract(Hypernet, shape, kept)))
+    elif config.get("model_type") in DECODER_TYPES:
+        shape = DecoderConfig.from_hf(config)
+        mistral.save_decoder(part, shape, load_checkpoint(folder, _abstract(Decoder, shape, kept)))
     else:
         shape, head = EncoderConfig.from_hf(config), None
         if is_checkpoint(folder / HEAD):
