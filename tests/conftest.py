@@ -22,6 +22,12 @@ def e5_small_folder() -> Path:
 
 
 @pytest.fixture(scope="session")
+def smollm2_folder() -> Path:
+    """The offline decoder as a Hugging Face folder, built once into the user's cache."""
+    return find_model("smollm2")
+
+
+@pytest.fixture(scope="session")
 def mistral_tokenizer() -> Tokenizer:
     """Mistral-7B-v0.1's tokenizer, built from the SentencePiece file that the package mistral-common carries."""
     path = Path(find_spec("mistral_common").origin).parent / "data" / "tokenizer.model.v1"

@@ -240,7 +240,7 @@ def gguf_config(file: GgufFile) -> dict[str, Any]:
     return config | ({"rope_scaling": scaling} if scaling else {})
 
 
-def _number(file: GgufFile, key: str, default: float | None = None) -> Any:
+def _number(file: GgufFile, key: str, default: int | float | None = None) -> Any:
     """A field of the architecture; where it is a list with a number for each layer, they must be equal."""
     value = file.fields.get(f"{ARCHITECTURE}.{key}", default)
     numbers = set(value) if isinstance(value, list) else {value}
@@ -250,7 +250,7 @@ def _number(file: GgufFile, key: str, default: float | None = None) -> Any:
     return numbers.pop()
 
 
-def _shortest(number: float) -> float:
+def _shortest(number: float | np.float32) -> float:
     """The shortest decimal of a float32: what was 1e-5 in the model's config is that again."""
     return float(str(np.float32(number)))
 
