@@ -8,9 +8,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
+from gguf_files import bpe_fields, llama_fields, tiny_llama, tiny_tensors, write_gguf_file
 from safetensors.numpy import load_file
 from tiny import write_tiny_encoder
-from transformers import BertConfig, BertForMaskedLM, XLMRobertaConfig, XLMRobertaForMaskedLM
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    XLMRobertaConfig,
+    XLMRobertaForMaskedLM,
+)
 
 from dyntok_jax.checkpoint import load_checkpoint, read_shapes
 from dyntok_jax.cli.main import main
@@ -67,6 +78,42 @@ def test_a_hypernetwork_comes_back_bit_by_bit(name, tmp_path):
     convert(tmp_path / "orbax", tmp_path / "back")
     assert_same_tensors(GOLDEN / name, tmp_path / "back")
     assert read_config(GOLDEN / name).items() <= read_config(tmp_path / "back").items()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", [(LlamaForCausalLM, LlamaConfig), (MistralForCausalLM, MistralConfig)])
+def test_a_decoder_comes_back_bit_by_bit(family, dtype, tmp_path):
+    model, config = family
+    config = config(**TINY, num_key_value_heads=1, bos_token_id=7, tie_word_embeddings=model is LlamaForCausalLM)
+    model(config).to(getattr(torch, dtype)).save_pretrained(tmp_path / "hf", max_shard_size="20KB")
+    (tmp_path / "hf" / "chat_template.jinja").write_text("{{ messages }}")
+    convert(tmp_path / "hf", tmp_path / "orbax")
+    assert {leaf.dtype.name for leaf in read_shapes(tmp_path / "orbax").values()} == {dtype}
+    convert(tmp_path / "orbax", tmp_path / "back")
+    before, after = (model.from_pretrained(tmp_path / name) for name in ("hf", "back"))
+    for name, parameter in before.named_parameters():
+        assert parameter.dtype == after.get_parameter(name).dtype
+        assert torch.equal(parameter, after.get_parameter(name)), name
+    assert read_config(tmp_path / "hf").items() <= read_config(tmp_path / "back").items()
+    assert (tmp_path / "back" / "chat_template.jinja").exists()
+
+
+def test_a_gguf_file_becomes_a_folder_and_then_orbax(tmp_path, capsys):
+    fields = bpe_fields() | llama_fields()
+    source = write_gguf_file(tmp_path / "tiny.gguf", tiny_tensors(tiny_llama()), fields)
+    convert(source, tmp_path / "hf", "--dtype", "bfloat16")
+    assert "(Hugging Face format)" in capsys.readouterr().out
+    assert read_config(tmp_path / "hf")["dtype"] == "bfloat16"
+    convert(tmp_path / "hf", tmp_path / "orbax")
+    convert(tmp_path / "orbax", tmp_path / "back")
+    assert_same_tensors(tmp_path / "hf", tmp_path / "back")
+    assert (tmp_path / "back" / "tokenizer.json").read_bytes() == (tmp_path / "hf" / "tokenizer.json").read_bytes()
+    before = sorted(path.name for path in tmp_path.iterdir())
+    write_gguf_file(source, tiny_tensors(tiny_llama()), fields, architecture="gemma")
+    convert(source, tmp_path / "other", status=2)
+    assert (err := capsys.readouterr().err).count("\n") == 1
+    assert "architecture 'gemma'" in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
 @pytest.mark.parametrize("family", [(BertForMaskedLM, BertConfig), (XLMRobertaForMaskedLM, XLMRobertaConfig)])

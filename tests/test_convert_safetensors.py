@@ -1,7 +1,9 @@
 """Every way a checkpoint can be wrong gives one error that says so."""
 
 import json
+import os
 import shutil
+from contextlib import contextmanager
 
 import jax
 import numpy as np
@@ -229,3 +231,42 @@ def test_a_failed_write_leaves_the_old_checkpoint_whole(tmp_path, monkeypatch):
 def test_every_parameter_has_a_name_in_the_checkpoint(tmp_path):
     config, encoder = load_encoder(write_folder(tmp_path / "m", random_tensors()))
     assert {path for path, _ in encoder_table(config).values()} == set(flat_parameters(encoder))
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "model.safetensors.index.json", ""])
+def test_what_may_not_be_read_is_told(tmp_path, name):
+    folder = tmp_path / "m"
+    if name.endswith("index.json"):
+        write_shards(folder, random_tensors())
+    else:
+        write_folder(folder, random_tensors())
+    with as_a_stranger_to(folder / name), pytest.raises(CheckpointError, match=r"cannot be read \(Permission denied\)"):
+        load_encoder(folder)
+
+
+@contextmanager
+def as_a_stranger_to(path):
+    """Runs a block as somebody who may not read `path`; root may read all, so as nobody."""
+    path.chmod(0)
+    is_root = os.geteuid() == 0
+    opened = [(parent, parent.stat().st_mode) for parent in path.parents if parent != parent.parent] if is_root else []
+    try:
+        for parent, mode in opened:
+            parent.chmod(mode | 0o055)
+        if is_root:
+            os.seteuid(65534)
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+        for parent, mode in opened:
+            parent.chmod(mode)
+        path.chmod(0o700)
+
+
+def test_a_file_cut_after_it_was_opened_is_told(tmp_path):
+    checkpoint = open_checkpoint(write_folder(tmp_path / "m", random_tensors()))
+    path = tmp_path / "m" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(CheckpointError, match="is truncated at tensor encoder"):
+        checkpoint.read("encoder.layer.1.output.dense.weight")

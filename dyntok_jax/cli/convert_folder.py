@@ -30,8 +30,8 @@ from dyntok_jax.models.xlmr import Encoder, EncoderConfig
 HYPERNET_TYPE = "zett_hypernetwork"
 HEAD = "head"
 """Folder, within an encoder's orbax folder, of its masked-LM head."""
-COMPANION_SUFFIXES = {".json", ".txt", ".model"}
-"""Of the files that are copied: tokenizers, and what sentence-transformers keeps beside a model."""
+COMPANION_SUFFIXES = {".json", ".txt", ".model", ".jinja"}
+"""Of the files that are copied: tokenizers, chat templates, and what sentence-transformers keeps beside a model."""
 
 
 def convert_folder(source: str, target: str, *, dtype: str | None = None, overwrite: bool = False) -> list[str]:

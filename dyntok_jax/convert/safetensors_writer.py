@@ -181,11 +181,15 @@ def _write_file(path: Path, tensors: Mapping[str, LazyTensor]) -> Iterator[str]:
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(encoded)) + encoded)
         for name in names:
-            array = np.ascontiguousarray(tensors[name].read())
-            if (array.shape, array.dtype) != (tensors[name].shape, tensors[name].dtype):
-                raise ValueError(f"{name} came as {array.dtype} {array.shape}, not as announced: {tensors[name]}.")
-            file.write(array.reshape(-1).view(np.uint8).data)
+            file.write(_bytes(name, tensors[name]))  # no variable here: it would keep the tensor beside the next one
             yield name
+
+
+def _bytes(name: str, tensor: LazyTensor) -> memoryview:
+    array = np.asarray(tensor.read(), order="C")
+    if (array.shape, array.dtype) != (tensor.shape, tensor.dtype):
+        raise ValueError(f"{name} came as {array.dtype} {array.shape}, not as announced: {tensor}.")
+    return array.reshape(-1).view(np.uint8).data
 
 
 @contextmanager
