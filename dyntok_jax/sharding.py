@@ -20,7 +20,7 @@ from dyntok_jax.errors import ConfigError
 from dyntok_jax.parameters import flat_parameters
 
 RULES: tuple[tuple[str, P], ...] = (
-    # Encoder layers, stacked: the first axis counts layers.
+    # Layers of encoders and decoders, stacked: the first axis counts layers.
     (r"layers\.(query|key|value)\.kernel", P(None, None, "model", None)),
     (r"layers\.(query|key|value)\.bias", P(None, "model", None)),
     (r"layers\.output\.kernel", P(None, "model", None, None)),
@@ -29,8 +29,10 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"layers\.ffn_out\.kernel", P(None, "model", None)),
     (r"layers\.(output|ffn_out)\.bias", P()),
     (r"layers\.(attention|ffn)_norm\.(scale|bias)", P()),
+    (r"layers\.ffn_(gate|up)\.kernel", P(None, None, "model")),
+    (r"final_norm\.scale", P()),
     # Tables of embeddings, by width.
-    (r"word_embeddings", P(None, "model")),
+    (r"(word|output)_embeddings", P(None, "model")),
     (r"(position|type|fallback|lang|unused_word)_embeddings", P()),
     (r"embedding_norm\.(scale|bias)", P()),
     # Masked-LM head.
@@ -43,6 +45,10 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"input_linear\.(kernel|bias)|(output|second)_head\.linear\.(kernel|bias)|bias_linear\.(kernel|bias)", P()),
     (r"(in_|out_)?scaler\.(scale|bias)", P()),
 )
+
+
+CACHE = P(None, "data", None, "model", None)
+"""Keys and values, [layers, B, C, K, H]: sequences over `data`, heads over `model`, as the kernels that make them."""
 
 
 def make_mesh(data: int, model: int) -> Mesh:
@@ -94,6 +100,18 @@ def shardings_for(tree: Any, mesh: Mesh) -> Any:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The sharding of any array of a batch: its first axis over `data`."""
     return NamedSharding(mesh, P("data"))
+
+
+def constrain_cache(cache: Any, mesh: Mesh | None) -> Any:
+    """A key/value cache held to the rule `CACHE`, inside `jax.jit`; untouched without a mesh."""
+    if mesh is None:
+        return cache
+
+    def constrain(array):
+        spec = P(*CACHE[-array.ndim :]) if array.ndim >= 4 else P("data")
+        return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, spec))
+
+    return jax.tree.map(constrain, cache)
 
 
 def under_explicit_mesh(function: Callable[..., Any], mesh: Mesh, out_specs: Any = None) -> Callable[..., Any]:

@@ -39,6 +39,11 @@ class KeyValueCache:
         """C, the slots a sequence."""
         return jax.tree.leaves(self.key)[0].shape[-3]
 
+    def take(self, row_B: Int32[Array, "B"]) -> "KeyValueCache":
+        """The cache of other sequences: copies of some of these."""
+        key, value = (jax.tree.map(lambda a: jnp.take(a, row_B, axis=-4), kept) for kept in (self.key, self.value))
+        return KeyValueCache(key, value, self.length_B[row_B])
+
 
 @dataclass(frozen=True)
 class AttentionSpan:

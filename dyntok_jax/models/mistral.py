@@ -5,7 +5,6 @@ grouped-query attention with rotary positions and a SwiGLU feed-forward (Shazeer
 embeddings, so a prompt may hold rows of the model's table and predicted ones side by side. Positions count tokens.
 """
 
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -264,7 +263,3 @@ def decoder_layer(
 def _to_heads(module: Kernel, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T N H"]:
     return jnp.einsum("BTD,DNH->BTNH", x_BTD, module.kernel[...])
 
-
-def with_length(cache: KeyValueCache, length_B: Int32[Array, "B"]) -> KeyValueCache:
-    """The cache as if only the first tokens of each sequence had been read; not for rings that have wrapped."""
-    return replace(cache, length_B=length_B)
