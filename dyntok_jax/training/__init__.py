@@ -1,0 +1,1 @@
+"""Training hypernetworks: batches from text, objectives, the run."""
