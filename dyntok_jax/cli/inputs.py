@@ -1,15 +1,12 @@
 """The texts that a command reads: plain text, one a line; aligned JSON lines; standard input; the packaged sample."""
 
-import gzip
-import sys
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dyntok_jax.errors import InputError
+from dyntok_jax.text.lines import STDIN, read_lines
 
-STDIN = "-"
 ALIGNED_SUFFIXES = (".jsonl", ".jsonl.gz")
 
 
@@ -60,56 +57,6 @@ def read_columns(file: str | None, only: Sequence[str] = ()) -> list[TextColumn]
     return [column for column in columns if not only or column.name in only]
 
 
-def read_lines(file: str) -> list[str]:
-    """Reads UTF-8 text, one text a line; empty lines are empty texts.
-
-    Lines end at a line feed (a carriage return before it goes too), and at no other character that Unicode breaks at.
-
-    Args:
-      file: a path, unpacked if it ends in `.gz`, or `-` for standard input.
-
-    Raises:
-      InputError: no such file, an empty one, or one that is no UTF-8 text (the line is named).
-    """
-    lines = _read_bytes(file).removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    if lines[-1] == b"":
-        lines.pop()
-    name = "Standard input" if file == STDIN else file
-    if not lines:
-        raise InputError(f"{name} is empty: give at least one text, one a line.")
-    return [_decode(line.removesuffix(b"\r"), f"{name}, line {number}") for number, line in enumerate(lines, start=1)]
-
-
 def _present(code: str, texts: Sequence[str | None]) -> TextColumn:
     index = [at for at, text in enumerate(texts) if text is not None]
     return TextColumn(code, code, [texts[at] for at in index], index)
-
-
-def _decode(line: bytes, where: str) -> str:
-    if b"\0" in line:
-        raise InputError(f"{where} holds a NUL byte: this is a binary file or UTF-16. Save it as UTF-8 text.")
-    try:
-        return line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where}: byte {error.start + 1} is not UTF-8. Save the file as UTF-8 text.") from None
-
-
-def _read_bytes(file: str) -> bytes:
-    if file == STDIN:
-        return sys.stdin.buffer.read()
-    try:
-        if not file.endswith(".gz"):
-            return Path(file).read_bytes()
-        with gzip.open(file) as stream:
-            return stream.read()
-    except FileNotFoundError:
-        raise InputError(
-            f"There is no file {file}: give a text file with one text a line, an aligned .jsonl file, or - for "
-            "standard input."
-        ) from None
-    except IsADirectoryError:
-        raise InputError(f"{file} is a folder: give a file in it.") from None
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(f"{file} is not a whole gzip file ({error}): fetch it again, or unpack it.") from error
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror or error}.") from error

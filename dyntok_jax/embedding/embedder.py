@@ -7,15 +7,16 @@ from typing import Literal, get_args
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Float32, Int32
+from jaxtyping import Array, Float, Float32, Int32
 
 from dyntok_jax.embedding.average import average_embeddings
 from dyntok_jax.embedding.cache import EmbeddingCache, namespace
 from dyntok_jax.embedding.hypernet import Hypernet, predict_embeddings
 from dyntok_jax.embedding.hypernet_config import HypernetConfig, check_hypernet_fits
 from dyntok_jax.embedding.languages import language_index, languages_of
+from dyntok_jax.embedding.new_tokens import distinct_forms, wants_row
 from dyntok_jax.embedding.predict import WIDTH_BUCKETS, fetch_rows
-from dyntok_jax.embedding.surface import constituents, retokenized, unique_tokens_on_host
+from dyntok_jax.embedding.surface import retokenized
 from dyntok_jax.errors import ConfigError, InputError
 from dyntok_jax.text.batches import bucket
 from dyntok_jax.text.byte_level import ByteLevelTokenizer
@@ -127,39 +128,28 @@ class TokenEmbedder:
         Returns:
           For each token the index of its row, -1 where it keeps its source row; and the rows.
         """
-        wanted_BT = self._wants_row(ids_BL, merged)
+        wanted_BT = wants_row(
+            self.tokenizer,
+            ids_BL,
+            merged,
+            has_hypernet=self.hypernet is not None,
+            predict_all=self.predict_all,
+        )
         width = self.max_subwords
         if self.hypernet is None:  # the mean takes any length: pad to a few
             width = bucket(int(merged.length_BT.max(initial=1)), WIDTH_BUCKETS[1:])
-        surface_BTS, is_subword_BTS = constituents(ids_BL, merged, width=width)
-        # the language is part of what makes two tokens the same
-        language_BT1 = np.broadcast_to(language_B[:, None, None], (*wanted_BT.shape, 1))
-        unique = unique_tokens_on_host(
-            np.concatenate([language_BT1, surface_BTS], axis=2),
-            np.concatenate([wanted_BT[..., None], is_subword_BTS], axis=2),
-            wanted_BT,
-        )
-        language_U = unique.surface_US[:, 0]
+        forms, language_U = distinct_forms(ids_BL, merged, wanted_BT, language_B, width=width)
         rows_UD = fetch_rows(
             self._predict,
-            np.ascontiguousarray(unique.surface_US[:, 1:]),
-            np.ascontiguousarray(unique.is_subword_US[:, 1:]),
+            forms.surface_US,
+            forms.is_subword_US,
             language_U,
             width=self.source_VD.shape[1],
             cache=self.cache,
             namespaces=[self._namespaces[index] for index in language_U],
             rewrite=partial(retokenized, self.tokenizer) if self.surface == "retokenized" else None,
         )
-        return np.where(wanted_BT, unique.inverse_BT, -1).astype(np.int32), rows_UD
-
-    def _wants_row(self, ids_BL: Int32[np.ndarray, "B L"], merged: MergedBatch) -> Bool[np.ndarray, "B T"]:
-        wanted_BT = merged.length_BT > 1
-        if self.hypernet is not None:
-            first_BT = np.take_along_axis(ids_BL, merged.start_BT, axis=1)
-            is_appended_BT = first_BT >= self.tokenizer.n_own
-            is_special_BT = np.isin(first_BT, list(self.tokenizer.added_ids))
-            wanted_BT |= merged.mask_BT & (is_appended_BT | (self.predict_all & ~is_special_BT))
-        return wanted_BT
+        return np.where(wanted_BT, forms.inverse_BT, -1).astype(np.int32), rows_UD
 
     def _predict(self, surface_US, is_subword_US, language_U) -> Float[Array, "U D"]:
         if self.hypernet is None:

@@ -1,0 +1,71 @@
+"""Which tokens of a batch need a row of their own, and the distinct forms of those: for embedding and for training."""
+
+import numpy as np
+from jaxtyping import Bool, Int32
+
+from dyntok_jax.embedding.surface import constituents, unique_tokens_on_host
+from dyntok_jax.text.byte_level import ByteLevelTokenizer
+from dyntok_jax.types import MergedBatch, UniqueTokens
+
+
+def wants_row(
+    tokenizer: ByteLevelTokenizer,
+    ids_BL: Int32[np.ndarray, "B L"],
+    merged: MergedBatch,
+    *,
+    has_hypernet: bool = True,
+    predict_all: bool = False,
+) -> Bool[np.ndarray, "B T"]:
+    """Which tokens keep no source row.
+
+    Args:
+      tokenizer: of the model.
+      ids_BL: subword ids.
+      merged: the tokens, on the host.
+      has_hypernet: FVT makes rows of merged tokens only; a hypernetwork also predicts appended bytes.
+      predict_all: single subwords too, as the paper does; never special or other added tokens.
+    """
+    wanted_BT = merged.length_BT > 1
+    if has_hypernet:
+        first_BT = np.take_along_axis(ids_BL, merged.start_BT, axis=1)
+        is_appended_BT = first_BT >= tokenizer.n_own
+        is_special_BT = np.isin(first_BT, list(tokenizer.added_ids))
+        wanted_BT |= merged.mask_BT & (is_appended_BT | (predict_all & ~is_special_BT))
+    return wanted_BT
+
+
+def distinct_forms(
+    ids_BL: Int32[np.ndarray, "B L"],
+    merged: MergedBatch,
+    wanted_BT: Bool[np.ndarray, "B T"],
+    language_B: Int32[np.ndarray, "B"],
+    *,
+    width: int,
+) -> tuple[UniqueTokens, Int32[np.ndarray, "U"]]:
+    """The distinct surface forms of the wanted tokens, each language's apart.
+
+    Args:
+      ids_BL: subword ids.
+      merged: the tokens, on the host.
+      wanted_BT: which tokens count; the others get row 0.
+      language_B: the language index of each text.
+      width: S, which forms are cut at.
+
+    Returns:
+      The forms, exactly as many rows as there are, and the language of each.
+    """
+    surface_BTS, is_subword_BTS = constituents(ids_BL, merged, width=width)
+    # the language is part of what makes two tokens the same
+    language_BT1 = np.broadcast_to(language_B[:, None, None], (*wanted_BT.shape, 1))
+    unique = unique_tokens_on_host(
+        np.concatenate([language_BT1, surface_BTS], axis=2),
+        np.concatenate([wanted_BT[..., None], is_subword_BTS], axis=2),
+        wanted_BT,
+    )
+    forms = UniqueTokens(
+        surface_US=np.ascontiguousarray(unique.surface_US[:, 1:]),
+        is_subword_US=np.ascontiguousarray(unique.is_subword_US[:, 1:]),
+        inverse_BT=unique.inverse_BT,
+        count=unique.count,
+    )
+    return forms, unique.surface_US[:, 0]
