@@ -1,0 +1,64 @@
+"""Scalers of a fresh hypernetwork, set from the model's tables as ZeTT sets them.
+
+Minixhofer, Ponti, Vulić (ZeTT, arXiv 2405.07883), in the form of the reference implementation: source rows come in with
+the spread that fresh embeddings have, predictions go out with the mean and spread of the rows they stand for.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dyntok_jax.embedding.hypernet import Hypernet, Scaler, predict_embeddings
+from dyntok_jax.models.layers import INIT_STD
+
+N_ANCHORS = 2048
+"""Pieces whose predictions give the mean and spread before scaling."""
+EPSILON = 1e-8
+
+
+def with_table_scalers(hypernet: Hypernet, source_VM: Float[Array, "V M"]) -> Hypernet:
+    """The same hypernetwork with its scalers set from the tables; unchanged if its config has none.
+
+    With `config.residual` the mean of the subwords brings the level, so predictions get the tables' spread alone and
+    still start exactly at FVT.
+
+    Args:
+      hypernet: fresh parameters.
+      source_VM: the model's table; where input and output tables differ both side by side, [input ‖ output].
+    """
+    if hypernet.in_scaler is None:
+        return hypernet
+    config, wide_VM = hypernet.config, source_VM.astype(jnp.float32)
+    mean_M, spread_M = wide_VM.mean(axis=0), wide_VM.std(axis=0)
+    in_scale_M = INIT_STD / (spread_M + EPSILON)
+    scaled = _copy(hypernet)
+    _set(scaled.in_scaler, in_scale_M, -in_scale_M * mean_M)
+    width = config.width
+    if config.residual:
+        _set(scaled.scaler, spread_M[:width], jnp.zeros(width))
+        if scaled.out_scaler is not None:
+            _set(scaled.out_scaler, spread_M[width:], jnp.zeros(width))
+        return scaled
+    ids_U1 = jnp.arange(min(N_ANCHORS, config.vocab_size), dtype=jnp.int32)[:, None]
+    language = 0 if config.n_langs else None
+    predicted = predict_embeddings(scaled, ids_U1, jnp.ones(ids_U1.shape, bool), source_VM, language)
+    _match(scaled.scaler, predicted.input_UD, mean_M[:width], spread_M[:width])
+    if scaled.out_scaler is not None:
+        _match(scaled.out_scaler, predicted.output_UD, mean_M[width:], spread_M[width:])
+    return scaled
+
+
+def _copy(hypernet: Hypernet) -> Hypernet:
+    return jax.tree.unflatten(jax.tree.structure(hypernet), jax.tree.leaves(hypernet))
+
+
+def _match(scaler: Scaler, rows_UD: Array, mean_D: Array, spread_D: Array) -> None:
+    """Sets a scaler so that the rows get this mean and spread."""
+    rows_UD = rows_UD.astype(jnp.float32)
+    scale_D = spread_D / (rows_UD.std(axis=0) + EPSILON)
+    _set(scaler, scale_D, mean_D - scale_D * rows_UD.mean(axis=0))
+
+
+def _set(scaler: Scaler, scale_D: Array, bias_D: Array) -> None:
+    scaler.scale[...] = scale_D.astype(scaler.scale.dtype)
+    scaler.bias[...] = bias_D.astype(scaler.bias.dtype)

@@ -1,0 +1,297 @@
+"""What a hypernetwork is trained for: known rows, the frozen model's own reading of a text, and ZeTT's language model.
+
+Every objective is a pure function of the hypernetwork, the frozen model and a batch, usable alone; `total_loss` weighs
+several and shares what they have in common. Gradients are asked of the hypernetwork alone. Dimensions as in `batch.py`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32, Int
+
+from dyntok_jax.embedding.hypernet import Hypernet, HypernetOutput, predict_embeddings
+from dyntok_jax.errors import ConfigError
+from dyntok_jax.models import mistral, xlmr
+from dyntok_jax.models.heads import MaskedLmHead, l2_normalize, mean_pool, mlm_features
+from dyntok_jax.models.mistral import Decoder
+from dyntok_jax.models.xlmr import Encoder
+from dyntok_jax.training.batch import PieceBatch, SurfaceForms, TextBatch, TrainingBatch
+
+STRETCH = 16
+"""Positions a sequence whose scores over a vocabulary lie in memory at once."""
+
+Loss = Float32[Array, ""]
+Metrics = dict[str, Loss]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class FrozenModel:
+    """The model that a hypernetwork is trained for, which training leaves as it is.
+
+    Attributes:
+      body: an encoder or a decoder.
+      source_VM: its table; where input and output tables differ both side by side, [input ‖ output].
+      variance_M: of the table's columns, in float32.
+      head: an encoder's masked-LM head, for the language-model objective.
+      mask_row: source row of the mask token, for the same.
+    """
+
+    body: Encoder | Decoder
+    source_VM: Float[Array, "V M"]
+    variance_M: Float32[Array, "M"]
+    head: MaskedLmHead | None = None
+    mask_row: Int[Array, ""] | None = None
+
+
+@dataclass(frozen=True)
+class Objectives:
+    """What each objective weighs; 0 leaves it out.
+
+    Attributes:
+      pieces: vocabulary pieces from shorter pieces, or as themselves (ZeTT's auxiliary loss, there with weight 0.5).
+      sentences: sentence embeddings as static tokenization gives them.
+      hidden: hidden states as static tokenization gives them, where both have read the same text.
+      next_subword: a decoder's distribution of the next subword as static tokenization gives it.
+      language_model: ZeTT's main loss, masked for encoders and causal for decoders.
+    """
+
+    pieces: float = 0.0
+    sentences: float = 0.0
+    hidden: float = 0.0
+    next_subword: float = 0.0
+    language_model: float = 0.0
+
+    @property
+    def needs_texts(self) -> bool:
+        """Whether any of them reads texts."""
+        return self.distills or self.language_model > 0
+
+    @property
+    def distills(self) -> bool:
+        """Whether any of them compares with static tokenization."""
+        return self.sentences > 0 or self.hidden > 0 or self.next_subword > 0
+
+
+class TokenRows(NamedTuple):
+    """The rows of a batch's own R tokens: those predicted, then those kept.
+
+    Attributes:
+      input_RD: input embeddings.
+      output_RD: output embeddings; the same array where the model's tables are tied.
+      bias_R: unigram bias of a masked-LM head; zeros where there is none.
+      is_token_R: False for padding.
+    """
+
+    input_RD: Float[Array, "R D"]
+    output_RD: Float[Array, "R D"]
+    bias_R: Float[Array, "R"]
+    is_token_R: Bool[Array, "R"]
+
+
+def freeze(body: Encoder | Decoder, head: MaskedLmHead | None = None, mask_row: int | None = None) -> FrozenModel:
+    """Puts together what the objectives ask of a model."""
+    source_VM = body.word_embeddings[...]
+    if isinstance(body, Decoder) and body.output_embeddings is not None:
+        source_VM = jnp.concatenate([source_VM, body.output_embeddings[...]], axis=1)
+    variance_M = jnp.var(source_VM.astype(jnp.float32), axis=0)
+    return FrozenModel(body, source_VM, variance_M, head, None if mask_row is None else jnp.int32(mask_row))
+
+
+def total_loss(
+    hypernet: Hypernet, frozen: FrozenModel, batch: TrainingBatch, weights: Objectives
+) -> tuple[Loss, Metrics]:
+    """The weighted sum of the objectives, and each of them.
+
+    Args:
+      hypernet: the parameters that are trained.
+      frozen: the model.
+      batch: texts, pieces or both; an objective whose part is None is left out, as in a warm-up on pieces alone.
+      weights: of the objectives.
+
+    Raises:
+      ConfigError: an objective asks for something that the model or the hypernetwork lacks.
+    """
+    metrics: Metrics = {}
+    if weights.pieces > 0 and batch.pieces is not None:
+        metrics |= piece_terms(hypernet, frozen, batch.pieces)
+    if weights.needs_texts and batch.texts is not None:
+        rows = token_rows(hypernet, frozen, batch.texts)
+        if weights.distills:
+            metrics |= distillation_terms(rows, frozen, batch.texts, weights)
+        if weights.language_model > 0:
+            metrics["language_model"] = language_model_loss(rows, frozen, batch.texts)
+    loss = sum(
+        (weight * metrics[name] for name, weight in vars(weights).items() if name in metrics),
+        start=jnp.zeros((), jnp.float32),
+    )
+    return loss, metrics | {"loss": loss}
+
+
+def predict_forms(hypernet: Hypernet, frozen: FrozenModel, forms: SurfaceForms) -> HypernetOutput:
+    """Predictions for surface forms; those of padding mean nothing."""
+    language_P = None if hypernet.lang_embeddings is None else forms.language_P
+    return predict_embeddings(hypernet, forms.surface_PS, forms.is_subword_PS, frozen.source_VM, language_P)
+
+
+def token_rows(hypernet: Hypernet, frozen: FrozenModel, texts: TextBatch) -> TokenRows:
+    """The rows that `texts.row_BT` counts."""
+    predicted = predict_forms(hypernet, frozen, texts.forms)
+    kept_KM = frozen.source_VM[texts.kept_K]
+    width = predicted.input_UD.shape[1]
+    input_RD = jnp.concatenate([predicted.input_UD, kept_KM[:, :width]])
+    output_RD = input_RD
+    if predicted.output_UD is not None:
+        output_RD = jnp.concatenate([predicted.output_UD, kept_KM[:, width:]])
+    bias_P = jnp.zeros_like(predicted.input_UD[:, 0]) if predicted.bias_U is None else predicted.bias_U
+    bias_K = jnp.zeros_like(kept_KM[:, 0]) if frozen.head is None else frozen.head.bias[...][texts.kept_K]
+    is_kept_K = jnp.arange(len(texts.kept_K)) < texts.n_kept
+    is_token_R = jnp.concatenate([texts.forms.is_subword_PS.any(axis=1), is_kept_K])
+    return TokenRows(input_RD, output_RD, jnp.concatenate([bias_P, bias_K]), is_token_R)
+
+
+def piece_terms(hypernet: Hypernet, frozen: FrozenModel, pieces: PieceBatch) -> Metrics:
+    """Vocabulary decomposition: predictions against the rows that the pieces have in the model's tables.
+
+    The loss `pieces` is the mean of 1 − cosine and the squared error in units of the table's variance, over both tables
+    where they differ; `piece_cosine` is the mean cosine.
+    """
+    predicted = predict_forms(hypernet, frozen, pieces.forms)
+    parts = [part for part in (predicted.input_UD, predicted.output_UD) if part is not None]
+    predicted_PM = jnp.concatenate(parts, axis=1).astype(jnp.float32)
+    true_PM = frozen.source_VM[pieces.target_P].astype(jnp.float32)
+    is_piece_P = pieces.forms.is_subword_PS.any(axis=1)
+    width = predicted.input_UD.shape[1]
+    halves = range(0, predicted_PM.shape[1], width)
+    cosine_P = sum(cosine(predicted_PM[:, at : at + width], true_PM[:, at : at + width]) for at in halves) / len(halves)
+    error_P = jnp.mean(jnp.square(predicted_PM - true_PM) / frozen.variance_M[None], axis=1)
+    return {
+        "pieces": masked_mean(1 - cosine_P + error_P, is_piece_P),
+        "piece_cosine": masked_mean(cosine_P, is_piece_P),
+    }
+
+
+def distillation_terms(rows: TokenRows, frozen: FrozenModel, texts: TextBatch, weights: Objectives) -> Metrics:
+    """Distillation in context: the frozen model on dynamic tokens against itself on static subwords.
+
+    Returns:
+      Those of `sentences`, `hidden` and `next_subword` that have a weight.
+    """
+    body = frozen.body
+    table_VD = body.word_embeddings[...]
+    static_BLD = hidden_states(body, table_VD[texts.static_BL], texts.static_mask_BL)
+    static_BLD = jax.lax.stop_gradient(static_BLD)
+    dynamic_BTD = hidden_states(body, rows.input_RD[texts.row_BT], texts.mask_BT)
+    at_BT = jnp.maximum(texts.aligned_BT, 0)
+    is_aligned_BT = (texts.aligned_BT >= 0) & texts.mask_BT
+    target_BTD = jnp.take_along_axis(static_BLD, at_BT[..., None], axis=1)
+    terms: Metrics = {}
+    if weights.sentences > 0:
+        static_BD, dynamic_BD = mean_pool(static_BLD, texts.static_mask_BL), mean_pool(dynamic_BTD, texts.mask_BT)
+        terms["sentences"] = masked_mean(1 - cosine(dynamic_BD, static_BD), texts.mask_BT.any(axis=1))
+    if weights.hidden > 0:
+        terms["hidden"] = masked_mean(relative_error(dynamic_BTD, target_BTD), is_aligned_BT)
+    if weights.next_subword > 0:
+        if not isinstance(body, Decoder):
+            raise ConfigError("The objective next_subword compares a decoder's predictions, and this is an encoder.")
+        terms["next_subword"] = next_subword_divergence(body, dynamic_BTD, target_BTD, is_aligned_BT)
+    return terms
+
+
+def language_model_loss(rows: TokenRows, frozen: FrozenModel, texts: TextBatch) -> Loss:
+    """ZeTT's main loss: cross-entropy of tokens under a softmax over the batch's own R tokens, in nats a token.
+
+    An encoder is asked for the tokens that `is_masked_BT` hides, a decoder for every next token (ZeTT §3.1, eq. 1).
+    """
+    embeddings_BTD = rows.input_RD[texts.row_BT]
+    if isinstance(frozen.body, Decoder):
+        hidden_BTD = hidden_states(frozen.body, embeddings_BTD, texts.mask_BT)[:, :-1]
+        label_BT, is_asked_BT = texts.row_BT[:, 1:], texts.mask_BT[:, 1:]
+    else:
+        if frozen.head is None or frozen.mask_row is None:
+            raise ConfigError(
+                "The objective language_model needs the encoder's masked-LM head and mask token: take a checkpoint "
+                "that has them, or other objectives."
+            )
+        mask_D = frozen.source_VM[frozen.mask_row]
+        embeddings_BTD = jnp.where(texts.is_masked_BT[..., None], mask_D[None, None], embeddings_BTD)
+        hidden_BTD = mlm_features(frozen.head, hidden_states(frozen.body, embeddings_BTD, texts.mask_BT))
+        label_BT, is_asked_BT = texts.row_BT, texts.is_masked_BT & texts.mask_BT
+    lowest = jnp.finfo(jnp.float32).min
+
+    def surprise(hidden_BTD, label_BT):
+        scores_BTR = jnp.einsum("BTD,RD->BTR", hidden_BTD, rows.output_RD, preferred_element_type=jnp.float32)
+        scores_BTR = scores_BTR + rows.bias_R.astype(jnp.float32)[None, None]
+        scores_BTR = jnp.where(rows.is_token_R[None, None], scores_BTR, lowest)
+        label_BT1 = jnp.take_along_axis(scores_BTR, label_BT[..., None], axis=2)
+        return jax.nn.logsumexp(scores_BTR, axis=2) - label_BT1[..., 0]
+
+    return mean_by_stretches(surprise, is_asked_BT, hidden_BTD, label_BT)
+
+
+def next_subword_divergence(
+    body: Decoder,
+    dynamic_BTD: Float[Array, "B T D"],
+    static_BTD: Float[Array, "B T D"],
+    is_aligned_BT: Bool[Array, "B T"],
+) -> Loss:
+    """Mean Kullback-Leibler divergence of a decoder's next-subword distributions, static from dynamic, in nats."""
+
+    def divergence(dynamic_BTD, static_BTD):
+        wanted_BTV = jax.nn.log_softmax(mistral.logits(body, static_BTD), axis=-1)
+        found_BTV = jax.nn.log_softmax(mistral.logits(body, dynamic_BTD), axis=-1)
+        return jnp.sum(jnp.exp(wanted_BTV) * (wanted_BTV - found_BTV), axis=-1)
+
+    return mean_by_stretches(divergence, is_aligned_BT, dynamic_BTD, static_BTD)
+
+
+def hidden_states(
+    body: Encoder | Decoder, embeddings_BTD: Float[Array, "B T D"], mask_BT: Bool[Array, "B T"]
+) -> Float[Array, "B T D"]:
+    """The model's last hidden states, given word embeddings."""
+    if isinstance(body, Decoder):
+        return mistral.forward(body, embeddings_BTD, mask_BT)
+    return xlmr.encode(body, embeddings_BTD, mask_BT, jnp.zeros(mask_BT.shape, jnp.int32))
+
+
+def cosine(a: Float[Array, "*rows D"], b: Float[Array, "*rows D"]) -> Float32[Array, "*rows"]:
+    """Cosine of rows, in float32; 0 for a zero row."""
+    return jnp.sum(l2_normalize(a) * l2_normalize(b), axis=-1)
+
+
+def relative_error(found: Float[Array, "*rows D"], wanted: Float[Array, "*rows D"]) -> Float32[Array, "*rows"]:
+    """Squared distance in units of the squared length of `wanted`, in float32."""
+    found, wanted = found.astype(jnp.float32), wanted.astype(jnp.float32)
+    length = jnp.square(wanted).sum(axis=-1)
+    return jnp.square(found - wanted).sum(axis=-1) / jnp.maximum(length, jnp.finfo(jnp.float32).tiny)
+
+
+def masked_mean(values: Float[Array, "*rows"], mask: Bool[Array, "*rows"]) -> Loss:
+    """The mean where the mask is True; 0 where it is so nowhere."""
+    total = jnp.where(mask, values, 0).sum(dtype=jnp.float32)
+    return total / jnp.maximum(mask.sum(), 1).astype(jnp.float32)
+
+
+def mean_by_stretches(term: Callable[..., Array], mask_BT: Bool[Array, "B T"], *arrays_BT: Array) -> Loss:
+    """The masked mean of a term that is large inside, `STRETCH` positions at a time.
+
+    What a stretch computes is computed again for gradients, so scores over a vocabulary never lie in memory whole.
+    """
+    n_batch, length = mask_BT.shape
+    n_stretches = -(-length // STRETCH)
+
+    def in_stretches(array):
+        padding = ((0, 0), (0, n_stretches * STRETCH - length), *((0, 0) for _ in array.shape[2:]))
+        folded = jnp.pad(array, padding).reshape(n_batch, n_stretches, STRETCH, *array.shape[2:])
+        return jnp.moveaxis(folded, 1, 0)
+
+    @jax.checkpoint
+    def add(total, stretch):
+        mask_BT, *arrays_BT = stretch
+        return total + jnp.where(mask_BT, term(*arrays_BT), 0).sum(), None
+
+    total, _ = jax.lax.scan(add, jnp.zeros((), jnp.float32), tuple(map(in_stretches, (mask_BT, *arrays_BT))))
+    return total / jnp.maximum(mask_BT.sum(), 1).astype(jnp.float32)

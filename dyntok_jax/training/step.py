@@ -1,0 +1,186 @@
+"""One step of training: gradients of the hypernetwork alone, AdamW in float32, and where all of it lies on a mesh."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jax.typing import DTypeLike
+from jaxtyping import Array, Int32
+
+from dyntok_jax.embedding.hypernet import Hypernet
+from dyntok_jax.errors import ConfigError
+from dyntok_jax.parameters import flat_parameters
+from dyntok_jax.sharding import batch_sharding, shardings_for
+from dyntok_jax.training.batch import TrainingBatch
+from dyntok_jax.training.objectives import FrozenModel, Metrics, Objectives, total_loss
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW (Loshchilov & Hutter 2019) with warm-up, cosine decay and clipping.
+
+    Attributes:
+      learning_rate: at its peak.
+      warmup_steps: steps to get there, from 0.
+      final_share: what is left of it at the end.
+      weight_decay: of kernels, each step, times the learning rate.
+      clip: gradients whose norm is larger are scaled down to it.
+      accumulate: batches whose gradients are averaged for a step.
+    """
+
+    learning_rate: float = 5e-4
+    warmup_steps: int = 50
+    final_share: float = 0.05
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    accumulate: int = 1
+
+    def __post_init__(self):
+        if not (self.learning_rate > 0 and self.clip > 0):
+            raise ConfigError(
+                f"The learning rate ({self.learning_rate}) and the norm to clip at ({self.clip}) must be positive."
+            )
+        if self.accumulate < 1 or self.warmup_steps < 0:
+            raise ConfigError(
+                f"A step takes 1 batch or more, not {self.accumulate}, and warm-up 0 steps or more, not "
+                f"{self.warmup_steps}."
+            )
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """All that a step changes. Nothing in a step is drawn at random, so there is no key.
+
+    Attributes:
+      hypernet: the parameters.
+      optimizer: AdamW's moments and counts.
+      step: steps done.
+    """
+
+    hypernet: Hypernet
+    optimizer: Any
+    step: Int32[Array, ""]
+
+
+Step = Callable[[TrainState, FrozenModel, Sequence[TrainingBatch]], tuple[TrainState, Metrics]]
+
+
+def learning_rate_schedule(config: OptimizerConfig, n_steps: int) -> optax.Schedule:
+    """The learning rate of each step, counted from 0."""
+    warmup = min(config.warmup_steps, max(n_steps - 1, 0))
+    return optax.warmup_cosine_decay_schedule(
+        init_value=config.learning_rate / max(warmup, 1),
+        peak_value=config.learning_rate,
+        warmup_steps=warmup,
+        decay_steps=max(n_steps, 1),
+        end_value=config.learning_rate * config.final_share,
+    )
+
+
+def make_optimizer(config: OptimizerConfig, n_steps: int) -> optax.GradientTransformation:
+    """The optimizer; scalers stay as the tables set them, as in ZeTT, and only kernels decay."""
+    return optax.chain(
+        optax.masked(optax.set_to_zero(), lambda tree: _where(tree, lambda path: "scaler" in path)),
+        optax.clip_by_global_norm(config.clip),
+        optax.adamw(
+            learning_rate_schedule(config, n_steps),
+            weight_decay=config.weight_decay,
+            mask=lambda tree: _where(tree, lambda path: path.endswith("kernel")),
+        ),
+    )
+
+
+def init_state(hypernet: Hypernet, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step; parameters become float32, whatever they are computed in."""
+    hypernet = cast(hypernet, jnp.float32)
+    return TrainState(hypernet, optimizer.init(hypernet), jnp.zeros((), jnp.int32))
+
+
+def make_step(optimizer: optax.GradientTransformation, weights: Objectives, dtype: DTypeLike = jnp.float32) -> Step:
+    """The jitted step, which takes its state over (its arrays are gone afterwards).
+
+    Args:
+      optimizer: from `make_optimizer`.
+      weights: of the objectives.
+      dtype: what the hypernetwork is computed in; the frozen model is in the dtype that it was loaded in. Parameters
+        and moments are float32 in any case.
+
+    Returns:
+      A function of state, frozen model and the batches of one step, to the next state and metrics: the objectives
+      averaged over the batches, `loss` and `gradient_norm`.
+    """
+
+    def loss_of(hypernet, frozen, batch):
+        return total_loss(cast(hypernet, dtype), frozen, batch, weights)
+
+    gradients_of = jax.jit(jax.grad(loss_of, has_aux=True))
+    add = jax.jit(lambda total, more: jax.tree.map(jnp.add, total, more), donate_argnums=0)
+
+    def update(state, gradient, metrics, n_batches):
+        share = 1 / n_batches
+        gradient, metrics = jax.tree.map(lambda x: x * jnp.asarray(share, x.dtype), (gradient, metrics))
+        norm = optax.tree.norm(gradient)
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.hypernet)
+        hypernet = optax.apply_updates(state.hypernet, updates)
+        return TrainState(hypernet, optimizer_state, state.step + 1), metrics | {"gradient_norm": norm}
+
+    def whole(state, frozen, batch):
+        gradient, metrics = jax.grad(loss_of, has_aux=True)(state.hypernet, frozen, batch)
+        return update(state, gradient, metrics, 1)
+
+    step_of_one = jax.jit(whole, donate_argnums=0)
+    step_of_many = jax.jit(update, donate_argnums=(0, 1), static_argnums=3)
+
+    def step(state, frozen, batches):
+        if len(batches) == 1:
+            return step_of_one(state, frozen, batches[0])
+        total = gradients_of(state.hypernet, frozen, batches[0])
+        for batch in batches[1:]:
+            total = add(total, gradients_of(state.hypernet, frozen, batch))
+        return step_of_many(state, *total, len(batches))
+
+    return step
+
+
+def cast(tree: Any, dtype: DTypeLike) -> Any:
+    """The tree with its arrays, which are all of floats, in another dtype."""
+    return jax.tree.map(lambda x: x.astype(dtype), tree)
+
+
+def state_shardings(state: TrainState, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """Shardings of a state, or of its shapes: moments lie as their parameters do."""
+    everywhere = NamedSharding(mesh, P())
+    of_parameters = shardings_for(state.hypernet, mesh)
+    of_optimizer = optax.tree.map_params(
+        optimizer,
+        lambda _, sharding: sharding,
+        state.optimizer,
+        of_parameters,
+        transform_non_params=lambda _: everywhere,
+    )
+    return TrainState(of_parameters, of_optimizer, everywhere)
+
+
+def place_batch(batch: TrainingBatch, mesh: Mesh | None) -> TrainingBatch:
+    """Moves a batch to the device, or splits each array over `data` by its first axis where that divides."""
+    if mesh is None:
+        return jax.device_put(batch)
+    everywhere, split = NamedSharding(mesh, P()), batch_sharding(mesh)
+
+    def sharding_of(array):
+        divides = np.ndim(array) > 0 and np.shape(array)[0] % mesh.shape["data"] == 0
+        return split if divides else everywhere
+
+    return jax.device_put(batch, jax.tree.map(sharding_of, batch))
+
+
+def _where(tree: Any, condition: Callable[[str], bool]) -> Any:
+    """The tree with what holds of each path."""
+    return jax.tree.unflatten(jax.tree.structure(tree), [condition(path) for path in flat_parameters(tree)])
