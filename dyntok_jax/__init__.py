@@ -8,10 +8,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dyntok_jax.encoded import EncodedTexts, TextTokens, Timings
+    from dyntok_jax.encoded import EncodedTexts, Timings
     from dyntok_jax.encoder import DynamicEncoder
     from dyntok_jax.errors import DyntokError
     from dyntok_jax.merging import Budget, MergeList, Merges, Share, learn_merges, load_merges
+    from dyntok_jax.tokens import TextTokens
 
 __all__ = [
     "Budget",
@@ -28,10 +29,11 @@ __all__ = [
 ]
 
 _MODULES = {
-    "encoded": ("EncodedTexts", "TextTokens", "Timings"),
+    "encoded": ("EncodedTexts", "Timings"),
     "encoder": ("DynamicEncoder",),
     "errors": ("DyntokError",),
     "merging": ("Budget", "MergeList", "Merges", "Share", "learn_merges", "load_merges"),
+    "tokens": ("TextTokens",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

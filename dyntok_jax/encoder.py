@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Float32, Int32
+from jaxtyping import Array, Float, Int, Int32
 
 from dyntok_jax.convert.hypernet import load_hypernet
 from dyntok_jax.convert.xlmr import load_encoder
@@ -21,22 +21,23 @@ from dyntok_jax.embedding.cache import EmbeddingCache
 from dyntok_jax.embedding.embedder import DEFAULT_CACHE_ROWS, SurfaceMode, TokenEmbedder
 from dyntok_jax.embedding.hypernet import Hypernet
 from dyntok_jax.embedding.hypernet_config import HypernetConfig
-from dyntok_jax.encoded import EncodedTexts, TextTokens, Timings, join_tokens, split_tokens
-from dyntok_jax.errors import ConfigError, InputError, TooLongError
+from dyntok_jax.embedding.inputs import TokenInputs, embed_tokens
+from dyntok_jax.encoded import EncodedTexts, Timings
+from dyntok_jax.errors import ConfigError, InputError
 from dyntok_jax.hub import DEFAULT_MODEL, find_model
-from dyntok_jax.merging import Budget, Goal, MergeList, Scope, Share, merge_batch_on_host, truncate_tokens
+from dyntok_jax.merging import Goal, MergeList, Scope
 from dyntok_jax.models.heads import l2_normalize, mean_pool
-from dyntok_jax.models.xlmr import Encoder, EncoderConfig, embed_ids, encode
-from dyntok_jax.sharding import batch_sharding, shardings_for
-from dyntok_jax.text.batches import bucket, cut_padding, group_by_length, pad_batch, unmerged
+from dyntok_jax.models.xlmr import Encoder, EncoderConfig, encode
+from dyntok_jax.sharding import shard_batch, shardings_for
+from dyntok_jax.text.batches import RaggedSubwords, bucket, group_by_length, pad_batch, pad_to
 from dyntok_jax.text.boundaries import Boundary
 from dyntok_jax.text.byte_level import ByteLevelTokenizer
 from dyntok_jax.text.encode import Text, TextEncoder
-from dyntok_jax.types import NO_SEGMENT, MergedBatch, SubwordBatch
+from dyntok_jax.tokens import FULL, TextTokens, join_tokens, merge_rules, merge_texts
+from dyntok_jax.types import AnyArray
 
 Pooling = Literal["mean", "first", "none"]
 
-FULL = Share(100)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 24, 32)
 """Padded numbers of sequences a batch."""
 
@@ -168,17 +169,18 @@ class DynamicEncoder:
           TooLongError: a text longer than the model's positions, unless `truncate`.
         """
         started, timings = time.perf_counter(), Timings()
-        if not isinstance(goal, Goal | None):
-            raise InputError(f"{goal!r} is no goal: give Merges, Share or Budget, or None for static tokenization.")
-        for name, given, known in (("pooling", pooling, get_args(Pooling)), ("scope", scope, get_args(Scope))):
-            if given not in known:
-                raise InputError(f"No {name} {given!r}: choose one of {', '.join(known)}.")
+        if pooling not in get_args(Pooling):
+            raise InputError(f"No pooling {pooling!r}: choose one of {', '.join(get_args(Pooling))}.")
         if batch_size < 1:
             raise InputError(f"The batch size must be 1 or more, not {batch_size}.")
-        if merge_list is not None:
-            _check_merge_list(merge_list, self.embedder, boundary, goal)
-        if max_subwords == "auto":
-            max_subwords = self.embedder.max_subwords
+        rules = merge_rules(
+            self.embedder,
+            goal=goal,
+            boundary=boundary,
+            scope=scope,
+            max_subwords=max_subwords,
+            merge_list=merge_list,
+        )
         language_N = np.zeros(len(texts), np.int32)
         if goal is not None:
             language_N = self.embedder.language_indices(language, len(texts))
@@ -191,32 +193,24 @@ class DynamicEncoder:
             else:
                 subwords = self.text_encoder.encode(texts, boundary=boundary, prefix=prefix)
 
-        def merge(batch: SubwordBatch) -> MergedBatch:
-            arrays = (batch.ids_BL, batch.segment_BL, batch.mask_BL)
-            if goal is None:
-                return unmerged(batch)
-            if merge_list is not None:
-                return merge_list.apply(*arrays)
-            return merge_batch_on_host(*arrays, goal, max_subwords=max_subwords, scope=scope, over_budget="keep")
-
-        limit = min(self.config.max_tokens, goal.tokens) if isinstance(goal, Budget) else self.config.max_tokens
-        tokens: list[TextTokens] = []
         with _clock(timings, "merge"):
-            for at in range(0, len(texts), batch_size):  # the batches that merging sees are as the texts come
-                rows = np.arange(at, min(at + batch_size, len(texts)))
-                batch = pad_batch(subwords, rows, pad_id=self.tokenizer.pad_id)
-                tokens += split_tokens(batch, _fit(batch, merge(batch), at, limit, truncate))
+            tokens = merge_texts(
+                subwords,
+                rules,
+                batch_size=batch_size,
+                pad_id=self.tokenizer.pad_id,
+                limit=self.config.max_tokens,
+                truncate=truncate,
+            )
         pending, padded_tokens = [], 0
         lengths = np.array([len(of_text) for of_text in tokens], np.int64)
         for rows in group_by_length(lengths, batch_size):  # those that the model sees hold texts of like length
             with _clock(timings, "embed"):
-                batch = pad_batch(subwords, rows, pad_id=self.tokenizer.pad_id)
-                merged = join_tokens([tokens[row] for row in rows])
-                inputs = self._embed(batch, merged, language_N[rows], is_static=goal is None)
+                inputs, type_BT = self._inputs(subwords, tokens, rows, language_N, is_static=goal is None)
             with _clock(timings, "model"):
-                result = _forward(self.encoder, *inputs, pooling=pooling, normalize=normalize)
+                result = _forward(self.encoder, inputs, type_BT, pooling=pooling, normalize=normalize)
                 pending.append((rows, jax.block_until_ready(result)))
-            padded_tokens += inputs[-1].size
+            padded_tokens += inputs.mask_BT.size
             if on_progress is not None:
                 on_progress(len(rows))
         with _clock(timings, "model"):
@@ -234,67 +228,30 @@ class DynamicEncoder:
             timings=timings,
         )
 
-    def _embed(
-        self, batch: SubwordBatch, merged: MergedBatch, language_B: Int32[np.ndarray, "B"], *, is_static: bool
-    ) -> tuple[Array | np.ndarray | None, ...]:
-        """What `_forward` takes, padded to buckets: ids, rows of new tokens, the rows, types, mask."""
-        n_batch = bucket(len(merged.mask_BT), self._batch_buckets())
-        length = bucket(max(1, int(merged.mask_BT.sum(axis=1).max(initial=1))))
-        merged = cut_padding(merged, min(length, self.config.max_tokens))
-        first_BT = np.take_along_axis(batch.ids_BL, merged.start_BT, axis=1)
-        type_BT = np.take_along_axis(batch.type_BL, merged.start_BT, axis=1)
-        row_BT, rows_RD = None, None
-        if not is_static:
-            row_BT, rows_UD = self.embedder.new_rows(batch.ids_BL, merged, language_B)
-            # one size for a batch shape, so that the number of new tokens compiles nothing
-            rows_RD = np.zeros((n_batch * merged.mask_BT.shape[1], self.config.width), np.float32)
-            rows_RD[: len(rows_UD)] = rows_UD
-
-        def place(values_BT):
-            padded_BT = np.pad(values_BT, ((0, n_batch - len(first_BT)), (0, 0)))
-            return padded_BT if self.mesh is None else jax.device_put(padded_BT, batch_sharding(self.mesh))
-
-        row_BT = None if row_BT is None else place(row_BT)
-        return place(self.embedder.source_ids(first_BT)), row_BT, rows_RD, place(type_BT), place(merged.mask_BT)
+    def _inputs(
+        self,
+        subwords: RaggedSubwords,
+        tokens: Sequence[TextTokens],
+        rows: Int[np.ndarray, "rows"],
+        language_N: Int32[np.ndarray, "texts"],
+        *,
+        is_static: bool,
+    ) -> tuple[TokenInputs, Int32[AnyArray, "B T"]]:
+        """The tokens of some texts as the model reads them, padded to buckets, and their types."""
+        batch = pad_batch(subwords, rows, pad_id=self.tokenizer.pad_id)
+        merged = join_tokens([tokens[row] for row in rows])
+        n_batch = bucket(len(rows), self._batch_buckets())
+        length = min(bucket(merged.mask_BT.shape[1]), self.config.max_tokens)
+        inputs = self.embedder.inputs(
+            batch.ids_BL, merged, language_N[rows], n_batch=n_batch, length=length, is_static=is_static
+        )
+        type_BT = pad_to(np.take_along_axis(batch.type_BL, merged.start_BT, axis=1), n_batch, length)
+        return inputs.place(self.mesh), shard_batch(type_BT, self.mesh)
 
     def _batch_buckets(self) -> tuple[int, ...]:
         """Batch sizes that the mesh divides."""
         n_data = self.mesh.shape["data"] if self.mesh is not None else 1
         return tuple(sorted({-(-size // n_data) * n_data for size in BATCH_BUCKETS}))
-
-
-def _check_merge_list(merge_list: MergeList, embedder: TokenEmbedder, boundary: str, goal: Goal | None) -> None:
-    if goal != FULL:
-        raise InputError("A merge list says itself how far to merge: give no goal beside it.")
-    if merge_list.tokenizer != embedder.tokenizer.fingerprint:
-        raise InputError("The merge list was learnt with another tokenizer: learn one with this model's.")
-    if merge_list.boundary != boundary:
-        raise InputError(
-            f"The merge list was learnt with boundary {merge_list.boundary!r}, not {boundary!r}: use that."
-        )
-    longest, limit = merge_list.max_subwords, embedder.max_subwords
-    if embedder.hypernet is not None and (longest is None or longest > limit):
-        raise InputError(
-            f"The merge list makes tokens of {'any number of' if longest is None else longest} subwords and the "
-            f"hypernetwork knows at most {limit}: learn one with max_subwords={limit}."
-        )
-
-
-def _fit(batch: SubwordBatch, merged: MergedBatch, first: int, limit: int, truncate: bool) -> MergedBatch:
-    """Checks the limit, which counts tokens, and cuts longer texts if that was asked for; `first` is row 0's number."""
-    lengths_B = merged.mask_BT.sum(axis=1)
-    if (lengths_B <= limit).all():
-        return merged
-    if truncate:
-        # a special token that stands in the text itself is cut like text; those around it have no characters
-        can_cut_BL = batch.is_counted_BL | (batch.span_BL2[..., 1] > 0)
-        segment_BL = np.where(can_cut_BL, 0, NO_SEGMENT).astype(np.int32)
-        return truncate_tokens(merged, segment_BL, batch.type_BL, limit)
-    worst = int(lengths_B.argmax())
-    raise TooLongError(
-        f"Text {first + worst} has {lengths_B[worst]} tokens after merging, special tokens included, and there is room "
-        f"for {limit}: split it, merge more, or ask for truncation (truncate=True, --truncate)."
-    )
 
 
 def default_prompt(folder: Path) -> str:
@@ -319,21 +276,15 @@ def _clock(timings: Timings, stage: str):
 @partial(jax.jit, static_argnames=("pooling", "normalize"))
 def _forward(
     encoder: Encoder,
-    ids_BT: Int32[Array, "B T"],
-    row_BT: Int32[Array, "B T"] | None,
-    rows_RD: Float32[Array, "R D"] | None,
+    inputs: TokenInputs,
     type_BT: Int32[Array, "B T"],
-    mask_BT: Bool[Array, "B T"],
     *,
     pooling: Pooling,
     normalize: bool,
 ) -> Float[Array, "B *T D"]:
-    """Source or predicted embeddings, the encoder, pooling; without rows, static."""
-    embeddings_BTD = embed_ids(encoder, ids_BT)
-    if row_BT is not None:
-        predicted_BTD = rows_RD[jnp.maximum(row_BT, 0)].astype(embeddings_BTD.dtype)
-        embeddings_BTD = jnp.where((row_BT >= 0)[..., None], predicted_BTD, embeddings_BTD)
-    hidden_BTD = encode(encoder, embeddings_BTD, mask_BT, type_BT)
+    """Source or predicted embeddings, the encoder, pooling."""
+    mask_BT = inputs.mask_BT
+    hidden_BTD = encode(encoder, embed_tokens(encoder.word_embeddings[...], inputs), mask_BT, type_BT)
     if pooling == "none":
         return hidden_BTD
     pooled_BD = mean_pool(hidden_BTD, mask_BT) if pooling == "mean" else hidden_BTD[:, 0]

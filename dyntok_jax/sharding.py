@@ -102,6 +102,11 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P("data"))
 
 
+def shard_batch(values: Any, mesh: Mesh | None) -> Any:
+    """An array of a batch split over `data`; as it is without a mesh."""
+    return values if mesh is None else jax.device_put(values, batch_sharding(mesh))
+
+
 def constrain_cache(cache: Any, mesh: Mesh | None) -> Any:
     """A key/value cache held to the rule `CACHE`, inside `jax.jit`; untouched without a mesh."""
     if mesh is None:

@@ -9,11 +9,11 @@ from jaxtyping import Int
 
 from dyntok_jax.cli.compile_clock import CompileClock
 from dyntok_jax.cli.inputs import TextColumn
-from dyntok_jax.cli.options import MergeRules
 from dyntok_jax.encoded import EncodedTexts
 from dyntok_jax.encoder import DynamicEncoder
 from dyntok_jax.errors import TooLongError
 from dyntok_jax.report import RunFigures
+from dyntok_jax.tokens import MergeRules
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,6 @@ def encode_columns(
     languages: Sequence[str | None],
     rules: MergeRules,
     *,
-    scope: str,
     with_static: bool,
     on_progress: Callable[[int], None],
     **shared: Any,
@@ -88,7 +87,6 @@ def encode_columns(
       columns: the texts.
       languages: what to tell the hypernetwork of each column.
       rules: how to merge.
-      scope: what pairs are counted over.
       with_static: run static tokenization too, for its time.
       on_progress: called with the number of texts of each batch, twice a text where static runs too.
       shared: options of `DynamicEncoder.encode` that both runs take: prefix, pooling, batch_size, truncate.
@@ -96,7 +94,7 @@ def encode_columns(
     Raises:
       TooLongError: a text longer than the model's positions, and its column's name.
     """
-    dynamic = {"goal": rules.goal, "boundary": rules.boundary, "scope": scope}
+    dynamic = {"goal": rules.goal, "boundary": rules.boundary, "scope": rules.scope}
     dynamic |= {"max_subwords": rules.max_subwords, "merge_list": rules.merge_list}
     encoded = []
     with CompileClock() as clock:

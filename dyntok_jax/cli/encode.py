@@ -121,6 +121,7 @@ class Encode:
             max_subwords=self.max_subwords,
             default_limit=encoder.embedder.max_subwords,
             merge_list=self.merge_list,
+            scope=self.scope,
         )
         languages = [self._language(encoder, column) for column in columns]
         n_runs = sum(len(column.texts) for column in columns) * (1 if self.no_static else 2)
@@ -130,7 +131,6 @@ class Encode:
                 columns,
                 languages,
                 rules,
-                scope=self.scope,
                 with_static=not self.no_static,
                 on_progress=advance,
                 prefix=self.prefix,

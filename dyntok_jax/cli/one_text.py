@@ -1,13 +1,14 @@
 """One text as tokens, static and merged, without a model."""
 
+from dataclasses import replace
+
 import numpy as np
 
-from dyntok_jax.cli.options import MergeRules
-from dyntok_jax.encoded import split_tokens
-from dyntok_jax.merging import Goal, merge_batch_on_host
+from dyntok_jax.merging import Goal
 from dyntok_jax.text.batches import RaggedSubwords, pad_batch, unmerged
 from dyntok_jax.text.byte_level import ByteLevelTokenizer
 from dyntok_jax.text.encode import TextEncoder
+from dyntok_jax.tokens import MergeRules, split_tokens
 from dyntok_jax.types import MergedBatch, SubwordBatch
 
 
@@ -26,12 +27,8 @@ class OneText:
 
     def merged(self, goal: Goal | None = None) -> list[str]:
         """The tokens after merging, as the rules say, or to another goal than theirs."""
-        batch = self._subwords
-        arrays = (batch.ids_BL, batch.segment_BL, batch.mask_BL)
-        if goal is None and self.rules.merge_list is not None:
-            return self._strings(batch, self.rules.merge_list.apply(*arrays))
-        goal = self.rules.goal if goal is None else goal
-        return self._strings(batch, merge_batch_on_host(*arrays, goal, max_subwords=self.rules.max_subwords))
+        rules = self.rules if goal is None else replace(self.rules, goal=goal, merge_list=None)
+        return self._strings(self._subwords, rules.merge(self._subwords))
 
     def _batch(self, subwords: RaggedSubwords) -> SubwordBatch:
         return pad_batch(subwords, np.arange(1), pad_id=self.tokenizer.pad_id)

@@ -1,6 +1,5 @@
 """Options that several commands share, and what their values mean. Nothing here imports JAX before it is called."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import tyro
@@ -8,8 +7,9 @@ import tyro
 from dyntok_jax.errors import InputError
 
 if TYPE_CHECKING:
-    from dyntok_jax.merging import Goal, MergeList
+    from dyntok_jax.merging import Goal
     from dyntok_jax.text.byte_level import ByteLevelTokenizer
+    from dyntok_jax.tokens import MergeRules
 
 # The library's own Literals stand beside code that imports JAX; a test holds these equal to them.
 Boundary = Literal["pretoken", "word", "word_hyphen", "sentence"]
@@ -64,23 +64,6 @@ def limit_of(max_subwords: int | str | None, default: int) -> int | None:
     return max_subwords
 
 
-@dataclass(frozen=True)
-class MergeRules:
-    """What merging does, as the options of a command say.
-
-    Attributes:
-      goal: when it stops; full merging beside a merge list.
-      boundary: what it may not cross.
-      max_subwords: the longest token, None for no limit.
-      merge_list: merges to apply instead of finding them.
-    """
-
-    goal: "Goal"
-    boundary: str
-    max_subwords: int | None
-    merge_list: "MergeList | None"
-
-
 def merge_rules(
     tokenizer: "ByteLevelTokenizer",
     goal: "Goal",
@@ -90,15 +73,18 @@ def merge_rules(
     max_subwords: int | str | None,
     default_limit: int,
     merge_list: str | None,
-) -> MergeRules:
-    """Puts the options together; a merge list brings its own boundary and limit.
+    scope: str = "batch",
+) -> "MergeRules":
+    """Puts the options together; a merge list brings its own boundary and limit, and stands beside full merging.
 
     Raises:
       InputError: a merge list of another tokenizer or boundary, or options that it leaves no room for.
     """
+    from dyntok_jax.tokens import MergeRules
+
     if merge_list is None:
         limit = limit_of(max_subwords, default_limit)
-        return MergeRules(goal, boundary or DEFAULT_BOUNDARY, limit, None)
+        return MergeRules(goal, boundary or DEFAULT_BOUNDARY, limit, None, scope)
     if is_goal_given or max_subwords is not None:
         raise InputError(
             "--merge-list says which merges are done and how long tokens get: leave out --share, --merges, --budget "
@@ -112,4 +98,4 @@ def merge_rules(
             f"{merge_list} was learnt with --boundary {learnt.boundary}, not {boundary}: leave --boundary out, or "
             f"learn a list for {boundary}."
         )
-    return MergeRules(goal, learnt.boundary, learnt.max_subwords, learnt)
+    return MergeRules(goal, learnt.boundary, learnt.max_subwords, learnt, scope)

@@ -6,6 +6,7 @@ from functools import cached_property, partial
 from typing import Literal, get_args
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int32
 
@@ -13,12 +14,13 @@ from dyntok_jax.embedding.average import average_embeddings
 from dyntok_jax.embedding.cache import EmbeddingCache, namespace
 from dyntok_jax.embedding.hypernet import Hypernet, predict_embeddings
 from dyntok_jax.embedding.hypernet_config import HypernetConfig, check_hypernet_fits
+from dyntok_jax.embedding.inputs import TokenInputs
 from dyntok_jax.embedding.languages import language_index, languages_of
 from dyntok_jax.embedding.new_tokens import distinct_forms, wants_row
 from dyntok_jax.embedding.predict import WIDTH_BUCKETS, fetch_rows
 from dyntok_jax.embedding.surface import retokenized
 from dyntok_jax.errors import ConfigError, InputError
-from dyntok_jax.text.batches import bucket
+from dyntok_jax.text.batches import bucket, pad_to
 from dyntok_jax.text.byte_level import ByteLevelTokenizer
 from dyntok_jax.types import MergedBatch
 
@@ -34,7 +36,7 @@ class TokenEmbedder:
 
     Attributes:
       tokenizer: of the model.
-      source_VD: the model's table.
+      source_VD: the model's input table.
       hypernet: config and parameters, or None for FVT.
       languages: codes of the hypernetwork's languages; empty if it has none.
       surface: how a token is shown to the hypernetwork.
@@ -47,11 +49,16 @@ class TokenEmbedder:
         source_VD: Float[Array, "V D"],
         hypernet: tuple[HypernetConfig, Hypernet] | None = None,
         *,
+        output_VD: Float[Array, "V D"] | None = None,
         surface: SurfaceMode = "constituents",
         predict_all: bool = False,
         cache_rows: int = DEFAULT_CACHE_ROWS,
     ):
-        """Raises ConfigError if the hypernetwork or the table was made for another width or vocabulary."""
+        """Takes the model's tables; `output_VD` is its output table where that differs from the input table.
+
+        Raises:
+          ConfigError: the hypernetwork or the table was made for another width or vocabulary.
+        """
         if source_VD.shape[0] < tokenizer.n_own:
             raise ConfigError(
                 f"The tokenizer has {tokenizer.n_own} subwords and the model's table {source_VD.shape[0]} rows: "
@@ -61,6 +68,7 @@ class TokenEmbedder:
             raise InputError(f"No surface form {surface!r}: choose one of {', '.join(get_args(SurfaceMode))}.")
         self.tokenizer, self.source_VD, self.hypernet = tokenizer, source_VD, hypernet
         self.surface, self.predict_all = surface, predict_all
+        self._hypernet_source_VM = source_VD
         self.languages: tuple[str, ...] = ()
         self._cache: EmbeddingCache | None = None
         if hypernet is not None:
@@ -70,7 +78,10 @@ class TokenEmbedder:
                 width=source_VD.shape[1],
                 vocab_size=tokenizer.n_own,
                 n_appended=tokenizer.vocab_size - tokenizer.n_own,
+                separate_output=output_VD is not None,
             )
+            if config.separate_output:  # held side by side: joining them at every prediction would cost more
+                self._hypernet_source_VM = jnp.concatenate([source_VD, output_VD], axis=1)
             self.languages = languages_of(config.n_langs, config.langs) if config.n_langs else ()
             self._cache = EmbeddingCache(cache_rows, source_VD.shape[1])
 
@@ -115,6 +126,41 @@ class TokenEmbedder:
         """Rows of the model's table for subwords; appended bytes, which have none, take the unknown token's."""
         return np.where(ids_BT < self.tokenizer.n_own, ids_BT, self.tokenizer.unknown_id or 0).astype(np.int32)
 
+    def inputs(
+        self,
+        ids_BL: Int32[np.ndarray, "B L"],
+        merged: MergedBatch,
+        language_B: Int32[np.ndarray, "B"],
+        *,
+        n_batch: int,
+        length: int,
+        is_static: bool = False,
+    ) -> TokenInputs:
+        """The tokens of a batch as the model reads them, padded to `n_batch` sequences of `length`.
+
+        Args:
+          ids_BL: subword ids.
+          merged: the tokens, on the host.
+          language_B: from `language_indices`.
+          n_batch: sequences, padding included.
+          length: tokens a sequence, padding included; it must hold them all.
+          is_static: every token is a subword of the model's own and keeps its source row.
+        """
+        first_BT = np.take_along_axis(ids_BL, merged.start_BT, axis=1)
+        row_BT, rows_RD = None, None
+        if not is_static:
+            row_BT, rows_UD = self.new_rows(ids_BL, merged, language_B)
+            row_BT = pad_to(row_BT, n_batch, length)
+            # one size for a batch shape, so that the number of new tokens compiles nothing
+            rows_RD = np.zeros((n_batch * length, self.source_VD.shape[1]), np.float32)
+            rows_RD[: len(rows_UD)] = rows_UD
+        return TokenInputs(
+            ids_BT=pad_to(self.source_ids(first_BT), n_batch, length),
+            row_BT=row_BT,
+            rows_RD=rows_RD,
+            mask_BT=pad_to(merged.mask_BT, n_batch, length),
+        )
+
     def new_rows(
         self, ids_BL: Int32[np.ndarray, "B L"], merged: MergedBatch, language_B: Int32[np.ndarray, "B"]
     ) -> tuple[Int32[np.ndarray, "B T"], Float32[np.ndarray, "U D"]]:
@@ -156,7 +202,7 @@ class TokenEmbedder:
             return _average(self.source_ids(surface_US), is_subword_US, self.source_VD)
         _, parameters = self.hypernet
         return _predict_input(
-            parameters, surface_US, is_subword_US, self.source_VD, language_U if self.languages else None
+            parameters, surface_US, is_subword_US, self._hypernet_source_VM, language_U if self.languages else None
         )
 
     @cached_property
@@ -165,7 +211,7 @@ class TokenEmbedder:
         if self.hypernet is None:
             return [b""]
         parts = {
-            "weights": _fingerprint((self.source_VD, self.hypernet[1])),
+            "weights": _fingerprint((self._hypernet_source_VM, self.hypernet[1])),
             "tokenizer": self.tokenizer.fingerprint,
             "surface": self.surface,
             "config": repr(self.hypernet[0]),
@@ -177,8 +223,8 @@ _average = jax.jit(average_embeddings)
 
 
 @jax.jit
-def _predict_input(hypernet, surface_US, is_subword_US, source_VD, language_U) -> Float[Array, "U D"]:
-    return predict_embeddings(hypernet, surface_US, is_subword_US, source_VD, language_U).input_UD
+def _predict_input(hypernet, surface_US, is_subword_US, source_VM, language_U) -> Float[Array, "U D"]:
+    return predict_embeddings(hypernet, surface_US, is_subword_US, source_VM, language_U).input_UD
 
 
 def _fingerprint(parameters) -> str:

@@ -60,7 +60,7 @@ def target_log_probabilities(
     target_BO: Int32[Array, "B O"],
     mask_BO: Bool[Array, "B O"],
 ) -> tuple[Float32[Array, "B O"], Int32[Array, "B O"]]:
-    """log p(target | hidden state before it), and the arg max, a few positions at a time.
+    """Log p(target | hidden state before it), and the arg max, a few positions at a time.
 
     No more than `POSITIONS` × V logits a sequence lie in memory; stretches that are all padding cost nothing.
     """

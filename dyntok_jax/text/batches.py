@@ -135,9 +135,13 @@ def unmerged(batch: SubwordBatch) -> MergedBatch:
 
 def cut_padding(merged: MergedBatch, length: int) -> MergedBatch:
     """The same tokens padded to another length, which must hold them all."""
-
-    def fit(values):
-        return np.pad(values[:, :length], ((0, 0), (0, max(0, length - values.shape[1]))))
-
-    arrays = {field.name: fit(getattr(merged, field.name)) for field in fields(merged) if field.name != "n_merges"}
+    n_batch = len(merged.mask_BT)
+    names = [field.name for field in fields(merged) if field.name != "n_merges"]
+    arrays = {name: pad_to(getattr(merged, name), n_batch, length) for name in names}
     return MergedBatch(**arrays, n_merges=merged.n_merges)
+
+
+def pad_to(values_BT: np.ndarray, n_batch: int, length: int) -> np.ndarray:
+    """The same rows and columns, zeros behind them; columns past `length` are cut."""
+    cut_BT = values_BT[:, :length]
+    return np.pad(cut_BT, ((0, n_batch - cut_BT.shape[0]), (0, length - cut_BT.shape[1])))

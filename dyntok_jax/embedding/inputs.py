@@ -1,0 +1,52 @@
+"""What a model reads in place of ids: each token's source row, or a row of its own."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool, Float, Float32, Int32
+
+from dyntok_jax.sharding import shard_batch
+from dyntok_jax.types import AnyArray
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TokenInputs:
+    """A padded batch of tokens on its way to a model.
+
+    Attributes:
+      ids_BT: row of the model's table, for tokens that keep their source row.
+      row_BT: index in `rows_RD` of tokens that have a row of their own, -1 for the others; None where none has one.
+      rows_RD: rows of new tokens, zeros behind them; None where there are none.
+      mask_BT: False for padding, on the right.
+    """
+
+    ids_BT: Int32[AnyArray, "B T"]
+    row_BT: Int32[AnyArray, "B T"] | None
+    rows_RD: Float32[AnyArray, "R D"] | None
+    mask_BT: Bool[AnyArray, "B T"]
+
+    def place(self, mesh: Mesh | None) -> "TokenInputs":
+        """The batch split over the mesh axis `data`, the rows on every device; as it is without a mesh."""
+        if mesh is None:
+            return self
+        rows_RD = self.rows_RD
+        if rows_RD is not None:
+            rows_RD = jax.device_put(rows_RD, NamedSharding(mesh, PartitionSpec()))
+        return TokenInputs(
+            ids_BT=shard_batch(self.ids_BT, mesh),
+            row_BT=None if self.row_BT is None else shard_batch(self.row_BT, mesh),
+            rows_RD=rows_RD,
+            mask_BT=shard_batch(self.mask_BT, mesh),
+        )
+
+
+def embed_tokens(source_VD: Float[Array, "V D"], inputs: TokenInputs) -> Float[Array, "B T D"]:
+    """Source or own rows, in the dtype of the table; zeros for ids past it."""
+    embeddings_BTD = source_VD.at[inputs.ids_BT].get(mode="fill", fill_value=0)
+    if inputs.row_BT is None:
+        return embeddings_BTD
+    own_BTD = inputs.rows_RD[jnp.maximum(inputs.row_BT, 0)].astype(embeddings_BTD.dtype)
+    return jnp.where((inputs.row_BT >= 0)[..., None], own_BTD, embeddings_BTD)

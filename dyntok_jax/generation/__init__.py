@@ -1,0 +1,1 @@
+"""Text that follows prompts: the decoding loop, sampling, log-probabilities."""
