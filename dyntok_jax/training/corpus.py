@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int32, Int64
+from jaxtyping import Int32, Int64
 
 from dyntok_jax.errors import InputError
 from dyntok_jax.text.encode import TextEncoder
@@ -131,9 +131,3 @@ def cut(text: str, longest: float) -> list[str]:
         start = stop
     parts.append(text[start:].strip())
     return [part for part in parts if part]
-
-
-def sampling_weights(corpus: Corpus, exponent: float) -> Float[np.ndarray, "languages"]:
-    """The probability of each language: its number of texts to the power of `exponent`, over the sum of all."""
-    weight = np.diff(corpus.first_row).astype(np.float64) ** exponent
-    return weight / weight.sum()

@@ -6,7 +6,7 @@ step computes; in a window, texts of like length share a batch.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
@@ -19,14 +19,19 @@ from dyntok_jax.merging import Share
 from dyntok_jax.text.boundaries import Boundary
 from dyntok_jax.text.byte_level import ByteLevelTokenizer
 from dyntok_jax.text.encode import TextEncoder
+from dyntok_jax.text.word_list import load_word_list
 from dyntok_jax.training.batch import TrainingBatch
-from dyntok_jax.training.corpus import Corpus, load_corpus, sampling_weights
+from dyntok_jax.training.corpus import load_corpus
+from dyntok_jax.training.samples import Samples
 from dyntok_jax.training.text_batch import make_text_batch
+from dyntok_jax.training.word_texts import make_word_texts
 
 ShareKind = Literal["uniform", "gaussian", "fixed"]
 
 WINDOW = 16
 """Batches a window: texts of like length are looked for among so many."""
+WORDS_SHARE = 0.5
+"""The part of a language's samples that pseudo-texts make up where a config does not say."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,10 @@ class DataConfig:
       seed: of everything drawn.
       threads: prepare batches beside the step; 0 prepares each when it is asked for.
       prefetch: the most batches prepared ahead.
+      words: language code → lists of words to make pseudo-texts of: files of `word<TAB>weight`, or `wordfreq:ar`.
+      words_share: language code → what part of the language's samples are pseudo-texts, 0.5 where not given; of a
+        language without texts all are. They do not change how often the language is drawn.
+      words_exponent: a word is drawn in proportion to its weight to this power.
     """
 
     texts: dict[str, tuple[str, ...]]
@@ -69,6 +78,9 @@ class DataConfig:
     seed: int = 0
     threads: int = 1
     prefetch: int = 4
+    words: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    words_share: dict[str, float] = field(default_factory=dict)
+    words_exponent: float = 0.7
 
 
 class TrainingBatches(Iterator[TrainingBatch]):
@@ -107,37 +119,69 @@ def training_batches(
       InputError: texts that cannot be read, too few of them, or in a language that the hypernetwork has not.
     """
     text_encoder = TextEncoder(tokenizer)
-    corpus = load_corpus(config.texts, text_encoder, longest=_room_for_text(config, text_encoder))
-    if len(corpus) < config.batch_size:
-        raise InputError(
-            f"The texts make {len(corpus)} samples and a batch takes {config.batch_size}: give more text, or a smaller "
-            "batch size."
-        )
-    index_of = {code: language_index(code, languages) if languages else 0 for code in corpus.languages}
-    rows = mixed_rows(corpus, config)
+    samples = load_samples(config, text_encoder)
+    index_of = {code: language_index(code, languages) if languages else 0 for code in samples.languages}
+    rows = mixed_rows(samples, config)
     windows = rows.batch(WINDOW * config.batch_size, drop_remainder=True, batch_fn=np.array)
-    batches = windows.seed(config.seed).random_map(partial(group_window, corpus=corpus, batch_size=config.batch_size))
+    batches = windows.seed(config.seed).random_map(partial(group_window, samples=samples, batch_size=config.batch_size))
     batches = grain.experimental.FlatMapMapDataset(batches, _Batches())
     batches = batches.seed(config.seed + 1).random_map(
-        partial(build_batch, corpus=corpus, index_of=index_of, text_encoder=text_encoder, config=config)
+        partial(build_batch, samples=samples, index_of=index_of, text_encoder=text_encoder, config=config)
     )
     options = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=config.prefetch)
     return TrainingBatches(iter(batches.to_iter_dataset(options)))
 
 
-def mixed_rows(corpus: Corpus, config: DataConfig) -> grain.MapDataset[int]:
-    """Rows of the corpus without end: each language shuffled anew every time through, all of them mixed."""
-    bounds = zip(corpus.first_row[:-1].tolist(), corpus.first_row[1:].tolist(), strict=True)
-    parts = [
-        grain.MapDataset.range(begin, end).seed(config.seed + number).shuffle().repeat()
-        for number, (begin, end) in enumerate(bounds)
-    ]
-    return grain.MapDataset.mix(parts, sampling_weights(corpus, config.language_exponent).tolist())
+def load_samples(config: DataConfig, text_encoder: TextEncoder) -> Samples:
+    """Reads the texts and lists of words of a config.
+
+    Raises:
+      InputError: something cannot be read, or there is not enough of it.
+    """
+    longest = _room_for_text(config, text_encoder)
+    corpus = load_corpus(config.texts, text_encoder, longest=longest) if config.texts or not config.words else None
+    if corpus is not None and not config.words and len(corpus) < config.batch_size:
+        raise InputError(
+            f"The texts make {len(corpus)} samples and a batch takes {config.batch_size}: give more text, or a smaller "
+            "batch size."
+        )
+    word_texts = {
+        code: make_word_texts(
+            code,
+            load_word_list(sources),
+            text_encoder,
+            exponent=config.words_exponent,
+            longest=longest,
+            seed=config.seed + number,
+        )
+        for number, (code, sources) in enumerate(config.words.items())
+    }
+    return Samples(corpus, word_texts)
 
 
-def group_window(rows: np.ndarray, rng: np.random.Generator, *, corpus: Corpus, batch_size: int) -> list[np.ndarray]:
+def mixed_rows(samples: Samples, config: DataConfig) -> grain.MapDataset[int]:
+    """Rows without end: each language's texts shuffled anew every time through, pseudo-texts always new, all mixed."""
+    parts, weights = [], []
+    for number, code in enumerate(samples.languages):
+        texts, words = samples.text_rows(code), samples.word_rows(code)
+        words_share = (config.words_share.get(code, WORDS_SHARE) if len(texts) else 1.0) if len(words) else 0.0
+        weight = samples.weight(code) ** config.language_exponent
+        if words_share < 1:
+            parts.append(_dataset(texts).seed(config.seed + number).shuffle().repeat())
+            weights.append(weight * (1 - words_share))
+        if words_share > 0:
+            parts.append(_dataset(words))
+            weights.append(weight * words_share)
+    return grain.MapDataset.mix(parts, (np.array(weights) / sum(weights)).tolist())
+
+
+def _dataset(rows: range) -> grain.MapDataset[int]:
+    return grain.MapDataset.range(rows.start, rows.stop, rows.step)
+
+
+def group_window(rows: np.ndarray, rng: np.random.Generator, *, samples: Samples, batch_size: int) -> list[np.ndarray]:
     """Cuts the rows of a window in batches of like length, in random order."""
-    by_length = rows[np.argsort(corpus.length_N[rows], kind="stable")]
+    by_length = rows[np.argsort(samples.lengths(rows), kind="stable")]
     batches = by_length.reshape(-1, batch_size)
     return list(batches[rng.permutation(len(batches))])
 
@@ -155,15 +199,15 @@ def build_batch(
     rows: np.ndarray,
     rng: np.random.Generator,
     *,
-    corpus: Corpus,
+    samples: Samples,
     index_of: dict[str, int],
     text_encoder: TextEncoder,
     config: DataConfig,
 ) -> TrainingBatch:
     """The batch of these rows; what is random about it is drawn here."""
     texts = make_text_batch(
-        [corpus.text(row) for row in rows.tolist()],
-        np.array([index_of[corpus.language(row)] for row in rows.tolist()], np.int32),
+        [samples.text(row) for row in rows.tolist()],
+        np.array([index_of[samples.language(row)] for row in rows.tolist()], np.int32),
         text_encoder,
         goal=Share(draw_share(config, rng)),
         boundary=config.boundary,
