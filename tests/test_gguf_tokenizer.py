@@ -156,7 +156,7 @@ def test_transformers_and_byte_level_form_read_the_folder(tmp_path, kind, senten
     assert auto.pad_token_id == (0 if kind == "gpt2" else None)
     assert auto.model_max_length == 128
     ours = ByteLevelTokenizer.load(tmp_path)
-    assert ours.adds_space == (kind == "llama")
+    assert ours.space == ("always" if kind == "llama" else "none")
     assert ours.n_own == 500
 
 

@@ -94,7 +94,7 @@ def test_ids_are_the_published_ones(tokenizer):
 
 def test_its_byte_level_form_appends_the_bytes_that_were_never_in_its_corpus(smollm2_folder):
     ours = ByteLevelTokenizer.load(smollm2_folder)
-    assert (ours.n_own, ours.vocab_size, ours.adds_space) == (49152, 49173, False)
+    assert (ours.n_own, ours.vocab_size, ours.space) == (49152, 49173, "none")
     assert ours.byte_level.encode("The capital of France is").ids == PUBLISHED_IDS["The capital of France is"]
 
 

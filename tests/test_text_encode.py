@@ -15,6 +15,7 @@ from dyntok_jax.assets import load_sample
 from dyntok_jax.errors import InputError, TokenizerError
 from dyntok_jax.text.byte_level import ByteLevelTokenizer, to_byte_level, to_bytes
 from dyntok_jax.text.encode import TextEncoder
+from dyntok_jax.types import NO_SEGMENT
 
 GOLDEN = Path(__file__).parent / "golden"
 AWKWARD = [
@@ -190,7 +191,7 @@ def test_the_added_space_touches_no_character(xlmr_tokenizer, xlmr_encoder):
 
 def test_prefix_is_neither_counted_nor_in_the_spans(any_encoder):
     text = "A plain text, nothing more."
-    after_space = text if any_encoder.tokenizer.adds_space else " " + text
+    after_space = text if any_encoder.tokenizer.space != "none" else " " + text
     for encode in (any_encoder.encode, any_encoder.encode_static):
         with_prefix, alone = encode([text], prefix="query: "), encode([after_space])
         counted = with_prefix.is_counted_N
@@ -310,6 +311,32 @@ def tiny_tokenizer_with_normalized_mask() -> Tokenizer:
     own.pre_tokenizer = pre_tokenizers.Metaspace()
     own.add_special_tokens([AddedToken("<mask>", normalized=True)])
     return own
+
+
+SPACE_RULES = {
+    "always": (normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]), None),
+    "unless_there": (None, pre_tokenizers.Metaspace(prepend_scheme="always", split=False)),
+    "first": (None, pre_tokenizers.Metaspace(prepend_scheme="first", split=False)),
+    "none": (normalizers.Replace(" ", "▁"), None),
+}
+
+
+@pytest.mark.parametrize("rule", SPACE_RULES)
+@pytest.mark.parametrize("text", ["a", " a", "a b", "<s>a", "<s> a b<s>b", "a<s>a", "a<s> b", "", "<s>"])
+def test_spaces_stand_where_the_model_s_own_tokenizer_puts_them(rule, text):
+    own = Tokenizer(models.BPE({"a": 0, "b": 1, "▁": 2, "▁a": 3, "▁b": 4}, [("▁", "a"), ("▁", "b")]))
+    own.normalizer, split = SPACE_RULES[rule]
+    if split is not None:
+        own.pre_tokenizer = split
+    own.add_special_tokens(["<s>"])
+    encoder = TextEncoder(ByteLevelTokenizer.convert(own))
+    assert encoder.tokenizer.space == rule
+    subwords = encoder.encode([text])
+    assert subwords.ids_N.tolist() == own.encode(text).ids
+    assert (subwords.segment_N == NO_SEGMENT).tolist() == (subwords.ids_N == 5).tolist()
+    starts, ends = subwords.span_N2.T
+    assert all(ends[:-1] == starts[1:])
+    assert text == "" or (starts[0], ends[-1]) == (0, len(text))
 
 
 def test_special_tokens_in_a_text_never_merge(xlmr_tokenizer, xlmr_encoder):

@@ -16,13 +16,14 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from dyntok_jax.errors import TokenizerError
-from dyntok_jax.text.byte_characters import SPACE, to_byte_level, to_bytes
+from dyntok_jax.text.byte_characters import to_byte_level, to_bytes
 from dyntok_jax.text.byte_level_spec import (
+    SpaceRule,
     byte_level_model,
     byte_level_normalizer,
     byte_level_post_processor,
     byte_level_pre_tokenizer,
-    first_pretoken,
+    space_rule,
 )
 
 
@@ -39,7 +40,7 @@ class ByteLevelTokenizer:
       special_ids: those of them that are special: they stand for no text and are not counted.
       pad_id: the padding token's id, 0 where the tokenizer has none.
       unknown_id: the unknown token's id; None where every text has subwords (byte-level BPE).
-      adds_space: whether each text gets one leading space, as the model's own tokenizer gives it.
+      space: where a space is put before text, as the model's own tokenizer puts it.
       is_wordpiece: pieces are word-initial or `##` continuations, and spaces are not part of any piece.
     """
 
@@ -50,7 +51,7 @@ class ByteLevelTokenizer:
     special_ids: frozenset[int]
     pad_id: int
     unknown_id: int | None
-    adds_space: bool
+    space: SpaceRule
     is_wordpiece: bool
 
     @classmethod
@@ -107,7 +108,7 @@ class ByteLevelTokenizer:
         spec = json.loads(own.to_str())
         model = spec["model"]
         is_wordpiece = model["type"] == "WordPiece"
-        adds_space = not is_wordpiece and first_pretoken(own, "a")[:1] in ("▁", SPACE)
+        space = space_rule(own, spec)
         n_own = own.get_vocab_size(with_added_tokens=True)
         if max(own.get_vocab(with_added_tokens=True).values(), default=-1) >= n_own:
             n_own = max(own.get_vocab(with_added_tokens=True).values()) + 1  # ids with gaps
@@ -116,12 +117,12 @@ class ByteLevelTokenizer:
         else:
             unknown_id = own.token_to_id(model["unk_token"]) if model.get("unk_token") else None
         spec["model"] = byte_level_model(own, spec, n_own)
-        spec["normalizer"] = byte_level_normalizer(spec, keep=keep_normalizer, adds_space=adds_space)
+        spec["normalizer"] = byte_level_normalizer(spec, keep=keep_normalizer, space=space)
         spec["pre_tokenizer"] = byte_level_pre_tokenizer(is_wordpiece=is_wordpiece)
         spec["post_processor"] = byte_level_post_processor(spec["post_processor"])
         spec["decoder"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
         for token in spec["added_tokens"]:  # else the space put before a text would be put before these too
-            token["normalized"] = token["normalized"] and not adds_space
+            token["normalized"] = token["normalized"] and space == "none"
         try:
             byte_level = Tokenizer.from_str(json.dumps(spec))
         except Exception as error:  # the Rust reader raises plain Exception
@@ -134,7 +135,7 @@ class ByteLevelTokenizer:
             special_ids=frozenset(token["id"] for token in spec["added_tokens"] if token["special"]) - {unknown_id},
             pad_id=(own.token_to_id(pad_token) if pad_token else None) or 0,
             unknown_id=unknown_id,
-            adds_space=adds_space,
+            space=space,
             is_wordpiece=is_wordpiece,
         )
 

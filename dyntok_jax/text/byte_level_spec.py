@@ -4,14 +4,17 @@ What stands here decides the ids that released hypernetworks index, so the golde
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from tokenizers import Tokenizer
 
 from dyntok_jax.errors import TokenizerError
-from dyntok_jax.text.byte_characters import BYTE_CHARACTERS, CHARACTER_BYTES, to_byte_level
+from dyntok_jax.text.byte_characters import BYTE_CHARACTERS, CHARACTER_BYTES, SPACE, to_byte_level
 
 PRETOKEN_REGEX = r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+SpaceRule = Literal["none", "always", "unless_there", "first"]
+"""Where a space is put: before every stretch of text between added tokens; the same unless it begins with one; or so
+before the first stretch only, if the text does not begin with an added token."""
 FILLER_SCORE = -100_000.0
 """Unigram score of an appended byte: low enough that any real piece wins."""
 
@@ -150,8 +153,22 @@ def byte_level_post_processor(spec: dict | None) -> dict | None:
     return {"type": "Sequence", "processors": parts} if parts else None
 
 
-def byte_level_normalizer(spec: dict, *, keep: bool, adds_space: bool) -> dict | None:
+def space_rule(own: Tokenizer, spec: dict) -> SpaceRule:
+    """Where the model's own tokenizer puts a space before text."""
+    if spec["model"]["type"] == "WordPiece" or first_pretoken(own, "a")[:1] not in ("▁", SPACE):
+        return "none"
+    if any(part["type"] == "Prepend" for part in _parts(spec["normalizer"], "normalizers")):
+        return "always"
+    splits = _parts(spec["pre_tokenizer"], "pretokenizers")
+    is_first = any(part["type"] == "Metaspace" and part.get("prepend_scheme") == "first" for part in splits)
+    return "first" if is_first else "unless_there"
+
+
+def byte_level_normalizer(spec: dict, *, keep: bool, space: SpaceRule) -> dict | None:
     """The model's normaliser without the steps that write spaces as `▁`, then the leading space.
+
+    A normaliser sees each stretch between added tokens alone, so it cannot put a space before the first only: that one
+    is left to `TextEncoder`.
 
     Where the model's own pre-tokenizer drops white space (XLM-R's does), runs of it become one space and none stays at
     the ends, as when the model was trained.
@@ -168,8 +185,10 @@ def byte_level_normalizer(spec: dict, *, keep: bool, adds_space: bool) -> dict |
     if keep and any(part["type"] == "WhitespaceSplit" for part in _parts(spec["pre_tokenizer"], "pretokenizers")):
         parts.append({"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "})
         parts.append({"type": "Strip", "strip_left": True, "strip_right": True})
-    if adds_space:
+    if space in ("always", "unless_there"):
         parts.append({"type": "Prepend", "prepend": " "})
+    if keep and space == "unless_there":  # ZeTT doubles it
+        parts.append({"type": "Replace", "pattern": {"Regex": r"\A  "}, "content": " "})
     return {"type": "Sequence", "normalizers": parts} if parts else None
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import chain, takewhile
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int32
@@ -34,8 +35,15 @@ class TextEncoder:
         self.tokenizer = tokenizer
         self.classes = classify_pieces(tokenizer)
 
-    def encode(self, texts: Sequence[Text], *, boundary: Boundary = "pretoken", prefix: str = "") -> RaggedSubwords:
-        """Writes texts as byte-level subwords, special tokens added as the model's own tokenizer adds them.
+    def encode(
+        self,
+        texts: Sequence[Text],
+        *,
+        boundary: Boundary = "pretoken",
+        prefix: str = "",
+        add_special_tokens: bool = True,
+    ) -> RaggedSubwords:
+        """Writes texts as byte-level subwords. Special tokens that stand in the text are themselves, and never merge.
 
         Args:
           texts: all of one kind: strings; tuples of two strings; or lists of words, which are joined by single spaces
@@ -44,17 +52,23 @@ class TextEncoder:
           prefix: put before each (first) text, as an encoder's instruction (`query: `). It merges as text does, so it
             takes part in shares and merge counts, but not with the text. No count of tokens holds it, and spans are
             those of the text without it.
+          add_special_tokens: put special tokens around each text as the model's own tokenizer does.
 
         Raises:
           InputError: something else than text, mixed kinds, a lone surrogate, no such boundary.
         """
         inputs, word_starts = _as_inputs(texts, prefix)
-        flat = _Flat(self.tokenizer.byte_level.encode_batch(inputs), inputs, self.tokenizer.special_ids)
-        space = self.tokenizer.byte_level.token_to_id(SPACE) if self.tokenizer.adds_space else None
-        if space is not None:
+        if self.tokenizer.space == "first":
+            inputs, has_space = self._with_first_space(inputs)
+        encodings = self.tokenizer.byte_level.encode_batch(inputs, add_special_tokens=add_special_tokens)
+        flat = _Flat(encodings, inputs, self.tokenizer.special_ids)
+        space = self.tokenizer.byte_level.token_to_id(SPACE)
+        if self.tokenizer.space in ("always", "unless_there") and space is not None:
             flat.empty_leading_spaces(space)
         if self.tokenizer.byte_level.normalizer is not None:
             flat.cover_composed_characters(self.tokenizer.byte_level.normalizer)
+        if self.tokenizer.space == "first":
+            flat.take_off_first_space(has_space)
         follows_space_N = flat.follows_space() if self.tokenizer.is_wordpiece else None
         is_prefix_N = flat.take_off_prefix(len(prefix))
         word_N = flat.words(word_starts, is_prefix_N)
@@ -78,14 +92,33 @@ class TextEncoder:
         )
         return flat.subwords(segment_N, word_N, is_prefix_N)
 
-    def encode_static(self, texts: Sequence[Text], *, prefix: str = "") -> RaggedSubwords:
+    def encode_static(
+        self, texts: Sequence[Text], *, prefix: str = "", add_special_tokens: bool = True
+    ) -> RaggedSubwords:
         """The same with the model's own tokenizer and its own ids; each subword of the text is a segment of its own."""
         inputs, word_starts = _as_inputs(texts, prefix)
-        flat = _Flat(self.tokenizer.own.encode_batch(inputs), inputs, self.tokenizer.special_ids)
+        encodings = self.tokenizer.own.encode_batch(inputs, add_special_tokens=add_special_tokens)
+        flat = _Flat(encodings, inputs, self.tokenizer.special_ids)
         is_prefix_N = flat.take_off_prefix(len(prefix))
         position_N = np.arange(len(flat.ids_N)) - np.repeat(flat.offsets[:-1], np.diff(flat.offsets))
         segment_N = np.where(flat.is_special_N, NO_SEGMENT, position_N).astype(np.int32)
         return flat.subwords(segment_N, flat.words(word_starts, is_prefix_N), is_prefix_N)
+
+    def _with_first_space(self, inputs: list[Any]) -> tuple[list[Any], Bool[np.ndarray, "texts 2"]]:
+        """Puts a space before each text (both of a pair) that begins with none and with no added token.
+
+        Returns:
+          The texts, and which of them got one.
+        """
+        added = tuple(token.content for token in self.tokenizer.own.get_added_tokens_decoder().values())
+
+        def gets_space(text: str) -> bool:
+            return text != "" and not text.startswith((" ", *added))
+
+        pairs = [text if isinstance(text, tuple) else (text, "") for text in inputs]
+        has_space = np.array([[gets_space(a), gets_space(b)] for a, b in pairs], bool).reshape(-1, 2)
+        spaced = [tuple(" " + t if gets_space(t) else t for t in pair) for pair in pairs]
+        return [new if isinstance(old, tuple) else new[0] for new, old in zip(spaced, inputs, strict=True)], has_space
 
 
 def _as_inputs(texts: Sequence[Text], prefix: str) -> tuple[list[str] | list[tuple[str, str]], list[np.ndarray] | None]:
@@ -165,6 +198,11 @@ class _Flat:
         shifted_N2 = np.maximum(self.span_N2 - np.int32(length), 0)
         self.span_N2 = np.where((self.text_N == 0)[:, None], shifted_N2, self.span_N2)
         return is_prefix_N
+
+    def take_off_first_space(self, has_space: Bool[np.ndarray, "texts 2"]) -> None:
+        """Makes spans those of the texts without the space that was put before them."""
+        shift_N = np.where(self.text_N >= 0, has_space[self.sequence_N, np.maximum(self.text_N, 0)], False)
+        self.span_N2 = np.maximum(self.span_N2 - shift_N[:, None].astype(np.int32), 0)
 
     def empty_leading_spaces(self, space: int) -> None:
         """Takes all characters from subwords that are only the space put before a text."""
