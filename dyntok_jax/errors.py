@@ -27,3 +27,11 @@ class ModelNotFoundError(DyntokError, LookupError):
 
 class TooLongError(DyntokError, ValueError):
     """A sequence does not fit the positions of the model or the token budget."""
+
+
+class TrainingError(DyntokError, ArithmeticError):
+    """A training run cannot go on: its numbers are no longer finite."""
+
+
+class NotANumberError(DyntokError, ArithmeticError):
+    """A model computed something that is no number, so that nothing that follows from it means anything."""

@@ -21,6 +21,7 @@ from dyntok_jax.cli.options import (
     arg,
     goal_of,
     merge_rules,
+    mesh_shape,
 )
 from dyntok_jax.cli.outputs import check_writable, write_json, written_together
 from dyntok_jax.cli.screen import print_out, progress_bar
@@ -98,7 +99,7 @@ class Encode:
     def run(self) -> None:
         """Reads, encodes, writes, prints."""
         goal = goal_of(self.share, self.merges, self.budget)
-        mesh_shape = _mesh_shape(self.mesh)
+        shape = mesh_shape(self.mesh)
         if self.cache is not None and self.hypernet is None:
             raise InputError("--cache keeps predicted embeddings, and without --hypernet nothing is predicted.")
         if self.batch_size < 1:
@@ -112,7 +113,7 @@ class Encode:
         from dyntok_jax.cli.encoded_files import write_embeddings, write_tokens
         from dyntok_jax.report import run_figures, run_table
 
-        encoder = self._load(mesh_shape)
+        encoder = self._load(shape)
         rules = merge_rules(
             encoder.tokenizer,
             goal,
@@ -148,12 +149,12 @@ class Encode:
             write_json(Path(self.json), run_figures(comparison.figures))
         print_out(run_table(comparison.figures), *comparison.notes(), f"Written: {outputs[0]} and {outputs[1]}")
 
-    def _load(self, mesh_shape: tuple[int, int] | None) -> "DynamicEncoder":
+    def _load(self, shape: tuple[int, int] | None) -> "DynamicEncoder":
         from dyntok_jax.embedding.cache import EmbeddingCache
         from dyntok_jax.encoder import DynamicEncoder
         from dyntok_jax.sharding import make_mesh
 
-        mesh = None if mesh_shape is None else make_mesh(*mesh_shape)
+        mesh = None if shape is None else make_mesh(*shape)
         encoder = DynamicEncoder.load(
             self.model, self.hypernet, mesh=mesh, surface=self.surface, predict_all=self.predict_all
         )
@@ -178,12 +179,3 @@ class Encode:
         names += ("predict_all", "pooling", "prefix", "truncate")
         options = {name: str(getattr(self, name)) for name in names if getattr(self, name) is not None}
         return options | {"goal": goal}
-
-
-def _mesh_shape(mesh: str | None) -> tuple[int, int] | None:
-    if mesh is None:
-        return None
-    sizes = mesh.split("x")
-    if len(sizes) != 2 or not all(size.isascii() and size.isdigit() and int(size) for size in sizes):
-        raise InputError(f"--mesh {mesh} is not two numbers of devices: write DATAxMODEL, such as 4x2.")
-    return int(sizes[0]), int(sizes[1])

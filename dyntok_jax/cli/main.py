@@ -10,7 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from dyntok_jax.cli import convert, encode, learn_merges, show
+from dyntok_jax.cli import convert, encode, learn_merges, show, train_hypernet
 from dyntok_jax.errors import DyntokError
 
 COMMANDS = {
@@ -18,6 +18,7 @@ COMMANDS = {
     "show": (show.Show, show.EXAMPLES),
     "learn-merges": (learn_merges.LearnMerges, learn_merges.EXAMPLES),
     "convert": (convert.Convert, convert.EXAMPLES),
+    "train-hypernet": (train_hypernet.TrainHypernet, train_hypernet.EXAMPLES),
 }
 DESCRIPTION = """\
 Dynamic tokenization for trained language models: merge the subwords of the batch in hand, embed the new tokens, run
@@ -26,6 +27,7 @@ the unchanged model on the shorter sequence.
   dyntok show "All human beings are born free"     its tokens before and after merging
   dyntok learn-merges corpus.txt --output merges.jsonl --merges 1000
   dyntok convert e5-small e5-orbax                 Hugging Face to orbax; back with the two exchanged
+  dyntok train-hypernet --text de.txt --output run
 `dyntok COMMAND --help` says more, `dyntok --version` the version.
 """
 USAGE_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
@@ -66,7 +68,10 @@ def _parse(arguments: Sequence[str]):
         description = (command.__doc__ or "").split("\n", 1)[0]
         if arguments[:1] == [name]:  # in the list of commands, examples would bury it
             description = f"{description} For example:\n{examples}"
-        subcommands.append(Annotated[command, tyro.conf.subcommand(name, description=description)])
+        options = {"description": description}
+        if arguments[:1] == [name] and hasattr(command, "defaults"):  # a file of options stands in for defaults
+            options["default"] = command.defaults(arguments[1:])
+        subcommands.append(Annotated[command, tyro.conf.subcommand(name, **options)])
     return tyro.cli(
         reduce(operator.or_, subcommands),
         prog="dyntok",

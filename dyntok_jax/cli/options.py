@@ -99,3 +99,17 @@ def merge_rules(
             f"learn a list for {boundary}."
         )
     return MergeRules(goal, learnt.boundary, learnt.max_subwords, learnt, scope)
+
+
+def mesh_shape(mesh: str | None) -> tuple[int, int] | None:
+    """`--mesh DATAxMODEL` as two numbers of devices.
+
+    Raises:
+      InputError: it is not two numbers.
+    """
+    if mesh is None:
+        return None
+    sizes = mesh.split("x")
+    if len(sizes) != 2 or not all(size.isascii() and size.isdigit() and int(size) for size in sizes):
+        raise InputError(f"--mesh {mesh} is not two numbers of devices: write DATAxMODEL, such as 4x2.")
+    return int(sizes[0]), int(sizes[1])

@@ -181,9 +181,7 @@ def distillation_terms(rows: TokenRows, frozen: FrozenModel, texts: TextBatch, w
       Those of `sentences`, `hidden` and `next_subword` that have a weight.
     """
     body = frozen.body
-    table_VD = body.word_embeddings[...]
-    static_BLD = hidden_states(body, table_VD[texts.static_BL], texts.static_mask_BL)
-    static_BLD = jax.lax.stop_gradient(static_BLD)
+    static_BLD = jax.lax.stop_gradient(static_states(frozen, texts))
     dynamic_BTD = hidden_states(body, rows.input_RD[texts.row_BT], texts.mask_BT)
     at_BT = jnp.maximum(texts.aligned_BT, 0)
     is_aligned_BT = (texts.aligned_BT >= 0) & texts.mask_BT
@@ -246,6 +244,12 @@ def next_subword_divergence(
         return jnp.sum(jnp.exp(wanted_BTV) * (wanted_BTV - found_BTV), axis=-1)
 
     return mean_by_stretches(divergence, is_aligned_BT, dynamic_BTD, static_BTD)
+
+
+def static_states(frozen: FrozenModel, texts: TextBatch) -> Float[Array, "B L D"]:
+    """The model's hidden states of the static subwords."""
+    table_VD = frozen.body.word_embeddings[...]
+    return hidden_states(frozen.body, table_VD[texts.static_BL], texts.static_mask_BL)
 
 
 def hidden_states(

@@ -1,0 +1,273 @@
+"""`dyntok train-hypernet`: trains a hypernetwork for a model on text, and leaves a folder for `--hypernet`."""
+
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from dyntok_jax.cli.options import DEFAULT_BOUNDARY, DEFAULT_MODEL, Boundary, Model, OptionalPath, arg
+from dyntok_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
+    from dyntok_jax.training.loop import Job, Outcome, RunConfig
+    from dyntok_jax.training.objectives import Objectives
+
+EXAMPLES = """\
+  dyntok train-hypernet --text de.txt fr.txt.gz --output run        e5-small; result in run/hypernet
+  dyntok train-hypernet --text en=wiki.txt --output run --steps 4000 --validation aligned.jsonl
+  dyntok train-hypernet --config run.toml --resume                  options from a file; go on after a kill
+  dyntok encode reviews.txt --hypernet run/hypernet                 and so the result is used
+run.toml holds the same options by their names: text = ["de.txt"], steps = 4000, learning_rate = 5e-4, …
+"""
+
+Files = Annotated[tuple[str, ...], arg(metavar="FILE [FILE ...]", help_behavior_hint="")]
+N = Annotated[int, arg(metavar="N")]
+Number = Annotated[float, arg(metavar="NUMBER")]
+Dtype = Literal["float32", "bfloat16"]
+MASK_PROBABILITY = 0.15
+FOR_ENCODERS, FOR_DECODERS = ("sentences=1", "hidden=1"), ("hidden=1", "next_subword=1")
+
+
+@dataclass(frozen=True)
+class TrainHypernet:
+    """Trains a hypernetwork on text, by distilling the model's reading of its own subwords.
+
+    Attributes:
+      text: UTF-8 text, one paragraph a line (.gz too), as FILE or CODE=FILE; without a code the file's name may say
+        the language (de.txt.gz).
+      words: lists of words (a word a line, a tab, its weight) for pseudo-texts in languages with little text, as
+        CODE=FILE.
+      output: folder for checkpoints, metrics.jsonl and the result, hypernet/.
+      config: TOML file with options by their names; options given here win.
+      model: a folder, a Hugging Face Hub id, or a packaged model.
+      validation: held-out text, one text a line, or aligned JSON lines (.jsonl) with a field a language.
+      validation_texts: the most texts a file or language of it.
+      steps: how many.
+      batch_size: texts a batch.
+      accumulate: batches a step.
+      learning_rate: at its peak.
+      warmup: steps to get there.
+      weight_decay: of kernels.
+      clip: norm that gradients are clipped to.
+      objectives: NAME or NAME=WEIGHT of pieces, sentences, hidden, next_subword, language_model (default: sentences
+        hidden for encoders, hidden next_subword for decoders).
+      layers: of the hypernetwork.
+      hidden: its width.
+      ffn: its feed-forward width.
+      heads: its attention heads.
+      plain: ZeTT's network as it is, without the mean of the subwords (FVT) to start from.
+      start_from: folder or Hub id of a trained hypernetwork to go on from; it brings its own shape.
+      max_subwords: the longest token, in subwords.
+      max_length: the longest text, in subwords; longer ones are cut in several.
+      boundary: what merging may not cross.
+      share: how each batch's share of the maximum reduction is drawn.
+      full_probability: how often it is exactly 100 %.
+      language_exponent: languages are drawn in proportion to their texts to this power.
+      prefix: put before each text (default: what the model expects).
+      seed: of parameters and data.
+      validate_every: steps between validations.
+      checkpoint_every: steps between checkpoints.
+      keep: how many of the last checkpoints stay, beside the best.
+      patience: validations without a better one that end the run; 0: never.
+      compute_dtype: of the computation; parameters stay float32.
+      export_dtype: of the result.
+      mesh: devices that share the batches × devices that share the parameters, such as 4x2.
+      resume: go on from the last checkpoint in the output folder, if there is one.
+    """
+
+    output: Annotated[str, arg(metavar="FOLDER")]
+    text: Files = ()
+    words: Files = ()
+    config: OptionalPath = None
+    model: Model = DEFAULT_MODEL
+    validation: Files = ()
+    validation_texts: N = 240
+    steps: N = 2000
+    batch_size: N = 24
+    accumulate: N = 1
+    learning_rate: Number = 5e-4
+    warmup: N = 50
+    weight_decay: Number = 0.01
+    clip: Number = 1.0
+    objectives: Annotated[tuple[str, ...], arg(metavar="NAME[=WEIGHT] ...", help_behavior_hint="")] = ()
+    layers: N = 2
+    hidden: N = 384
+    ffn: N = 1536
+    heads: N = 6
+    plain: bool = False
+    start_from: OptionalPath = None
+    max_subwords: N = 7
+    max_length: N = 96
+    boundary: Boundary = DEFAULT_BOUNDARY
+    share: Literal["uniform", "gaussian", "fixed"] = "uniform"
+    full_probability: Number = 0.25
+    language_exponent: Number = 0.3
+    prefix: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")] = None
+    seed: N = 0
+    validate_every: N = 200
+    checkpoint_every: N = 50
+    keep: N = 2
+    patience: N = 0
+    compute_dtype: Dtype = "float32"
+    export_dtype: Dtype = "float32"
+    mesh: Annotated[str | None, arg(metavar="DATAxMODEL", help_behavior_hint="")] = None
+    resume: bool = False
+
+    def run(self) -> None:
+        """Loads, trains, prints."""
+        if not self.text and not self.words:
+            raise InputError("There is nothing to train on: give text files (--text FILE ...).")
+
+        from dyntok_jax.cli.options import mesh_shape
+        from dyntok_jax.cli.screen import print_out
+        from dyntok_jax.cli.training_view import training_view
+        from dyntok_jax.sharding import make_mesh
+        from dyntok_jax.training.loop import train
+
+        shape = mesh_shape(self.mesh)
+        mesh = None if shape is None else make_mesh(*shape)
+        job, run = self._job(mesh), self._run_config()
+        with training_view(run.steps) as report:
+            outcome = train(job, run, Path(self.output), resume=self.resume, mesh=mesh, report=report)
+        print_out(*_told(outcome))
+
+    @classmethod
+    def defaults(cls, arguments: Sequence[str]) -> "TrainHypernet":
+        """The options of the file that `--config` names, which those on the command line override.
+
+        Raises:
+          InputError: the file cannot be read, or holds something else than these options.
+        """
+        path = next((value for flag, value in _flags(arguments) if flag == "--config"), None)
+        given = {} if path is None else _read_options(path, cls)
+        return cls(**{"output": tyro.MISSING, "config": path} | given)
+
+    def _job(self, mesh: "Mesh | None") -> "Job":
+        """Everything that `train` takes, loaded."""
+        from dyntok_jax.encoder import default_prompt
+        from dyntok_jax.hub import find_model
+        from dyntok_jax.models.mistral import Decoder
+        from dyntok_jax.text.encode import TextEncoder
+        from dyntok_jax.training import setup
+        from dyntok_jax.training.batch import TrainingBatch
+        from dyntok_jax.training.data import DataConfig, training_batches
+        from dyntok_jax.training.loop import Job
+        from dyntok_jax.training.step import OptimizerConfig
+        from dyntok_jax.training.validation import validator
+
+        wanted = _weights(self.objectives) if self.objectives else None
+        with_head = wanted is not None and wanted.language_model > 0
+        frozen, tokenizer = setup.load_frozen(self.model, dtype=self.compute_dtype, mesh=mesh, with_head=with_head)
+        weights = wanted or _weights(FOR_DECODERS if isinstance(frozen.body, Decoder) else FOR_ENCODERS)
+        if self.start_from is None:
+            names = {field.name for field in fields(setup.NetworkConfig)}
+            shape = {name: value for name, value in vars(self).items() if name in names}
+            network = setup.NetworkConfig(**shape, residual=not self.plain, predict_bias=with_head)
+            hypernet = setup.fresh_hypernet(network, frozen, tokenizer, self.seed)
+        else:
+            hypernet = setup.given_hypernet(self.start_from, frozen, tokenizer)
+        data = DataConfig(
+            texts=setup.by_language(self.text),
+            words=setup.by_language(self.words),
+            batch_size=self.batch_size,
+            max_length=self.max_length,
+            max_subwords=hypernet.config.max_subwords,
+            boundary=self.boundary,
+            share=self.share,
+            full_probability=self.full_probability,
+            language_exponent=self.language_exponent,
+            prefix=default_prompt(find_model(self.model)) if self.prefix is None else self.prefix,
+            mask_probability=MASK_PROBABILITY if with_head else 0.0,
+            seed=self.seed,
+        )
+        validate = None
+        if self.validation:
+            texts, translations = setup.held_out(
+                self.validation, data, TextEncoder(tokenizer), limit=self.validation_texts
+            )
+            validate = validator(frozen, weights, [TrainingBatch(batch, None) for batch in texts], translations)
+        return Job(
+            hypernet=hypernet,
+            frozen=frozen,
+            batches=training_batches(data, tokenizer),
+            weights=weights,
+            optimizer=OptimizerConfig(
+                learning_rate=self.learning_rate,
+                warmup_steps=self.warmup,
+                weight_decay=self.weight_decay,
+                clip=self.clip,
+                accumulate=self.accumulate,
+            ),
+            validate=validate,
+            config={"model": self.model, "start_from": self.start_from, "seed": self.seed}
+            | {"data": _without(asdict(data), "threads", "prefetch"), "validation": list(self.validation)},
+        )
+
+    def _run_config(self) -> "RunConfig":
+        from dyntok_jax.training.loop import RunConfig
+
+        names = {field.name for field in fields(RunConfig)}
+        return RunConfig(**{name: value for name, value in vars(self).items() if name in names})
+
+
+def _flags(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Flags with the word behind them, which may or may not be their value."""
+    for argument, following in pairwise([*arguments, ""]):
+        flag, _, value = argument.partition("=")
+        yield flag, value or following
+
+
+def _read_options(path: str, command: type) -> dict[str, Any]:
+    try:
+        options = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not TOML ({error}): write options such as steps = 4000.") from error
+    known = {field.name for field in fields(command)} - {"config"}
+    if unknown := sorted(options.keys() - known):
+        raise InputError(f"{path} has no option {', '.join(unknown)}: there are {', '.join(sorted(known))}.")
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+
+
+def _weights(objectives: Sequence[str]) -> "Objectives":
+    """`NAME` or `NAME=WEIGHT`, several, as the weights of all.
+
+    Raises:
+      InputError: an unknown name, or a weight that is no number above 0.
+    """
+    from dyntok_jax.training.objectives import Objectives
+
+    known = [field.name for field in fields(Objectives)]
+    weights = {}
+    for objective in objectives:
+        name, _, weight = objective.partition("=")
+        if name not in known:
+            raise InputError(f"There is no objective {name!r}: choose of {', '.join(known)}.")
+        try:
+            weights[name] = float(weight or 1)
+        except ValueError:
+            raise InputError(f"The weight of {name} is {weight!r}, which is no number.") from None
+        if not 0 < weights[name] < float("inf"):
+            raise InputError(f"The weight of {name} is {weight}: give a positive number.")
+    return Objectives(**weights)
+
+
+def _without(options: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in names}
+
+
+def _told(outcome: "Outcome") -> list[str]:
+    end = "no better validation for long" if outcome.stopped_early else "all steps done"
+    best = "" if outcome.best_loss is None else f", validation loss {outcome.best_loss:.4f}"
+    return [
+        f"Stopped at step {outcome.step}: {end}.",
+        f"Written: {outcome.hypernet} (step {outcome.best_step}{best}). "
+        f"Use it with `dyntok encode --hypernet {outcome.hypernet}`.",
+    ]

@@ -1,0 +1,215 @@
+"""What a run keeps on disk, so that a kill at any moment costs only the steps since the last checkpoint.
+
+- `checkpoints/STEP`: parameters, optimizer and progress, written by orbax beside its name and renamed when whole
+- `metrics.jsonl`: a line a step, and a line a validation
+- `hypernet/`: the best parameters so far, as `DynamicEncoder.load(..., hypernet=FOLDER)` reads them
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+import jax
+import orbax.checkpoint.experimental.v1 as ocp
+
+from dyntok_jax.errors import CheckpointError
+from dyntok_jax.parameters import flat_parameters
+from dyntok_jax.training.step import TrainState
+
+CHECKPOINTS, METRICS, HYPERNET = "checkpoints", "metrics.jsonl", "hypernet"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands, beside its arrays; `json.dumps` takes all of it.
+
+    Attributes:
+      config: what decides about the run's numbers; a checkpoint of another one is refused.
+      data: the state of the stream of batches.
+      best_loss: the lowest validation loss so far; None before the first.
+      best_step: when that was.
+      n_worse: validations since then.
+    """
+
+    config: dict[str, Any]
+    data: dict[str, Any]
+    best_loss: float | None = None
+    best_step: int = 0
+    n_worse: int = 0
+
+
+class Checkpoints:
+    """Checkpoints of one run: the last few and the best, written while training goes on."""
+
+    def __init__(self, folder: Path, keep: int):
+        """Opens the folder, and removes what an interrupted write left there.
+
+        Args:
+          folder: made if it is not there.
+          keep: how many of the last ones stay; the best stays besides.
+
+        Raises:
+          CheckpointError: the folder cannot be written.
+        """
+        self.folder = folder.absolute() / CHECKPOINTS
+        policies = ocp.training.preservation_policies
+        best = policies.BestN(
+            get_metric_fn=lambda metrics: metrics["loss"],
+            reverse=True,
+            n=1,
+            keep_checkpoints_without_metrics=False,
+        )
+        with self._explained("written"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._orbax = ocp.training.Checkpointer(
+                self.folder,
+                preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
+                cleanup_tmp_directories=True,
+            )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is None:
+            with self._explained("written"):
+                self._orbax.close()
+
+    @property
+    def latest(self) -> int | None:
+        """The step of the last whole checkpoint; None if there is none."""
+        return None if self._orbax.latest is None else self._orbax.latest.step
+
+    def save(self, state: TrainState, progress: Progress, step: int, loss: float | None) -> None:
+        """Starts writing a checkpoint; waits for the one before.
+
+        Args:
+          state: the arrays.
+          progress: the rest.
+          step: steps done.
+          loss: of a validation at this step, None without one.
+
+        Raises:
+          CheckpointError: this one or the one before cannot be written.
+        """
+        metrics = None if loss is None else {"loss": loss}
+        with self._explained("written"):
+            self._orbax.save_async(
+                step, flat_parameters(state), force=True, metrics=metrics, custom_metadata=asdict(progress)
+            )
+
+    def load_progress(self) -> Progress:
+        """Reads where the run stood at the last checkpoint.
+
+        Raises:
+          CheckpointError: it cannot be read.
+        """
+        with self._explained("read"):
+            return Progress(**self._orbax.metadata(self.latest).custom_metadata)
+
+    def load_state(self, abstract: TrainState) -> TrainState:
+        """Reads the arrays of the last checkpoint.
+
+        Args:
+          abstract: a state of `jax.ShapeDtypeStruct`, with shardings where there is a mesh.
+
+        Raises:
+          CheckpointError: they cannot be read, or do not fit.
+        """
+        with self._explained("read"):
+            flat = self._orbax.load(self.latest, flat_parameters(abstract))
+        return jax.tree.unflatten(jax.tree.structure(abstract), [flat[path] for path in flat_parameters(abstract)])
+
+    @contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        """Orbax and tensorstore raise a dozen types, also for a full disk, which the first line of the text tells."""
+        try:
+            yield
+        except Exception as error:
+            said = (str(error).splitlines() or [""])[0][:300]
+            raise CheckpointError(
+                f"A checkpoint in {self.folder} cannot be {what} ({type(error).__name__}: {said}). Checkpoints that "
+                "are there are whole: make room or mend the folder, and go on with --resume."
+            ) from error
+
+
+class MetricsFile:
+    """JSON lines, one a step or validation, flushed as they come."""
+
+    def __init__(self, path: Path, *, after: int):
+        """Opens the file for the steps behind `after`; lines of later steps, from before a kill, are dropped.
+
+        Raises:
+          CheckpointError: the file cannot be written.
+        """
+        self._path = path
+        with self._explained():
+            kept = _lines_up_to(path, after)
+            part = path.with_name(f".{path.name}.part")
+            part.write_text("".join(kept), encoding="utf-8")
+            os.replace(part, path)
+            self._file: TextIO = path.open("a", encoding="utf-8")
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Appends a line; `step` is one of its fields."""
+        with self._explained():
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise CheckpointError(
+                f"{self._path} cannot be written ({error.strerror or error}): make room, and go on with --resume."
+            ) from error
+
+
+def _lines_up_to(path: Path, step: int) -> list[str]:
+    """Whole lines of steps up to this one; a line that a kill cut off is the last."""
+    if not path.exists():
+        return []
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if not line.endswith("\n") or json.loads(line)["step"] > step:
+            break
+        kept.append(line)
+    return kept
+
+
+def differences(there: dict[str, Any], here: dict[str, Any], prefix: str = "") -> list[str]:
+    """What differs between two configs, one line a field."""
+    found = []
+    for name in sorted(there.keys() | here.keys()):
+        old, new = there.get(name), here.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += differences(old, new, f"{prefix}{name}.")
+        elif old != new:
+            found.append(f"{prefix}{name} is {old} there and {new} here")
+    return found
+
+
+def check_same_config(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
+    """Compares a checkpoint's config with this run's.
+
+    Raises:
+      CheckpointError: they differ; every difference is named.
+    """
+    here = json.loads(json.dumps(here))  # tuples become lists, as they did in the checkpoint
+    if found := differences(there, here):
+        raise CheckpointError(
+            f"The run in {folder} has another config: {'; '.join(found)}. Give the same options to go on with it, or "
+            "another folder for a new run (--start-from takes its parameters over)."
+        )

@@ -1,0 +1,123 @@
+"""How well a hypernetwork does on held-out data: the objectives, and retrieval of translations where there are any.
+
+Everything is tokenized once, with full merging; what static tokenization gives is computed once, too.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float32
+
+from dyntok_jax.embedding.hypernet import Hypernet
+from dyntok_jax.errors import InputError
+from dyntok_jax.models.heads import l2_normalize, mean_pool
+from dyntok_jax.training.batch import TextBatch, TrainingBatch
+from dyntok_jax.training.objectives import (
+    FrozenModel,
+    Objectives,
+    hidden_states,
+    static_states,
+    token_rows,
+    total_loss,
+)
+
+PIVOT = "en"
+"""The language whose translations are looked for."""
+
+
+def held_out_scores(
+    hypernet: Hypernet, frozen: FrozenModel, batches: Sequence[TrainingBatch], weights: Objectives
+) -> dict[str, float]:
+    """Means of the objectives and their weighted sum, `loss`, over batches.
+
+    Beside them `sentence_cosine`, the mean cosine of sentence embeddings to the static ones, where `sentences` has a
+    weight.
+    """
+    told = [jax.device_get(_objectives(hypernet, frozen, batch, weights)) for batch in batches]
+    scores = {name: float(np.mean([metrics[name] for metrics in told])) for name in told[0]}
+    return scores | ({"sentence_cosine": 1 - scores["sentences"]} if "sentences" in scores else {})
+
+
+def retrieval(embeddings_by_language: Mapping[str, Float32[np.ndarray, "N D"]], pivot: str = PIVOT) -> dict[str, float]:
+    """For each language, the percentage of texts whose nearest text of the pivot language is their translation."""
+    pivot_ND = embeddings_by_language[pivot]
+    own_N = np.arange(len(pivot_ND))
+    return {
+        language: 100 * float(np.mean((texts_ND @ pivot_ND.T).argmax(axis=1) == own_N))
+        for language, texts_ND in embeddings_by_language.items()
+        if language != pivot
+    }
+
+
+def static_embeddings(frozen: FrozenModel, batches: Sequence[TextBatch]) -> Float32[np.ndarray, "N D"]:
+    """Sentence embeddings, of length 1, under static tokenization."""
+    return _without_padding([_embed_static(frozen, batch) for batch in batches], batches)
+
+
+def dynamic_embeddings(
+    hypernet: Hypernet, frozen: FrozenModel, batches: Sequence[TextBatch]
+) -> Float32[np.ndarray, "N D"]:
+    """The same with dynamic tokens."""
+    return _without_padding([_embed_dynamic(hypernet, frozen, batch) for batch in batches], batches)
+
+
+def validator(
+    frozen: FrozenModel,
+    weights: Objectives,
+    batches: Sequence[TrainingBatch],
+    translations: Mapping[str, Sequence[TextBatch]] | None = None,
+) -> Callable[[Hypernet], dict[str, float]]:
+    """What `loop.train` calls to validate.
+
+    Args:
+      frozen: the model.
+      weights: of the objectives.
+      batches: held-out texts, pieces or both.
+      translations: language → the same texts in that language, of which `PIVOT` is one.
+
+    Returns:
+      A function from a hypernetwork to `held_out_scores`; with translations also `retrieval`, the mean over languages
+      in %, and `static_retrieval`.
+
+    Raises:
+      InputError: there is nothing to validate on, or translations without the pivot language.
+    """
+    if not batches:
+        raise InputError("There is no text to validate on: give some, or train without validation.")
+    if translations and PIVOT not in translations:
+        raise InputError(f"The translations to validate on have no {PIVOT}: they are {' '.join(translations)}.")
+    of_static = {language: static_embeddings(frozen, texts) for language, texts in (translations or {}).items()}
+
+    def validate(hypernet: Hypernet) -> dict[str, float]:
+        scores = held_out_scores(hypernet, frozen, batches, weights)
+        if translations:
+            found = {code: dynamic_embeddings(hypernet, frozen, texts) for code, texts in translations.items()}
+            scores["retrieval"] = float(np.mean(list(retrieval(found).values())))
+            scores["static_retrieval"] = float(np.mean(list(retrieval(of_static).values())))
+        return scores
+
+    return validate
+
+
+@partial(jax.jit, static_argnames="weights")
+def _objectives(hypernet: Hypernet, frozen: FrozenModel, batch: TrainingBatch, weights: Objectives):
+    return total_loss(hypernet, frozen, batch, weights)[1]
+
+
+@jax.jit
+def _embed_static(frozen: FrozenModel, texts: TextBatch) -> Float32[Array, "B D"]:
+    return l2_normalize(mean_pool(static_states(frozen, texts), texts.static_mask_BL))
+
+
+@jax.jit
+def _embed_dynamic(hypernet: Hypernet, frozen: FrozenModel, texts: TextBatch) -> Float32[Array, "B D"]:
+    rows = token_rows(hypernet, frozen, texts)
+    hidden_BTD = hidden_states(frozen.body, rows.input_RD[texts.row_BT], texts.mask_BT)
+    return l2_normalize(mean_pool(hidden_BTD, texts.mask_BT))
+
+
+def _without_padding(found: Sequence[Array], batches: Sequence[TextBatch]) -> Float32[np.ndarray, "N D"]:
+    kept = [np.asarray(rows)[np.asarray(batch.mask_BT).any(axis=1)] for rows, batch in zip(found, batches, strict=True)]
+    return np.concatenate(kept)
