@@ -6,9 +6,9 @@ step computes; in a window, texts of like length share a batch.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import grain
 import numpy as np
@@ -16,71 +16,21 @@ import numpy as np
 from dyntok_jax.embedding.languages import language_index
 from dyntok_jax.errors import InputError
 from dyntok_jax.merging import Share
-from dyntok_jax.text.boundaries import Boundary
 from dyntok_jax.text.byte_level import ByteLevelTokenizer
 from dyntok_jax.text.encode import TextEncoder
 from dyntok_jax.text.word_list import load_word_list
-from dyntok_jax.training.batch import TrainingBatch
+from dyntok_jax.training.batch import PieceBatch, TextBatch, TrainingBatch
 from dyntok_jax.training.corpus import load_corpus
+from dyntok_jax.training.data_config import DataConfig
+from dyntok_jax.training.pieces import VocabularyPieces, make_piece_batch, vocabulary_pieces
 from dyntok_jax.training.samples import Samples
 from dyntok_jax.training.text_batch import make_text_batch
 from dyntok_jax.training.word_texts import make_word_texts
-
-ShareKind = Literal["uniform", "gaussian", "fixed"]
 
 WINDOW = 16
 """Batches a window: texts of like length are looked for among so many."""
 WORDS_SHARE = 0.5
 """The part of a language's samples that pseudo-texts make up where a config does not say."""
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """What to train on and how it is cut in batches.
-
-    Attributes:
-      texts: language code → text files (`.gz` is unpacked), one paragraph a line.
-      batch_size: B, texts a batch.
-      max_length: the most subwords a text, special tokens and prefix included; longer texts are cut in several.
-      max_subwords: S, the most subwords a token.
-      boundary: what merging may not cross.
-      share: how each batch's share of the maximum reduction is drawn: uniform from 0 to 100 %, Gaussian, or fixed.
-      share_mean: in %, of a Gaussian; or the fixed share.
-      share_spread: in %, the standard deviation of a Gaussian.
-      full_probability: how often the share is exactly 100 %, whatever else is drawn.
-      language_exponent: a language is drawn in proportion to its number of texts to this power: 1 takes texts as they
-        come, 0 all languages alike.
-      prefix: what the model expects before a text (`query: `).
-      mask_probability: how many of the text's tokens a masked-LM objective hides.
-      predict_all: predict single subwords too, as the paper does.
-      seed: of everything drawn.
-      threads: prepare batches beside the step; 0 prepares each when it is asked for.
-      prefetch: the most batches prepared ahead.
-      words: language code → lists of words to make pseudo-texts of: files of `word<TAB>weight`, or `wordfreq:ar`.
-      words_share: language code → what part of the language's samples are pseudo-texts, 0.5 where not given; of a
-        language without texts all are. They do not change how often the language is drawn.
-      words_exponent: a word is drawn in proportion to its weight to this power.
-    """
-
-    texts: dict[str, tuple[str, ...]]
-    batch_size: int = 24
-    max_length: int = 96
-    max_subwords: int = 7
-    boundary: Boundary = "pretoken"
-    share: ShareKind = "uniform"
-    share_mean: float = 50.0
-    share_spread: float = 25.0
-    full_probability: float = 0.25
-    language_exponent: float = 0.3
-    prefix: str = ""
-    mask_probability: float = 0.0
-    predict_all: bool = False
-    seed: int = 0
-    threads: int = 1
-    prefetch: int = 4
-    words: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    words_share: dict[str, float] = field(default_factory=dict)
-    words_exponent: float = 0.7
 
 
 class TrainingBatches(Iterator[TrainingBatch]):
@@ -118,28 +68,29 @@ def training_batches(
     Raises:
       InputError: texts that cannot be read, too few of them, or in a language that the hypernetwork has not.
     """
-    text_encoder = TextEncoder(tokenizer)
-    samples = load_samples(config, text_encoder)
-    index_of = {code: language_index(code, languages) if languages else 0 for code in samples.languages}
-    rows = mixed_rows(samples, config)
-    windows = rows.batch(WINDOW * config.batch_size, drop_remainder=True, batch_fn=np.array)
-    batches = windows.seed(config.seed).random_map(partial(group_window, samples=samples, batch_size=config.batch_size))
-    batches = grain.experimental.FlatMapMapDataset(batches, _Batches())
-    batches = batches.seed(config.seed + 1).random_map(
-        partial(build_batch, samples=samples, index_of=index_of, text_encoder=text_encoder, config=config)
-    )
+    builder = BatchBuilder.load(config, tokenizer, languages)
+    parts = []
+    if builder.samples is not None:
+        parts.append(text_rows(builder.samples, config))
+    if builder.pieces is not None:
+        parts.append(piece_rows(len(builder.pieces), config))
+    length = min(map(len, parts))
+    rows = grain.experimental.ZipMapDataset([part.slice(slice(length)) for part in parts])
+    batches = rows.seed(config.seed + 1).random_map(builder.build)
     options = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=config.prefetch)
     return TrainingBatches(iter(batches.to_iter_dataset(options)))
 
 
-def load_samples(config: DataConfig, text_encoder: TextEncoder) -> Samples:
-    """Reads the texts and lists of words of a config.
+def load_samples(config: DataConfig, text_encoder: TextEncoder) -> Samples | None:
+    """Reads the texts and lists of words of a config; None if it has neither.
 
     Raises:
       InputError: something cannot be read, or there is not enough of it.
     """
+    if not config.texts and not config.words:
+        return None
     longest = _room_for_text(config, text_encoder)
-    corpus = load_corpus(config.texts, text_encoder, longest=longest) if config.texts or not config.words else None
+    corpus = load_corpus(config.texts, text_encoder, longest=longest) if config.texts else None
     if corpus is not None and not config.words and len(corpus) < config.batch_size:
         raise InputError(
             f"The texts make {len(corpus)} samples and a batch takes {config.batch_size}: give more text, or a smaller "
@@ -157,6 +108,20 @@ def load_samples(config: DataConfig, text_encoder: TextEncoder) -> Samples:
         for number, (code, sources) in enumerate(config.words.items())
     }
     return Samples(corpus, word_texts)
+
+
+def text_rows(samples: Samples, config: DataConfig) -> grain.MapDataset[np.ndarray]:
+    """The rows of each batch of texts, without end."""
+    rows = mixed_rows(samples, config)
+    windows = rows.batch(WINDOW * config.batch_size, drop_remainder=True, batch_fn=np.array)
+    groups = windows.seed(config.seed).random_map(partial(group_window, samples=samples, batch_size=config.batch_size))
+    return grain.experimental.FlatMapMapDataset(groups, _Batches())
+
+
+def piece_rows(n_pieces: int, config: DataConfig) -> grain.MapDataset[np.ndarray]:
+    """The rows of each batch of pieces, without end: all of them shuffled anew every time through."""
+    rows = grain.MapDataset.range(n_pieces).seed(config.seed).shuffle().repeat()
+    return rows.batch(config.pieces_per_batch, drop_remainder=True, batch_fn=np.array)
 
 
 def mixed_rows(samples: Samples, config: DataConfig) -> grain.MapDataset[int]:
@@ -195,30 +160,69 @@ class _Batches(grain.experimental.FlatMapTransform):
         return batches
 
 
-def build_batch(
-    rows: np.ndarray,
-    rng: np.random.Generator,
-    *,
-    samples: Samples,
-    index_of: dict[str, int],
-    text_encoder: TextEncoder,
-    config: DataConfig,
-) -> TrainingBatch:
-    """The batch of these rows; what is random about it is drawn here."""
-    texts = make_text_batch(
-        [samples.text(row) for row in rows.tolist()],
-        np.array([index_of[samples.language(row)] for row in rows.tolist()], np.int32),
-        text_encoder,
-        goal=Share(draw_share(config, rng)),
-        boundary=config.boundary,
-        max_subwords=config.max_subwords,
-        max_length=config.max_length,
-        prefix=config.prefix,
-        predict_all=config.predict_all,
-        mask_probability=config.mask_probability,
-        rng=rng,
-    )
-    return TrainingBatch(texts=texts, pieces=None)
+@dataclass(frozen=True)
+class BatchBuilder:
+    """Makes the batch of a step from rows of texts, of pieces, or of both.
+
+    Attributes:
+      samples: the texts and pseudo-texts; None where only pieces are wanted.
+      pieces: of the vocabulary; None where none are wanted.
+      language_of: the index of each language's code.
+      text_encoder: of the model.
+      config: what to train on.
+    """
+
+    samples: Samples | None
+    pieces: VocabularyPieces | None
+    language_of: dict[str, int]
+    text_encoder: TextEncoder
+    config: DataConfig
+
+    @classmethod
+    def load(cls, config: DataConfig, tokenizer: ByteLevelTokenizer, languages: Sequence[str]) -> "BatchBuilder":
+        """Reads all that a config names; for arguments and errors see `training_batches`."""
+        text_encoder = TextEncoder(tokenizer)
+        samples, pieces = load_samples(config, text_encoder), None
+        if config.pieces_per_batch:
+            pieces = vocabulary_pieces(tokenizer, max_subwords=config.max_subwords, mode=config.pieces)
+        codes = languages if samples is None else samples.languages
+        language_of = {code: language_index(code, languages) if languages else 0 for code in codes}
+        return cls(samples, pieces, language_of, text_encoder, config)
+
+    def build(self, rows: tuple[np.ndarray, ...], rng: np.random.Generator) -> TrainingBatch:
+        """The batch of these rows; what is random about it is drawn here."""
+        remaining = iter(rows)
+        return TrainingBatch(
+            texts=None if self.samples is None else self._texts(next(remaining).tolist(), rng),
+            pieces=None if self.pieces is None else self._pieces(next(remaining), rng),
+        )
+
+    def _texts(self, rows: list[int], rng: np.random.Generator) -> TextBatch:
+        config = self.config
+        return make_text_batch(
+            [self.samples.text(row) for row in rows],
+            np.array([self.language_of[self.samples.language(row)] for row in rows], np.int32),
+            self.text_encoder,
+            goal=Share(draw_share(config, rng)),
+            boundary=config.boundary,
+            max_subwords=config.max_subwords,
+            max_length=config.max_length,
+            prefix=config.prefix,
+            predict_all=config.predict_all,
+            mask_probability=config.mask_probability,
+            rng=rng,
+        )
+
+    def _pieces(self, rows_P: np.ndarray, rng: np.random.Generator) -> PieceBatch:
+        # a piece belongs to no language, and must be right in each
+        known = np.array(sorted(set(self.language_of.values())) or [0], np.int32)
+        return make_piece_batch(
+            self.pieces,
+            rows_P,
+            rng.choice(known, len(rows_P)),
+            random_probability=self.config.pieces_random,
+            rng=rng,
+        )
 
 
 def draw_share(config: DataConfig, rng: np.random.Generator) -> float:
@@ -230,9 +234,7 @@ def draw_share(config: DataConfig, rng: np.random.Generator) -> float:
             return 100 * rng.random()
         case "gaussian":
             return float(np.clip(rng.normal(config.share_mean, config.share_spread), 0, 100))
-        case "fixed":
-            return config.share_mean
-    raise InputError(f"No way to draw shares {config.share!r}: choose uniform, gaussian or fixed.")
+    return config.share_mean
 
 
 def _room_for_text(config: DataConfig, text_encoder: TextEncoder) -> int:
