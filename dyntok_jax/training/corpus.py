@@ -3,20 +3,24 @@
 All of it lies in memory as UTF-8, so a corpus takes about as many bytes as its files unpacked.
 """
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Int32, Int64
 
 from dyntok_jax.errors import InputError
 from dyntok_jax.text.encode import TextEncoder
-from dyntok_jax.text.lines import read_lines
+from dyntok_jax.training.sources import read_paragraphs
 
 SHORTEST = 16
 """Subwords (estimated): lines shorter than this, such as titles and labels, are joined with those behind them."""
 _SAMPLE = 256
+_HELD_OUT_BYTES = 48
+"""Shorter paragraphs, such as titles and labels, are no text to validate on."""
 _BREAK = re.compile(r"(?<=[.!?;:。！？；।])\s*|\s+")
 
 
@@ -49,28 +53,36 @@ class Corpus:
         """The code of a text's language."""
         return self.languages[int(np.searchsorted(self.first_row, row, side="right")) - 1]
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of all texts and their order."""
+        digest = hashlib.blake2b(repr(self.languages).encode(), digest_size=8)
+        for part in (self.first_row, self.offset, self.block):
+            digest.update(part)
+        return digest.hexdigest()
 
-def load_corpus(sources: Mapping[str, Sequence[str]], text_encoder: TextEncoder, *, longest: int) -> Corpus:
+
+def load_corpus(
+    sources: Mapping[str, Sequence[str]], text_encoder: TextEncoder, *, longest: int, n_held_out: int = 0
+) -> Corpus:
     """Reads the texts of each language.
 
     Args:
-      sources: language code → files.
+      sources: language code → files and the like, see `sources.py`.
       text_encoder: tells how many subwords a character makes.
       longest: about the most subwords a text may have; longer ones are cut in several.
+      n_held_out: paragraphs of each language to leave out, see `held_out_paragraphs`.
 
     Raises:
-      InputError: no language, or one that has no text; a file that cannot be read or is no UTF-8.
+      InputError: a language that has no text; a file that cannot be read or is no UTF-8.
     """
-    if not sources:
-        raise InputError("There is nothing to train on: give at least one language and its text files.")
     parts, offsets, lengths, first_row = [], [np.zeros(1, np.int64)], [], [0]
     for code, files in sources.items():
-        lines = [line for file in files for line in read_lines(file)]
-        lines = [line.strip() for line in lines if line.strip()]
+        lines, held_out = read_language(code, files, n_held_out)
         if not lines:
-            named = ", ".join(files) or "no file"
             raise InputError(
-                f"There is no text in language {code} ({named}): give a file that has some, or leave it out."
+                f"Language {code} has {len(held_out)} paragraphs long enough to be held out and nothing else to train "
+                f"on: give more text, or hold out fewer than {n_held_out}."
             )
         density = subwords_per_character(lines, text_encoder)
         texts = list(fit_lengths(lines, shortest=SHORTEST / density, longest=longest / density))
@@ -86,6 +98,37 @@ def load_corpus(sources: Mapping[str, Sequence[str]], text_encoder: TextEncoder,
         first_row=np.array(first_row),
         length_N=np.concatenate(lengths).astype(np.int32),
     )
+
+
+def held_out_paragraphs(sources: Mapping[str, Sequence[str]], n_held_out: int) -> dict[str, list[str]]:
+    """The paragraphs of each language that `load_corpus` leaves out, for validation.
+
+    They are those with the lowest hashes, so they depend neither on the order of texts nor on a seed, and a paragraph
+    that comes twice is either held out or trained on, never both.
+
+    Args:
+      sources: language code → files and the like.
+      n_held_out: paragraphs of each language; fewer where fewer are long enough.
+    """
+    return {code: read_language(code, files, n_held_out)[1] for code, files in sources.items()}
+
+
+def read_language(code: str, sources: Sequence[str], n_held_out: int) -> tuple[list[str], list[str]]:
+    """The paragraphs of a language to train on, and those held out.
+
+    Raises:
+      InputError: it has no text.
+    """
+    lines = [line for source in sources for line in read_paragraphs(source)]
+    if not lines:
+        named = ", ".join(sources) or "no file"
+        raise InputError(f"There is no text in language {code} ({named}): give a file that has some, or leave it out.")
+    if not n_held_out:
+        return lines, []
+    long_enough = {line for line in lines if len(line.encode()) >= _HELD_OUT_BYTES}
+    held_out = sorted(long_enough, key=lambda line: hashlib.blake2b(line.encode()).digest())[:n_held_out]
+    is_held_out = set(held_out)
+    return [line for line in lines if line not in is_held_out], held_out
 
 
 def subwords_per_character(lines: Sequence[str], text_encoder: TextEncoder) -> float:

@@ -6,7 +6,7 @@ step computes; in a window, texts of like length share a batch.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -14,13 +14,13 @@ import grain
 import numpy as np
 
 from dyntok_jax.embedding.languages import language_index
-from dyntok_jax.errors import InputError
+from dyntok_jax.errors import CheckpointError, ConfigError, InputError
 from dyntok_jax.merging import Share
 from dyntok_jax.text.byte_level import ByteLevelTokenizer
 from dyntok_jax.text.encode import TextEncoder
 from dyntok_jax.text.word_list import load_word_list
 from dyntok_jax.training.batch import PieceBatch, TextBatch, TrainingBatch
-from dyntok_jax.training.corpus import load_corpus
+from dyntok_jax.training.corpus import held_out_paragraphs, load_corpus
 from dyntok_jax.training.data_config import DataConfig
 from dyntok_jax.training.pieces import VocabularyPieces, make_piece_batch, vocabulary_pieces
 from dyntok_jax.training.samples import Samples
@@ -33,22 +33,44 @@ WORDS_SHARE = 0.5
 """The part of a language's samples that pseudo-texts make up where a config does not say."""
 
 
+ORDER = 1
+"""Raised when a change here or in what it calls makes other batches of the same config."""
+MADE_OF = "made_of"
+NOT_DECISIVE = ("texts", "words", "threads", "prefetch")
+"""Fields of a config that do not decide about the batches; of texts and words their contents do, not their names."""
+
+
 class TrainingBatches(Iterator[TrainingBatch]):
     """An endless stream of batches that can be stopped and resumed."""
 
-    def __init__(self, batches: grain.DatasetIterator):
+    def __init__(self, batches: grain.DatasetIterator, made_of: dict[str, Any]):
+        """Takes an iterator, and all that decides about its batches, as JSON holds it."""
         self._batches = batches
+        self._made_of = made_of
 
     def __next__(self) -> TrainingBatch:
         return next(self._batches)
 
     def get_state(self) -> dict[str, Any]:
         """Where the stream stands; `json.dumps` takes it."""
-        return self._batches.get_state()
+        return self._batches.get_state() | {MADE_OF: self._made_of}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes on behind the batches that had been taken when `get_state` gave this."""
-        self._batches.set_state(state)
+        """Goes on behind the batches that had been taken when `get_state` gave this.
+
+        Raises:
+          CheckpointError: it is no such state, or that of a stream of other batches; what differs is named.
+        """
+        if MADE_OF not in state:
+            raise CheckpointError("This is no state of a stream of training batches: start anew.")
+        there, here = state[MADE_OF], self._made_of
+        if differing := [name for name in sorted(there | here) if there.get(name) != here.get(name)]:
+            told = "; ".join(f"{name} was {there.get(name)!r} and is {here.get(name)!r}" for name in differing)
+            raise CheckpointError(
+                f"The training data has changed, so the run cannot go on as it would have: {told}. Give the same data "
+                "and options, or start anew."
+            )
+        self._batches.set_state({name: value for name, value in state.items() if name != MADE_OF})
 
     def close(self) -> None:
         """Stops the threads."""
@@ -78,7 +100,32 @@ def training_batches(
     rows = grain.experimental.ZipMapDataset([part.slice(slice(length)) for part in parts])
     batches = rows.seed(config.seed + 1).random_map(builder.build)
     options = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=config.prefetch)
-    return TrainingBatches(iter(batches.to_iter_dataset(options)))
+    return TrainingBatches(iter(batches.to_iter_dataset(options)), made_of(builder, languages))
+
+
+def validation_texts(config: DataConfig) -> dict[str, list[str]]:
+    """The paragraphs that are held out of training, by language; no sample is made of them.
+
+    Raises:
+      ConfigError: none are held out.
+      InputError: texts cannot be read.
+    """
+    if not config.held_out:
+        raise ConfigError("No text is held out for validation: set held_out to a number of paragraphs a language.")
+    return held_out_paragraphs(config.texts, config.held_out)
+
+
+def made_of(builder: "BatchBuilder", languages: Sequence[str]) -> dict[str, Any]:
+    """All that decides about the batches, as JSON holds it."""
+    config = {name: value for name, value in asdict(builder.config).items() if name not in NOT_DECISIVE}
+    corpus, word_texts = (None, {}) if builder.samples is None else (builder.samples.corpus, builder.samples.word_texts)
+    return config | {
+        "order": ORDER,
+        "tokenizer": builder.text_encoder.tokenizer.fingerprint,
+        "languages of the hypernetwork": list(languages),
+        "contents of texts": corpus and corpus.fingerprint,
+        "contents of words": {code: texts.fingerprint for code, texts in word_texts.items()},
+    }
 
 
 def load_samples(config: DataConfig, text_encoder: TextEncoder) -> Samples | None:
@@ -90,7 +137,9 @@ def load_samples(config: DataConfig, text_encoder: TextEncoder) -> Samples | Non
     if not config.texts and not config.words:
         return None
     longest = _room_for_text(config, text_encoder)
-    corpus = load_corpus(config.texts, text_encoder, longest=longest) if config.texts else None
+    corpus = None
+    if config.texts:
+        corpus = load_corpus(config.texts, text_encoder, longest=longest, n_held_out=config.held_out)
     if corpus is not None and not config.words and len(corpus) < config.batch_size:
         raise InputError(
             f"The texts make {len(corpus)} samples and a batch takes {config.batch_size}: give more text, or a smaller "

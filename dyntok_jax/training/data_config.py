@@ -17,6 +17,7 @@ _LEAST = {
     "threads": 0,
     "prefetch": 1,
     "pieces_per_batch": 0,
+    "held_out": 0,
     "seed": 0,
 }
 _PROBABILITIES = ("full_probability", "mask_probability", "pieces_random")
@@ -29,7 +30,7 @@ class DataConfig:
     """What to train on and how it is cut in batches.
 
     Attributes:
-      texts: language code → text files (`.gz` is unpacked), one paragraph a line.
+      texts: language code → plain text, JSON lines, parquet, data sets; how they are written says `sources.py`.
       batch_size: B, texts a batch.
       max_length: the most subwords a text, special tokens and prefix included; longer texts are cut in several.
       max_subwords: S, the most subwords a token.
@@ -53,6 +54,7 @@ class DataConfig:
       pieces_per_batch: P, vocabulary pieces a batch; without texts and words a batch has nothing else.
       pieces: `decompose` writes them as shorter pieces, `identity` as themselves (ZeTT's warm-up and auxiliary loss).
       pieces_random: how many of the decomposed are written in any way instead of the tokenizer's.
+      held_out: paragraphs of each language that are kept for `validation_texts`.
     """
 
     texts: dict[str, tuple[str, ...]]
@@ -77,6 +79,7 @@ class DataConfig:
     pieces_per_batch: int = 0
     pieces: PieceMode = "decompose"
     pieces_random: float = 0.5
+    held_out: int = 0
 
     def __post_init__(self):
         for name, least in _LEAST.items():
@@ -102,7 +105,7 @@ class DataConfig:
                 "There is nothing to train on: give at least one language and its text files, lists of words, or "
                 "pieces_per_batch."
             )
-        for code, sources in (self.texts | self.words).items():
+        for code, sources in (*self.texts.items(), *self.words.items()):
             if isinstance(sources, str):
                 raise ConfigError(f"The sources of {code} are one string, {sources!r}: put it in a tuple.")
 

@@ -4,7 +4,9 @@ They have no meaning, but the frozen model reads them all the same, and a studen
 be taught to agree; so distillation in context sees many more tokens of the language than its texts hold.
 """
 
+import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float
@@ -50,6 +52,14 @@ class WordTexts:
     shortest: float = 40.0
     longest: float = 240.0
     density: float = 0.0
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of all that decides about the texts."""
+        decisive = (self.words, self.between, self.clause, self.sentence, self.seed, self.shortest, self.longest)
+        digest = hashlib.blake2b(repr(decisive).encode(), digest_size=8)
+        digest.update(self.cumulative_W)
+        return digest.hexdigest()
 
     def length(self, index: int) -> int:
         """About how many subwords a text has."""
