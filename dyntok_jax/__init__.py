@@ -1,26 +1,34 @@
 """Dynamic tokenization for trained language models, in JAX.
 
-The steps are pure functions that can be imported, jitted, sharded and differentiated alone; `DynamicEncoder` holds
-parameters and calls them in order.
+The steps are pure functions that can be imported, jitted, sharded and differentiated alone; `DynamicEncoder` and
+`DynamicDecoder` hold parameters and call them in order.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dyntok_jax.decoder import DynamicDecoder
     from dyntok_jax.encoded import EncodedTexts, Timings
     from dyntok_jax.encoder import DynamicEncoder
     from dyntok_jax.errors import DyntokError
+    from dyntok_jax.generated import Choice, GeneratedText, ScoredText
+    from dyntok_jax.generation.sampling import SamplingConfig
     from dyntok_jax.merging import Budget, MergeList, Merges, Share, learn_merges, load_merges
     from dyntok_jax.tokens import TextTokens
 
 __all__ = [
     "Budget",
+    "Choice",
+    "DynamicDecoder",
     "DynamicEncoder",
     "DyntokError",
     "EncodedTexts",
+    "GeneratedText",
     "MergeList",
     "Merges",
+    "SamplingConfig",
+    "ScoredText",
     "Share",
     "TextTokens",
     "Timings",
@@ -29,9 +37,12 @@ __all__ = [
 ]
 
 _MODULES = {
+    "decoder": ("DynamicDecoder",),
     "encoded": ("EncodedTexts", "Timings"),
     "encoder": ("DynamicEncoder",),
     "errors": ("DyntokError",),
+    "generated": ("Choice", "GeneratedText", "ScoredText"),
+    "generation.sampling": ("SamplingConfig",),
     "merging": ("Budget", "MergeList", "Merges", "Share", "learn_merges", "load_merges"),
     "tokens": ("TextTokens",),
 }

@@ -29,6 +29,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from dyntok_jax.errors import CheckpointError, InputError, ModelNotFoundError
 
 DEFAULT_MODEL = "e5-small"
+DEFAULT_DECODER = "smollm2"
 LOOKUP_SECONDS = 8.0
 """How long the Hub may take to say whether it has a model, before the local cache is used instead."""
 

@@ -22,7 +22,7 @@ from dyntok_jax.convert.safetensors import (
 from dyntok_jax.convert.safetensors_writer import MAX_SHARD_BYTES, export_tensors, write_checkpoint
 from dyntok_jax.convert.xlmr import Shardings
 from dyntok_jax.errors import CheckpointError
-from dyntok_jax.models.mistral import Decoder
+from dyntok_jax.models.mistral import Decoder, unstacked
 from dyntok_jax.models.mistral_config import DecoderConfig
 
 WORD_TABLE, OUTPUT_TABLE = "model.embed_tokens.weight", "lm_head.weight"
@@ -63,7 +63,11 @@ def plain_name(name: str) -> str:
 
 
 def load_decoder(
-    folder: str | os.PathLike, *, dtype: Any = jnp.float32, shardings: Shardings | None = None
+    folder: str | os.PathLike,
+    *,
+    dtype: Any = jnp.float32,
+    shardings: Shardings | None = None,
+    is_stacked: bool = True,
 ) -> tuple[DecoderConfig, Decoder]:
     """Loads a Mistral or Llama model.
 
@@ -71,6 +75,7 @@ def load_decoder(
       folder: holds `config.json` and `model.safetensors`, or its shards and their index.
       dtype: of the parameters, and so of the computation.
       shardings: from the tree of shapes to a tree of shardings, such as `partial(shardings_for, mesh=mesh)`.
+      is_stacked: the layers' parameters stacked, for `lax.scan`; else a tuple of layers, as `unstacked` gives it.
 
     Raises:
       ConfigError: the config is not supported.
@@ -81,10 +86,14 @@ def load_decoder(
     if config.ties_embeddings and OUTPUT_TABLE in checkpoint.files:
         _check_tied(checkpoint)
         ignored += (OUTPUT_TABLE.replace(".", r"\."),)
+    table = decoder_table(config)
+    abstract = jax.eval_shape(partial(Decoder, config, dtype=dtype), jax.random.key(0))
+    if not is_stacked:
+        table, abstract = _unstacked_table(table, config.n_layers), jax.eval_shape(unstacked, abstract)
     decoder = load_tree(
         checkpoint,
-        decoder_table(config),
-        jax.eval_shape(partial(Decoder, config, dtype=dtype), jax.random.key(0)),
+        table,
+        abstract,
         rename=plain_name,
         ignored=ignored,
         shardings=shardings,

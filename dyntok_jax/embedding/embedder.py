@@ -134,6 +134,7 @@ class TokenEmbedder:
         *,
         n_batch: int,
         length: int,
+        n_rows: Sequence[int] = (),
         is_static: bool = False,
     ) -> TokenInputs:
         """The tokens of a batch as the model reads them, padded to `n_batch` sequences of `length`.
@@ -144,6 +145,8 @@ class TokenEmbedder:
           language_B: from `language_indices`.
           n_batch: sequences, padding included.
           length: tokens a sequence, padding included; it must hold them all.
+          n_rows: numbers of rows to pad the new tokens' to, the smallest that holds them; a row for every token of the
+            padded batch always does, so that their number alone compiles nothing.
           is_static: every token is a subword of the model's own and keeps its source row.
         """
         first_BT = np.take_along_axis(ids_BL, merged.start_BT, axis=1)
@@ -151,8 +154,8 @@ class TokenEmbedder:
         if not is_static:
             row_BT, rows_UD = self.new_rows(ids_BL, merged, language_B)
             row_BT = pad_to(row_BT, n_batch, length)
-            # one size for a batch shape, so that the number of new tokens compiles nothing
-            rows_RD = np.zeros((n_batch * length, self.source_VD.shape[1]), np.float32)
+            size = next((n for n in n_rows if n >= len(rows_UD)), n_batch * length)
+            rows_RD = np.zeros((size, self.source_VD.shape[1]), np.float32)
             rows_RD[: len(rows_UD)] = rows_UD
         return TokenInputs(
             ids_BT=pad_to(self.source_ids(first_BT), n_batch, length),

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Float32, Int32, Key
+from jaxtyping import Array, Bool, Float, Float32, Int32, Key, UInt32
 
 from dyntok_jax.generation.sampling import Sampling, choose_tokens, is_bad_row, mark_seen, step_keys
 from dyntok_jax.models.kv_cache import KeyValueCache
@@ -171,6 +171,16 @@ def _choose(
     )
 
 
+@jax.jit
+def sequence_keys(seed_B: UInt32[Array, "B"], digest_B: UInt32[Array, "B"]) -> Key[Array, "B"]:
+    """One key a sequence, from a seed and a number that stands for its prompt.
+
+    Equal prompts with equal seeds get equal keys, and different prompts independent ones, wherever they stand.
+    """
+    return jax.vmap(lambda seed, digest: jax.random.fold_in(jax.random.key(seed), digest))(seed_B, digest_B)
+
+
+@partial(jax.jit, donate_argnames=("state",))
 def stop_sequences(state: GenerationState, is_stopped_B: Bool[Array, "B"]) -> GenerationState:
     """Ends sequences whose text has reached a stop string."""
     return replace(state, is_done_B=state.is_done_B | is_stopped_B)

@@ -36,7 +36,7 @@ def score_continuations(
       embeddings_PTD: word embeddings of P prompts; T is a multiple of `stretch`.
       mask_PT: their tokens, padding on the right.
       prompt_B: which prompt each continuation follows.
-      continuation_BO: ids in the model's own vocabulary; O is a multiple of `stretch`.
+      continuation_BO: ids in the model's own vocabulary; O is a multiple of `stretch`, or less than it.
       mask_BO: their tokens, padding on the right.
       capacity: slots of the cache; at least the longest prompt and continuation together.
       stretch: tokens read at a time.
@@ -49,7 +49,10 @@ def score_continuations(
     hidden_PTD, cache = prefill(model, embeddings_PTD, mask_PT, cache, stretch=stretch)
     first_B1D = last_token(hidden_PTD, mask_PT)[prompt_B][:, None]
     cache = constrain_cache(cache.take(prompt_B), mesh)
-    hidden_BOD, _ = prefill(model, embed_ids(model, continuation_BO), mask_BO, cache, stretch=stretch)
+    # the last token of each continuation is asked for, but nothing is asked behind it
+    is_read_BO = jnp.pad(mask_BO[:, 1:], ((0, 0), (0, 1)))
+    width = min(stretch, continuation_BO.shape[1])
+    hidden_BOD, _ = prefill(model, embed_ids(model, continuation_BO), is_read_BO, cache, stretch=width)
     before_BOD = jnp.concatenate([first_B1D, hidden_BOD[:, :-1]], axis=1)
     return target_log_probabilities(model, before_BOD, continuation_BO, mask_BO)
 

@@ -1,0 +1,80 @@
+"""The text of one sequence as its tokens come: never half a character, never part of a stop string."""
+
+import codecs
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from dyntok_jax.text.byte_characters import to_bytes
+from dyntok_jax.text.byte_level import ByteLevelTokenizer
+
+Finish = Literal["end", "stop", "length"]
+"""Why a text ended: the model ended it, a stop string was met, or it has as many tokens as it may."""
+
+
+class TextStream:
+    """Turns tokens into text step by step.
+
+    Attributes:
+      ids: the tokens so far, without the one that ended the text.
+      text: what can be shown for good: whole characters that no stop string may yet swallow.
+      finish: why the text ended; None while it goes on.
+    """
+
+    def __init__(self, tokenizer: ByteLevelTokenizer, *, end_ids: Iterable[int], stop: Sequence[str] = ()):
+        """Takes the tokens and the strings that end the text; neither is part of it."""
+        self.ids: list[int] = []
+        self.text = ""
+        self.finish: Finish | None = None
+        self._tokenizer, self._end_ids, self._stop = tokenizer, frozenset(end_ids), tuple(stop)
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._held = ""
+
+    def push(self, ids: Iterable[int]) -> str:
+        """Takes the next tokens; those behind the end are left out.
+
+        Returns:
+          What can be shown that could not before.
+        """
+        shown = ""
+        for index in ids:
+            if self.finish is None and index in self._end_ids:
+                self.finish = "end"
+            if self.finish is not None:
+                break
+            self.ids.append(index)
+            shown += self._release(self._decoder.decode(self._bytes(index)))
+        return shown
+
+    def close(self) -> str:
+        """Ends the text, by its length where nothing else ended it, and gives up what was held back."""
+        if self.finish == "stop":
+            return ""
+        shown = self._release(self._decoder.decode(b"", final=True))
+        if self.finish != "stop":
+            self.text += self._held
+            shown, self._held = shown + self._held, ""
+        self.finish = self.finish or "length"
+        return shown
+
+    def _release(self, new: str) -> str:
+        """Adds decoded text, and hands out what no stop string may still begin in."""
+        self._held += new
+        found = [at for stop in self._stop if (at := self._held.find(stop)) >= 0]
+        if found:
+            self.finish = "stop"
+            shown, self._held = self._held[: min(found)], ""
+        else:
+            keep = max((_overlap(self._held, stop) for stop in self._stop), default=0)
+            shown, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+        self.text += shown
+        return shown
+
+    def _bytes(self, index: int) -> bytes:
+        if index in self._tokenizer.special_ids or index >= self._tokenizer.n_own:
+            return b""  # special tokens, and spare rows of a table, stand for no text
+        return to_bytes(self._tokenizer.token_string([index]))
+
+
+def _overlap(text: str, stop: str) -> int:
+    """How many characters at the end of a text are the beginning of a stop string, but not all of it."""
+    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
