@@ -39,9 +39,11 @@ def test_help_shows_examples(command, capsys):
     assert "{None" not in out
 
 
-def test_examples_of_the_help_can_be_parsed():
+def test_examples_of_the_help_can_be_parsed(tmp_path, monkeypatch):
     from dyntok_jax.cli.main import _parse
 
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.toml").write_text('output = "run"\ntext = ["de.txt"]\n')
     for command, examples in COMMANDS.values():
         lines = examples.replace("\\\n", " ").splitlines()
         for line in lines:

@@ -23,7 +23,6 @@ EXAMPLES = """\
   dyntok train-hypernet --text en=wiki.txt --output run --steps 4000 --validation aligned.jsonl
   dyntok train-hypernet --config run.toml --resume                  options from a file; go on after a kill
   dyntok encode reviews.txt --hypernet run/hypernet                 and so the result is used
-run.toml holds the same options by their names: text = ["de.txt"], steps = 4000, learning_rate = 5e-4, …
 """
 
 Files = Annotated[tuple[str, ...], arg(metavar="FILE [FILE ...]", help_behavior_hint="")]
@@ -44,7 +43,8 @@ class TrainHypernet:
       words: lists of words (a word a line, a tab, its weight) for pseudo-texts in languages with little text, as
         CODE=FILE.
       output: folder for checkpoints, metrics.jsonl and the result, hypernet/.
-      config: TOML file with options by their names; options given here win.
+      config: TOML file with the same options by their names, such as text = ["de.txt"] or learning_rate = 1e-4;
+        options given here win.
       model: a folder, a Hugging Face Hub id, or a packaged model.
       validation: held-out text, one text a line, or aligned JSON lines (.jsonl) with a field a language.
       validation_texts: the most texts a file or language of it.
@@ -81,7 +81,7 @@ class TrainHypernet:
       resume: go on from the last checkpoint in the output folder, if there is one.
     """
 
-    output: Annotated[str, arg(metavar="FOLDER")]
+    output: Annotated[str, arg(metavar="FOLDER")] = tyro.MISSING
     text: Files = ()
     words: Files = ()
     config: OptionalPath = None
@@ -130,6 +130,7 @@ class TrainHypernet:
         from dyntok_jax.sharding import make_mesh
         from dyntok_jax.training.loop import train
 
+        keep_compiled_programs()
         shape = mesh_shape(self.mesh)
         mesh = None if shape is None else make_mesh(*shape)
         job, run = self._job(mesh), self._run_config()
@@ -145,8 +146,7 @@ class TrainHypernet:
           InputError: the file cannot be read, or holds something else than these options.
         """
         path = next((value for flag, value in _flags(arguments) if flag == "--config"), None)
-        given = {} if path is None else _read_options(path, cls)
-        return cls(**{"output": tyro.MISSING, "config": path} | given)
+        return cls() if path is None else cls(config=path, **_read_options(path, cls))
 
     def _job(self, mesh: "Mesh | None") -> "Job":
         """Everything that `train` takes, loaded."""
@@ -214,6 +214,16 @@ class TrainHypernet:
 
         names = {field.name for field in fields(RunConfig)}
         return RunConfig(**{name: value for name, value in vars(self).items() if name in names})
+
+
+def keep_compiled_programs() -> None:
+    """Has JAX keep what it compiles, if nothing else was said: a run has dozens of shapes, and its resumption too."""
+    import jax
+
+    from dyntok_jax.hub import cache_folder
+
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
 
 
 def _flags(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
