@@ -1,13 +1,11 @@
 """The input pipeline: batches of texts and of vocabulary pieces, in an order that a seed and a number decide.
 
 Batch i is a pure function of the config, the texts and i, so that to resume is to go on counting, whatever threads had
-prepared. grain shuffles and mixes the languages, cuts the stream in windows, and prepares batches in threads while the
-step computes; in a window, texts of like length share a batch.
+prepared. grain shuffles, mixes the languages, and prepares batches in threads while the step computes.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 import grain
@@ -22,21 +20,15 @@ from dyntok_jax.text.word_list import load_word_list
 from dyntok_jax.training.batch import PieceBatch, TextBatch, TrainingBatch
 from dyntok_jax.training.corpus import held_out_paragraphs, load_corpus
 from dyntok_jax.training.data_config import DataConfig
+from dyntok_jax.training.order import ORDER, TextRows, piece_rows
 from dyntok_jax.training.pieces import VocabularyPieces, make_piece_batch, vocabulary_pieces
 from dyntok_jax.training.samples import Samples
 from dyntok_jax.training.text_batch import make_text_batch
 from dyntok_jax.training.word_texts import make_word_texts
 
-WINDOW = 16
-"""Batches a window: texts of like length are looked for among so many."""
-WORDS_SHARE = 0.5
-"""The part of a language's samples that pseudo-texts make up where a config does not say."""
-
-
-ORDER = 1
-"""Raised when a change here or in what it calls makes other batches of the same config."""
-MADE_OF = "made_of"
-NOT_DECISIVE = ("texts", "words", "threads", "prefetch")
+_ENDLESS = 1 << 32
+_MADE_OF = "made_of"
+_NOT_DECISIVE = ("texts", "words", "threads", "prefetch")
 """Fields of a config that do not decide about the batches; of texts and words their contents do, not their names."""
 
 
@@ -53,7 +45,7 @@ class TrainingBatches(Iterator[TrainingBatch]):
 
     def get_state(self) -> dict[str, Any]:
         """Where the stream stands; `json.dumps` takes it."""
-        return self._batches.get_state() | {MADE_OF: self._made_of}
+        return self._batches.get_state() | {_MADE_OF: self._made_of}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes on behind the batches that had been taken when `get_state` gave this.
@@ -61,16 +53,16 @@ class TrainingBatches(Iterator[TrainingBatch]):
         Raises:
           CheckpointError: it is no such state, or that of a stream of other batches; what differs is named.
         """
-        if MADE_OF not in state:
+        if _MADE_OF not in state:
             raise CheckpointError("This is no state of a stream of training batches: start anew.")
-        there, here = state[MADE_OF], self._made_of
+        there, here = state[_MADE_OF], self._made_of
         if differing := [name for name in sorted(there | here) if there.get(name) != here.get(name)]:
             told = "; ".join(f"{name} was {there.get(name)!r} and is {here.get(name)!r}" for name in differing)
             raise CheckpointError(
                 f"The training data has changed, so the run cannot go on as it would have: {told}. Give the same data "
                 "and options, or start anew."
             )
-        self._batches.set_state({name: value for name, value in state.items() if name != MADE_OF})
+        self._batches.set_state({name: value for name, value in state.items() if name != _MADE_OF})
 
     def close(self) -> None:
         """Stops the threads."""
@@ -91,14 +83,7 @@ def training_batches(
       InputError: texts that cannot be read, too few of them, or in a language that the hypernetwork has not.
     """
     builder = BatchBuilder.load(config, tokenizer, languages)
-    parts = []
-    if builder.samples is not None:
-        parts.append(text_rows(builder.samples, config))
-    if builder.pieces is not None:
-        parts.append(piece_rows(len(builder.pieces), config))
-    length = min(map(len, parts))
-    rows = grain.experimental.ZipMapDataset([part.slice(slice(length)) for part in parts])
-    batches = rows.seed(config.seed + 1).random_map(builder.build)
+    batches = grain.MapDataset.range(_ENDLESS).seed(config.seed).random_map(builder.build)
     options = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=config.prefetch)
     return TrainingBatches(iter(batches.to_iter_dataset(options)), made_of(builder, languages))
 
@@ -117,7 +102,7 @@ def validation_texts(config: DataConfig) -> dict[str, list[str]]:
 
 def made_of(builder: "BatchBuilder", languages: Sequence[str]) -> dict[str, Any]:
     """All that decides about the batches, as JSON holds it."""
-    config = {name: value for name, value in asdict(builder.config).items() if name not in NOT_DECISIVE}
+    config = {name: value for name, value in asdict(builder.config).items() if name not in _NOT_DECISIVE}
     corpus, word_texts = (None, {}) if builder.samples is None else (builder.samples.corpus, builder.samples.word_texts)
     return config | {
         "order": ORDER,
@@ -159,70 +144,24 @@ def load_samples(config: DataConfig, text_encoder: TextEncoder) -> Samples | Non
     return Samples(corpus, word_texts)
 
 
-def text_rows(samples: Samples, config: DataConfig) -> grain.MapDataset[np.ndarray]:
-    """The rows of each batch of texts, without end."""
-    rows = mixed_rows(samples, config)
-    windows = rows.batch(WINDOW * config.batch_size, drop_remainder=True, batch_fn=np.array)
-    groups = windows.seed(config.seed).random_map(partial(group_window, samples=samples, batch_size=config.batch_size))
-    return grain.experimental.FlatMapMapDataset(groups, _Batches())
-
-
-def piece_rows(n_pieces: int, config: DataConfig) -> grain.MapDataset[np.ndarray]:
-    """The rows of each batch of pieces, without end: all of them shuffled anew every time through."""
-    rows = grain.MapDataset.range(n_pieces).seed(config.seed).shuffle().repeat()
-    return rows.batch(config.pieces_per_batch, drop_remainder=True, batch_fn=np.array)
-
-
-def mixed_rows(samples: Samples, config: DataConfig) -> grain.MapDataset[int]:
-    """Rows without end: each language's texts shuffled anew every time through, pseudo-texts always new, all mixed."""
-    parts, weights = [], []
-    for number, code in enumerate(samples.languages):
-        texts, words = samples.text_rows(code), samples.word_rows(code)
-        words_share = (config.words_share.get(code, WORDS_SHARE) if len(texts) else 1.0) if len(words) else 0.0
-        weight = samples.weight(code) ** config.language_exponent
-        if words_share < 1:
-            parts.append(_dataset(texts).seed(config.seed + number).shuffle().repeat())
-            weights.append(weight * (1 - words_share))
-        if words_share > 0:
-            parts.append(_dataset(words))
-            weights.append(weight * words_share)
-    return grain.MapDataset.mix(parts, (np.array(weights) / sum(weights)).tolist())
-
-
-def _dataset(rows: range) -> grain.MapDataset[int]:
-    return grain.MapDataset.range(rows.start, rows.stop, rows.step)
-
-
-def group_window(rows: np.ndarray, rng: np.random.Generator, *, samples: Samples, batch_size: int) -> list[np.ndarray]:
-    """Cuts the rows of a window in batches of like length, in random order."""
-    by_length = rows[np.argsort(samples.lengths(rows), kind="stable")]
-    batches = by_length.reshape(-1, batch_size)
-    return list(batches[rng.permutation(len(batches))])
-
-
-class _Batches(grain.experimental.FlatMapTransform):
-    """The batches of a window one by one."""
-
-    max_fan_out = WINDOW
-
-    def flat_map(self, batches: list[np.ndarray]) -> list[np.ndarray]:
-        return batches
-
-
 @dataclass(frozen=True)
 class BatchBuilder:
-    """Makes the batch of a step from rows of texts, of pieces, or of both.
+    """Makes the batch of a step, given its number.
 
     Attributes:
       samples: the texts and pseudo-texts; None where only pieces are wanted.
+      text_rows: which of them make a batch.
       pieces: of the vocabulary; None where none are wanted.
+      piece_rows: which of them make a batch.
       language_of: the index of each language's code.
       text_encoder: of the model.
       config: what to train on.
     """
 
     samples: Samples | None
+    text_rows: TextRows | None
     pieces: VocabularyPieces | None
+    piece_rows: grain.MapDataset[np.ndarray] | None
     language_of: dict[str, int]
     text_encoder: TextEncoder
     config: DataConfig
@@ -235,15 +174,21 @@ class BatchBuilder:
         if config.pieces_per_batch:
             pieces = vocabulary_pieces(tokenizer, max_subwords=config.max_subwords, mode=config.pieces)
         codes = languages if samples is None else samples.languages
-        language_of = {code: language_index(code, languages) if languages else 0 for code in codes}
-        return cls(samples, pieces, language_of, text_encoder, config)
+        return cls(
+            samples=samples,
+            text_rows=None if samples is None else TextRows(samples, config),
+            pieces=pieces,
+            piece_rows=None if pieces is None else piece_rows(len(pieces), config),
+            language_of={code: language_index(code, languages) if languages else 0 for code in codes},
+            text_encoder=text_encoder,
+            config=config,
+        )
 
-    def build(self, rows: tuple[np.ndarray, ...], rng: np.random.Generator) -> TrainingBatch:
-        """The batch of these rows; what is random about it is drawn here."""
-        remaining = iter(rows)
+    def build(self, number: int, rng: np.random.Generator) -> TrainingBatch:
+        """One batch; all that is random about it, other than its rows, is drawn here."""
         return TrainingBatch(
-            texts=None if self.samples is None else self._texts(next(remaining).tolist(), rng),
-            pieces=None if self.pieces is None else self._pieces(next(remaining), rng),
+            texts=None if self.samples is None else self._texts(self.text_rows(number).tolist(), rng),
+            pieces=None if self.pieces is None else self._pieces(self.piece_rows[number], rng),
         )
 
     def _texts(self, rows: list[int], rng: np.random.Generator) -> TextBatch:
