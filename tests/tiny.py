@@ -5,17 +5,28 @@ from functools import cache
 from pathlib import Path
 
 import jax
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from dyntok_jax.assets import load_sample
 from dyntok_jax.convert.hypernet import save_hypernet
+from dyntok_jax.convert.mistral import save_decoder
 from dyntok_jax.convert.xlmr import save_encoder
 from dyntok_jax.embedding.hypernet import init_hypernet
 from dyntok_jax.embedding.hypernet_config import HypernetConfig
+from dyntok_jax.models.mistral import Decoder
+from dyntok_jax.models.mistral_config import DecoderConfig
 from dyntok_jax.models.xlmr import Encoder, EncoderConfig
 
 VOCABULARY = 1500
 WIDTH = 32
+SPREAD = 8
+"""Times the usual 0.02: what keeps variances through a width of 32, so that outputs depend on all that was read."""
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message.role not in ('system', 'user', 'assistant') %}{{ raise_exception('no role ' + message.role) }}"
+    "{% endif %}<s>{{ message.role }}\n{{ message.content }}</s>\n{% endfor %}"
+    "{% if add_generation_prompt %}<s>assistant\n{% endif %}"
+)
 
 
 @cache
@@ -84,4 +95,72 @@ def write_tiny_hypernet(
     )
     folder.mkdir(parents=True, exist_ok=True)
     save_hypernet(folder, config, init_hypernet(config, jax.random.key(seed)))
+    return config
+
+
+@cache
+def tiny_decoder_tokenizer() -> Tokenizer:
+    """A byte-level BPE tokenizer of Llama 3's kind, trained on some of the sample; it adds nothing to a text."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    sample = load_sample()
+    tokenizer.train_from_iterator([text for code in ("en", "de", "el") for text in sample[code]], trainer)
+    return tokenizer
+
+
+def write_tiny_decoder(
+    folder: Path,
+    *,
+    seed: int = 0,
+    max_positions: int = 512,
+    model_type: str = "llama",
+    sliding_window: int | None = None,
+    ties_embeddings: bool = False,
+    n_heads: int = 4,
+    n_kv_heads: int = 2,
+    begins: bool = False,
+    has_template: bool = True,
+) -> DecoderConfig:
+    """A Llama or Mistral of two layers with its tokenizer and chat template, as a Hugging Face folder.
+
+    `</s>` ends a text; with `begins` the tokenizer puts `<s>` before one.
+    """
+    tokenizer = Tokenizer.from_str(tiny_decoder_tokenizer().to_str())
+    begin, end = (tokenizer.token_to_id(token) for token in ("<s>", "</s>"))
+    if begins:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", begin)]
+        )
+    config = DecoderConfig(
+        model_type=model_type,
+        vocab_size=tokenizer.get_vocab_size(),
+        width=WIDTH,
+        n_layers=2,
+        n_heads=n_heads,
+        n_kv_heads=n_kv_heads,
+        head_width=WIDTH // n_heads,
+        ffn_width=64,
+        max_positions=max_positions,
+        norm_eps=1e-5,
+        sliding_window=sliding_window,
+        ties_embeddings=ties_embeddings,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    decoder = Decoder(config, jax.random.key(seed))
+    save_decoder(folder, config, jax.tree.map(lambda leaf: leaf * SPREAD if leaf.std() > 0 else leaf, decoder))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    written = {
+        "tokenizer_config.json": {"bos_token": "<s>", "eos_token": "</s>"}
+        | ({"chat_template": CHAT_TEMPLATE} if has_template else {}),
+        "generation_config.json": {"bos_token_id": begin, "eos_token_id": end},
+    }
+    for name, content in written.items():
+        (folder / name).write_text(json.dumps(content), encoding="utf-8")
     return config
