@@ -1,10 +1,11 @@
 """Small models with random weights on real text, for tests that need a whole model folder but not its quality."""
 
 import json
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import jax
+import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from dyntok_jax.assets import load_sample
@@ -19,8 +20,6 @@ from dyntok_jax.models.xlmr import Encoder, EncoderConfig
 
 VOCABULARY = 1500
 WIDTH = 32
-SPREAD = 8
-"""Times the usual 0.02: what keeps variances through a width of 32, so that outputs depend on all that was read."""
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message.role not in ('system', 'user', 'assistant') %}{{ raise_exception('no role ' + message.role) }}"
@@ -153,8 +152,7 @@ def write_tiny_decoder(
         ties_embeddings=ties_embeddings,
     )
     folder.mkdir(parents=True, exist_ok=True)
-    decoder = Decoder(config, jax.random.key(seed))
-    save_decoder(folder, config, jax.tree.map(lambda leaf: leaf * SPREAD if leaf.std() > 0 else leaf, decoder))
+    save_decoder(folder, config, _random_decoder(config, seed))
     tokenizer.save(str(folder / "tokenizer.json"))
     written = {
         "tokenizer_config.json": {"bos_token": "<s>", "eos_token": "</s>"}
@@ -164,3 +162,13 @@ def write_tiny_decoder(
     for name, content in written.items():
         (folder / name).write_text(json.dumps(content), encoding="utf-8")
     return config
+
+
+def _random_decoder(config: DecoderConfig, seed: int) -> Decoder:
+    """Weights wide enough that what a decoder writes depends on all that it read; drawn by numpy, which is quick."""
+    random = np.random.default_rng(seed)
+    shapes = jax.eval_shape(partial(Decoder, config), jax.random.key(0))
+    decoder = jax.tree.map(lambda leaf: random.normal(0, WIDTH**-0.5, leaf.shape).astype(leaf.dtype), shapes)
+    for norm in (decoder.final_norm, decoder.layers.attention_norm, decoder.layers.ffn_norm):
+        norm.scale[...] = np.ones_like(norm.scale[...])
+    return decoder
