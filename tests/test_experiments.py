@@ -37,6 +37,12 @@ def bench_encoder(monkeypatch):
     return import_module("bench_encoder")
 
 
+@pytest.fixture
+def bench_data(monkeypatch):
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    return import_module("bench_data")
+
+
 def quiet() -> Console:
     return Console(file=StringIO())
 
@@ -121,6 +127,16 @@ def test_bench_encoder_writes_agreeing_figures(bench_encoder, tiny_folders, tmp_
     assert figures["hypernet_warm_cache_hit_percent"] == 100
     assert figures["hypernet_cold_cache_hit_percent"] < 100
     assert "| fvt |" in paths["table"].read_text(encoding="utf-8")
+
+
+def test_bench_data_writes_agreeing_figures(bench_data, tiny_folders, tmp_path):
+    options = bench_data.Options(
+        model=tiny_folders[0], batch_size=4, batches=3, step_seconds=2.0, json=tmp_path / "out.json"
+    )
+    bench_data.run(options, quiet())
+    figures = json.loads(options.json.read_text(encoding="utf-8"))
+    assert figures["texts_per_s"] == pytest.approx(4 * figures["batches_per_s"], rel=ROUNDING)
+    assert figures["batches_a_step"] == pytest.approx(figures["step_s"] * figures["batches_per_s"], rel=ROUNDING)
 
 
 def test_a_stream_of_real_text_compiles_few_programs(bench_encoder, e5_small_folder):

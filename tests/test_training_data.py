@@ -2,14 +2,19 @@
 
 import gzip
 import json
+from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny import tiny_tokenizer
 
 from dyntok_jax.assets import load_sample
+from dyntok_jax.embedding.embedder import TokenEmbedder
+from dyntok_jax.embedding.hypernet import Hypernet, init_hypernet, predict_embeddings
+from dyntok_jax.embedding.hypernet_config import HypernetConfig
 from dyntok_jax.errors import InputError
 from dyntok_jax.merging import Share, merge_batch_on_host
 from dyntok_jax.text.batches import pad_batch, token_spans
@@ -167,3 +172,92 @@ def test_bad_texts_are_named(tmp_path, tokenizer, content, message):
 def test_a_language_the_hypernetwork_has_not_is_named(files, tokenizer):
     with pytest.raises(InputError, match="'th'"):
         training_batches(config_of(files), tokenizer, ("en", "tr"))
+
+
+def test_forms_have_the_language_of_their_text(text_encoder):
+    texts = [load_sample()["en"][0], load_sample()["tr"][0], load_sample()["en"][0]]
+    batch = make_text_batch(
+        texts, np.array([4, 7, 2], np.int32), text_encoder, goal=Share(100), max_subwords=7, max_length=512
+    )
+    n_forms = len(batch.forms.language_P)
+    for row, language in enumerate([4, 7, 2]):
+        predicted = batch.row_BT[row][batch.mask_BT[row] & (batch.row_BT[row] < n_forms)]
+        assert set(batch.forms.language_P[predicted].tolist()) == {language}
+    # the same token in two languages is two tokens
+    surfaces = [batch.forms.surface_PS[batch.forms.language_P == language] for language in (4, 2)]
+    used = [surface[surface.any(axis=1)] for surface in surfaces]
+    np.testing.assert_array_equal(*used)
+
+
+def test_a_stream_counts_languages_as_the_hypernetwork_does(files, tokenizer):
+    languages = ("th", "xx", "tr", "en")
+    for code, index in [("th", 0), ("tr", 2), ("en", 3)]:
+        config = config_of({code: files[code]}, pieces_per_batch=8)
+        batch = next(training_batches(config, tokenizer, languages))
+        used = batch.texts.forms.is_subword_PS.any(axis=1)
+        assert set(batch.texts.forms.language_P[used].tolist()) == {index}
+        assert set(batch.pieces.forms.language_P.tolist()) == {index}
+
+
+def test_text_tokens_alone_are_hidden(text_encoder):
+    texts = load_sample()["ru"][:12]
+    batch = batch_of(texts, text_encoder, goal=Share(0), mask_probability=1.0, rng=np.random.default_rng(0))
+    subwords = pad_batch(text_encoder.encode(texts, prefix=PREFIX), np.arange(12), pad_id=1)
+    np.testing.assert_array_equal(batch.is_masked_BT.sum(axis=1), subwords.is_counted_BL.sum(axis=1))
+    assert not (batch.is_masked_BT & ~batch.mask_BT).any()
+
+
+def test_as_many_tokens_are_hidden_as_asked_for(text_encoder):
+    texts = load_sample()["ru"][:40]
+    all_hidden, some = (
+        batch_of(texts, text_encoder, mask_probability=probability, rng=np.random.default_rng(0)).is_masked_BT
+        for probability in (1.0, 0.15)
+    )
+    assert some.sum() / all_hidden.sum() == pytest.approx(0.15, abs=0.03)
+    assert not (some & ~all_hidden).any()
+    assert not batch_of(texts, text_encoder).is_masked_BT.any()
+
+
+def random_hypernet(tokenizer) -> tuple[HypernetConfig, Hypernet]:
+    """One of three languages; drawn by numpy, for there is nothing to compile."""
+    config = HypernetConfig(
+        width=16,
+        hidden_width=16,
+        ffn_width=32,
+        n_layers=1,
+        n_heads=2,
+        vocab_size=tokenizer.n_own,
+        n_extra_tokens=tokenizer.vocab_size - tokenizer.n_own,
+        n_langs=3,
+        langs=LANGUAGES,
+        predict_bias=False,
+    )
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(partial(init_hypernet, config), jax.random.key(0))
+    return config, jax.tree.map(lambda leaf: rng.normal(0, 0.2, leaf.shape).astype(np.float32), shapes)
+
+
+def test_rows_are_those_of_the_embedder(tokenizer, text_encoder):
+    config, hypernet = random_hypernet(tokenizer)
+    source_VD = jnp.asarray(np.random.default_rng(1).normal(size=(tokenizer.n_own, config.width)), jnp.float32)
+    embedder = TokenEmbedder(tokenizer, source_VD, (config, hypernet))
+    texts = [load_sample()[code][3] for code in LANGUAGES]
+    language_B = np.arange(3, dtype=np.int32)
+    batch = make_text_batch(texts, language_B, text_encoder, goal=Share(70), max_subwords=7, max_length=512)
+    predicted = jax.jit(predict_embeddings)(
+        hypernet, batch.forms.surface_PS, batch.forms.is_subword_PS, source_VD, batch.forms.language_P
+    )
+    rows_RD = np.concatenate([predicted.input_UD, source_VD[batch.kept_K]])
+
+    subwords = pad_batch(text_encoder.encode(texts), np.arange(3), pad_id=1)
+    merged = merge_batch_on_host(subwords.ids_BL, subwords.segment_BL, subwords.mask_BL, Share(70), max_subwords=7)
+    new_BT, new_UD = embedder.new_rows(subwords.ids_BL, merged, language_B)
+    first_BT = np.take_along_axis(subwords.ids_BL, merged.start_BT, axis=1)
+    kept_BTD = np.asarray(source_VD)[embedder.source_ids(first_BT)]
+    expected_BTD = np.where(new_BT[..., None] >= 0, new_UD[np.maximum(new_BT, 0)], kept_BTD)
+    n_tokens = merged.mask_BT.sum(axis=1)
+    np.testing.assert_array_equal(batch.mask_BT.sum(axis=1), n_tokens)
+    for row, length in enumerate(n_tokens):
+        np.testing.assert_allclose(
+            rows_RD[batch.row_BT[row, :length]], expected_BTD[row, :length], rtol=1e-5, atol=1e-5
+        )
