@@ -36,6 +36,27 @@ def bpe() -> ByteLevelTokenizer:
     return ByteLevelTokenizer.convert(own, pad_token="<pad>")
 
 
+def sentencepiece_bpe() -> ByteLevelTokenizer:
+    """BPE over characters with a piece for each byte, as in Mistral: its characters of several bytes must be built."""
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    trained.train_from_iterator(
+        load_sample()["en"] + load_sample()["ru"], trainers.BpeTrainer(vocab_size=700, show_progress=False)
+    )
+    model = json.loads(trained.to_str())["model"]
+    pieces = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), *model["vocab"]]
+    own = Tokenizer(
+        models.BPE(
+            {piece: index for index, piece in enumerate(pieces)},
+            [tuple(merge) for merge in model["merges"]],
+            unk_token="<unk>",
+            byte_fallback=True,
+        )
+    )
+    own.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    return ByteLevelTokenizer.convert(own)
+
+
 def wordpiece() -> ByteLevelTokenizer:
     own = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     own.normalizer, own.pre_tokenizer = normalizers.NFC(), pre_tokenizers.Whitespace()
@@ -46,7 +67,7 @@ def wordpiece() -> ByteLevelTokenizer:
     return ByteLevelTokenizer.convert(own, pad_token="<pad>")
 
 
-MAKERS = {"unigram": unigram, "bpe": bpe, "wordpiece": wordpiece}
+MAKERS = {"unigram": unigram, "bpe": bpe, "sentencepiece_bpe": sentencepiece_bpe, "wordpiece": wordpiece}
 
 
 @pytest.fixture(scope="module", params=MAKERS)

@@ -23,7 +23,7 @@ class WordList:
     """Words and how often each comes.
 
     Attributes:
-      words: each once.
+      words: each once, W in all.
       weight_W: positive, in any unit.
     """
 

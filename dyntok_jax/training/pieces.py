@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Int32, Int64
+from jaxtyping import Int32, Int64
 
 from dyntok_jax.errors import InputError
 from dyntok_jax.merging.merge_list_kernels import index_pairs
@@ -198,7 +198,7 @@ def make_piece_batch(
     if pieces.trie is not None:
         is_random_P = rng.random(len(rows_P)) < random_probability
         part_PS[is_random_P] = random_parts(pieces, rows_P[is_random_P], rng)
-    is_subword_PS: Bool[np.ndarray, "P S"] = part_PS != NONE
+    is_subword_PS = part_PS != NONE
     forms = SurfaceForms(
         surface_PS=np.where(is_subword_PS, part_PS, 0).astype(np.int32),
         is_subword_PS=is_subword_PS,
@@ -212,5 +212,5 @@ def random_parts(
 ) -> Int32[np.ndarray, "P S"]:
     """Writes pieces in any way: how many parts is drawn first, then one of the ways in so many."""
     chosen = pieces.spellings.take(rows_P)
-    uniform_PC: Float[np.ndarray, "P C"] = rng.random((len(rows_P), pieces.part_MS.shape[1] + 1))
+    uniform_PC = rng.random((len(rows_P), pieces.part_MS.shape[1] + 1))
     return split_at_random(chosen.bytes_N, chosen.offset, chosen.root_M, chosen.rest, *pieces.trie, uniform_PC)
