@@ -1,6 +1,6 @@
 """Figures and the tables that show them: what the commands print, and write as JSON."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -119,6 +119,16 @@ def share_table(n_static: int, rows: Sequence[tuple[str, int]]) -> Table:
     return table
 
 
+def figures_table(rows: Sequence[Mapping[str, str]]) -> Table:
+    """One line a row; the keys of the first are the titles, and what has no title stands on the left."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in rows[0]:
+        table.add_column(title, justify="right" if title else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row.values())
+    return table
+
+
 def token_line(tokens: Sequence[str], *, is_coloured: bool) -> Text:
     """Tokens one after the other, told apart by two backgrounds, or by `|` where there are no colours."""
     if not is_coloured:
@@ -134,6 +144,11 @@ def percent(value: float | None) -> str:
     return NOTHING if value is None else f"{value:.1f} %"
 
 
+def rate(value: float) -> str:
+    """So many a second, with one decimal where there are few."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
+
+
 def _visible(token: str) -> str:
     # a line break or another control character would break the line, or worse, command the terminal
     controls = {"\n": "↵", "\t": "→", "\r": "␍"}
@@ -146,8 +161,8 @@ def _cells(row: RunFigures, *, has_static: bool, has_cache: bool) -> dict[str, s
     cells = {"": row.name, "texts": f"{row.n_texts}", "static": f"{row.static_tokens}", "tokens": f"{row.tokens}"}
     cells["reduction"] = percent(row.reduction)
     if has_static:
-        cells["static texts/s"] = NOTHING if row.static_speed is None else _rate(row.static_speed)
-    cells["texts/s"] = _rate(row.speed)
+        cells["static texts/s"] = NOTHING if row.static_speed is None else rate(row.static_speed)
+    cells["texts/s"] = rate(row.speed)
     if has_static:
         cells["speed"] = NOTHING if ratio is None else f"{ratio:.2f}×"
     if has_cache:
@@ -157,7 +172,3 @@ def _cells(row: RunFigures, *, has_static: bool, has_cache: bool) -> dict[str, s
 
 def _speed_ratio(row: RunFigures) -> float | None:
     return row.speed / row.static_speed if row.static_speed else None
-
-
-def _rate(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}"

@@ -12,7 +12,7 @@ from dyntok_jax.cli import options
 from dyntok_jax.cli.main import COMMANDS, main
 from dyntok_jax.embedding import embedder
 from dyntok_jax.encoder import Pooling
-from dyntok_jax.hub import DEFAULT_MODEL
+from dyntok_jax.hub import DEFAULT_DECODER, DEFAULT_MODEL
 from dyntok_jax.merging import Scope
 from dyntok_jax.text.boundaries import Boundary
 
@@ -71,7 +71,7 @@ def test_options_name_what_the_library_takes():
     assert get_args(options.Scope) == get_args(Scope)
     assert get_args(options.Pooling) == get_args(Pooling)
     assert get_args(options.SurfaceMode) == get_args(embedder.SurfaceMode)
-    assert options.DEFAULT_MODEL == DEFAULT_MODEL
+    assert (options.DEFAULT_MODEL, options.DEFAULT_DECODER) == (DEFAULT_MODEL, DEFAULT_DECODER)
 
 
 def test_unknown_options_and_commands_exit_with_2(capsys):

@@ -3,7 +3,10 @@
 import time
 from typing import Any
 
+import jax
 import jax.monitoring
+
+from dyntok_jax.hub import cache_folder
 
 _STAGES = ("/jaxpr_trace_duration", "/jaxpr_to_mlir_module_duration", "/backend_compile_duration")
 
@@ -23,10 +26,17 @@ class CompileClock:
 
     @property
     def seconds(self) -> float:
-        """Seconds spent so far; what lies within another stage (a program within a program) is counted once."""
+        """Seconds spent so far."""
+        return self.seconds_until(float("inf"))
+
+    def seconds_until(self, moment: float) -> float:
+        """Seconds spent until a moment of `time.perf_counter`.
+
+        What lies within another stage (a program within a program) is counted once.
+        """
         total, covered_until = 0.0, 0.0
         for start, end in sorted(self._spans):
-            total += max(0.0, end - max(start, covered_until))
+            total += max(0.0, min(end, moment) - max(start, covered_until))
             covered_until = max(covered_until, end)
         return total
 
@@ -35,3 +45,12 @@ class CompileClock:
         if event.endswith(_STAGES):
             now = time.perf_counter()
             self._spans.append((now - seconds, now))
+
+
+def keep_compiled_programs() -> None:
+    """Has JAX keep what it compiles for the next time, if nothing else was said: a decoder compiles for half a minute.
+
+    The programs lie in the user's cache, beside the packaged models.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))

@@ -8,6 +8,7 @@ from dyntok_jax.errors import InputError
 from dyntok_jax.text.lines import STDIN, read_lines
 
 ALIGNED_SUFFIXES = (".jsonl", ".jsonl.gz")
+EXAMPLE_PROMPT = "Bioluminescent jellyfish photographed off Valparaíso astonished marine biologists:"
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,31 @@ def read_columns(file: str | None, only: Sequence[str] = ()) -> list[TextColumn]
     if unknown := [code for code in only if code not in names]:
         raise InputError(f"There is no text in {' '.join(unknown)}: the languages are {' '.join(names)}.")
     return [column for column in columns if not only or column.name in only]
+
+
+def read_prompts(prompt: str | None, file: str | None) -> tuple[list[str], list[str]]:
+    """The prompts to go on from.
+
+    Args:
+      prompt: one prompt, or `-` for all of standard input; its last line ends without a line break.
+      file: prompts instead, one a line, unpacked if it ends in `.gz`; `-` is standard input. Blank lines are left out.
+
+    Returns:
+      The prompts (an example where neither was given), and notes on what was left out.
+
+    Raises:
+      InputError: both were given, or as `read_lines`, or every line is blank.
+    """
+    if file is None:
+        return [EXAMPLE_PROMPT if prompt is None else "\n".join(read_lines(STDIN)) if prompt == STDIN else prompt], []
+    if prompt is not None:
+        raise InputError(f"There is a prompt, and --file {file} holds prompts too: give one of them.")
+    lines = read_lines(file)
+    prompts = [line for line in lines if line.strip()]
+    if not prompts:
+        raise InputError(f"{file} has only blank lines: give prompts, one a line.")
+    n_blank = len(lines) - len(prompts)
+    return prompts, [f"Blank lines left out: {n_blank}."] if n_blank else []
 
 
 def _present(code: str, texts: Sequence[str | None]) -> TextColumn:

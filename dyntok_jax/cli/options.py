@@ -18,6 +18,7 @@ SurfaceMode = Literal["constituents", "retokenized"]
 Pooling = Literal["mean", "first", "none"]
 
 DEFAULT_MODEL = "e5-small"
+DEFAULT_DECODER = "smollm2"
 DEFAULT_BOUNDARY = "pretoken"
 FULL_SHARE = 100.0
 

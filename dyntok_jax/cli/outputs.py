@@ -3,7 +3,7 @@
 import json
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -66,3 +66,14 @@ def write_json(path: Path, figures: dict[str, Any]) -> None:
     """
     with written_together([path]) as (part,):
         part.write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_json_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Writes JSON lines, one object a line.
+
+    Raises:
+      InputError: the file cannot be written.
+    """
+    with written_together([path]) as (part,), part.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")

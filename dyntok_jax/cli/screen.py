@@ -1,6 +1,7 @@
-"""Printing: tables and notes to standard output, progress to standard error."""
+"""Printing: texts, tables and notes to standard output, progress to standard error."""
 
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -17,14 +18,49 @@ class _Console(Console):
         raise BrokenPipeError  # rich would end the process here, with the status of a failure
 
 
-def make_console() -> Console:
-    """Standard output as rich sees it; a pipe gets no colours and no terminal's width."""
-    return _Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False)
+def make_console(*, stderr: bool = False) -> Console:
+    """Standard output (or error) as rich sees it; a pipe gets no colours and no terminal's width."""
+    is_terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    return _Console(width=None if is_terminal else PIPE_WIDTH, highlight=False, stderr=stderr)
 
 
 def print_out(*parts: RenderableType) -> None:
     """Prints tables, and texts as they stand."""
-    console = make_console()
+    _print(make_console(), *parts)
+
+
+def print_beside_text(*parts: RenderableType) -> None:
+    """The same where a text went to standard output: on a terminal below it, else to standard error."""
+    _print(make_console(stderr=not sys.stdout.isatty()), *parts)
+
+
+@contextmanager
+def text_out() -> Iterator[Callable[[str], None]]:
+    """Gives what writes a text to standard output, piece by piece, exactly as it is, nothing held back.
+
+    On a terminal, characters that would command it show as U+FFFD, and the text's last line is ended.
+    """
+    is_terminal, last = sys.stdout.isatty(), ""
+
+    def show(piece: str) -> None:
+        nonlocal last
+        last = piece[-1:] or last
+        sys.stdout.write("".join(map(_harmless, piece)) if is_terminal else piece)
+        sys.stdout.flush()
+
+    try:
+        yield show
+    finally:
+        if is_terminal and last not in ("", "\n"):
+            show("\n")
+
+
+def _harmless(character: str) -> str:
+    is_control = unicodedata.category(character) == "Cc" and character not in "\n\t"
+    return "\N{REPLACEMENT CHARACTER}" if is_control else character
+
+
+def _print(console: Console, *parts: RenderableType) -> None:
     for part in parts:
         if isinstance(part, Table):
             console.print(part)
@@ -34,9 +70,9 @@ def print_out(*parts: RenderableType) -> None:
 
 @contextmanager
 def progress_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error, gone when done; nothing where that is no terminal. Gives what advances it."""
+    """A bar on standard error, gone when done; nothing where that is no terminal, or of 0. Gives what advances it."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    with Progress(*columns, console=console, transient=True, disable=not (total and console.is_terminal)) as bars:
         bar = bars.add_task(title, total=total)
         yield lambda steps: bars.advance(bar, steps)

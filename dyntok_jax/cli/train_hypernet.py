@@ -124,6 +124,7 @@ class TrainHypernet:
         if not self.text and not self.words:
             raise InputError("There is nothing to train on: give text files (--text FILE ...).")
 
+        from dyntok_jax.cli.compile_clock import keep_compiled_programs
         from dyntok_jax.cli.options import mesh_shape
         from dyntok_jax.cli.screen import print_out
         from dyntok_jax.cli.training_view import training_view
@@ -214,16 +215,6 @@ class TrainHypernet:
 
         names = {field.name for field in fields(RunConfig)}
         return RunConfig(**{name: value for name, value in vars(self).items() if name in names})
-
-
-def keep_compiled_programs() -> None:
-    """Has JAX keep what it compiles, if nothing else was said: a run has dozens of shapes, and its resumption too."""
-    import jax
-
-    from dyntok_jax.hub import cache_folder
-
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
 
 
 def _flags(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,121 @@
+"""Groups of options that the commands for decoders share. Nothing here imports JAX before it is called."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from dyntok_jax.cli.options import (
+    DEFAULT_DECODER,
+    Count,
+    MaxSubwords,
+    Model,
+    OptionalBoundary,
+    OptionalPath,
+    Percent,
+    Scope,
+    arg,
+    goal_of,
+    merge_rules,
+    mesh_shape,
+)
+
+if TYPE_CHECKING:
+    from dyntok_jax.decoder import DynamicDecoder
+
+flattened = tyro.conf.arg(name="")
+"""Puts a group's options among the command's own: `--share`, not `--merging.share`."""
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model, and where it runs.
+
+    Attributes:
+      model: a folder, a Hugging Face Hub id, or a packaged model.
+      hypernet: folder or Hub id of a ZeTT hypernetwork. Left out: a new token is the mean of its subwords (FVT).
+      language: code of the prompts' language, for a multilingual hypernetwork.
+      dtype: of parameters and computation.
+      mesh: devices that share the batches × devices that share the model, such as 4x2.
+    """
+
+    model: Model = DEFAULT_DECODER
+    hypernet: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    language: Annotated[str | None, arg(metavar="CODE", help_behavior_hint="")] = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    mesh: Annotated[str | None, arg(metavar="DATAxMODEL", help_behavior_hint="")] = None
+
+    def load(self) -> "DynamicDecoder":
+        """The model, its programs kept for the next time.
+
+        Raises:
+          DyntokError: what `DynamicDecoder.load` and `make_mesh` raise.
+        """
+        from dyntok_jax.cli.compile_clock import keep_compiled_programs
+        from dyntok_jax.decoder import DynamicDecoder
+        from dyntok_jax.sharding import make_mesh
+
+        keep_compiled_programs()
+        shape = mesh_shape(self.mesh)
+        mesh = None if shape is None else make_mesh(*shape)
+        return DynamicDecoder.load(self.model, self.hypernet, dtype=self.dtype, mesh=mesh)
+
+
+@dataclass(frozen=True)
+class MergingOptions:
+    """How prompts are merged.
+
+    Attributes:
+      share: merge until this share of the maximum reduction is reached.
+      merges: merge this many times a prompt (a batch with --scope batch).
+      budget: merge until every prompt has at most so many tokens, special tokens included.
+      merge_list: apply the merges that `dyntok learn-merges` wrote to this file.
+      boundary: what merging may not cross (default: pretoken, or the merge list's own).
+      scope: count pairs over a batch, or in each prompt alone.
+      max_subwords: the longest token, in subwords (default: what the hypernetwork was trained for, or 7).
+      merge_last: let a prompt's last segment merge too, though what follows may go on in mid-word.
+      batch_size: prompts a batch.
+    """
+
+    share: Percent = None
+    merges: Count = None
+    budget: Annotated[int | None, arg(metavar="TOKENS", help_behavior_hint="")] = None
+    merge_list: OptionalPath = None
+    boundary: OptionalBoundary = None
+    scope: Scope = "example"
+    max_subwords: MaxSubwords = None
+    merge_last: bool = False
+    batch_size: Annotated[int, arg(metavar="N")] = 8
+
+    @property
+    def given(self) -> list[str]:
+        """Flags of the options that say how far to merge, and were given."""
+        names = ("share", "merges", "budget", "merge_list", "boundary", "max_subwords", "merge_last")
+        return [f"--{name.replace('_', '-')}" for name in names if getattr(self, name) not in (None, False)]
+
+    def reading(self, decoder: "DynamicDecoder", language: str | None) -> dict[str, Any]:
+        """The same as options of `DynamicDecoder.read`.
+
+        Raises:
+          InputError: options that contradict each other, or a merge list of another tokenizer or boundary.
+        """
+        rules = merge_rules(
+            decoder.tokenizer,
+            goal_of(self.share, self.merges, self.budget),
+            is_goal_given=(self.share, self.merges, self.budget) != (None, None, None),
+            boundary=self.boundary,
+            max_subwords=self.max_subwords,
+            default_limit=decoder.embedder.max_subwords,
+            merge_list=self.merge_list,
+            scope=self.scope,
+        )
+        return {
+            "goal": rules.goal,
+            "boundary": rules.boundary,
+            "scope": rules.scope,
+            "max_subwords": rules.max_subwords,
+            "merge_list": rules.merge_list,
+            "merge_last": self.merge_last,
+            "language": language,
+            "batch_size": self.batch_size,
+        }
