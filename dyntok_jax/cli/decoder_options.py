@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 flattened = tyro.conf.arg(name="")
 """Puts a group's options among the command's own: `--share`, not `--merging.share`."""
 
+STATIC = {"goal": None, "merge_list": None}
+"""What reads prompts as the model's own tokenizer does, whatever else `DynamicDecoder.read` is told."""
+
 
 @dataclass(frozen=True)
 class ModelOptions:

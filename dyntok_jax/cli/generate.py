@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from dyntok_jax.cli.decoder_options import MergingOptions, ModelOptions, flattened
+from dyntok_jax.cli.decoder_options import STATIC, MergingOptions, ModelOptions, flattened
 from dyntok_jax.cli.inputs import read_prompts
 from dyntok_jax.cli.options import OptionalPath, arg
 from dyntok_jax.cli.outputs import check_writable, write_json, write_json_lines
@@ -84,7 +84,7 @@ class Generate:
         names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
         sampling = SamplingConfig(**{name: getattr(self, name) for name in names})
         decoder = self.source.load()
-        reading = self.merging.reading(decoder, self.source.language) | ({"goal": None} if self.static else {})
+        reading = self.merging.reading(decoder, self.source.language) | (STATIC if self.static else {})
         prompts = [prompt for prompt in prompts for _ in range(self.samples)]
         seeds = [self.seed + sample for sample in range(self.samples)] * (len(prompts) // self.samples)
         is_one = len(prompts) == 1

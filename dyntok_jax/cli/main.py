@@ -10,12 +10,13 @@ from typing import Annotated
 
 import tyro
 
-from dyntok_jax.cli import convert, encode, generate, learn_merges, show, train_hypernet
+from dyntok_jax.cli import convert, encode, generate, learn_merges, score, show, train_hypernet
 from dyntok_jax.errors import DyntokError
 
 COMMANDS = {
     "encode": (encode.Encode, encode.EXAMPLES),
     "generate": (generate.Generate, generate.EXAMPLES),
+    "score": (score.Score, score.EXAMPLES),
     "show": (show.Show, show.EXAMPLES),
     "learn-merges": (learn_merges.LearnMerges, learn_merges.EXAMPLES),
     "convert": (convert.Convert, convert.EXAMPLES),
@@ -27,6 +28,7 @@ the unchanged model on the shorter sequence.
   dyntok encode                                    the packaged sample in 15 languages: what is saved, and how fast
   dyntok show "All human beings are born free"     its tokens before and after merging
   dyntok generate "The history of tea begins in"   what the packaged decoder writes behind it
+  dyntok score "The capital of Portugal is" " Lisbon."
   dyntok learn-merges corpus.txt --output merges.jsonl --merges 1000
   dyntok convert e5-small e5-orbax                 Hugging Face to orbax; back with the two exchanged
   dyntok train-hypernet --text de.txt --output run
