@@ -85,7 +85,7 @@ def read_prompts(
         subwords = text_encoder.encode(texts, boundary=rules.boundary, add_special_tokens=adds_special)
         subwords = subwords if merge_last else keep_last_segment(subwords)
     pad_id = text_encoder.tokenizer.pad_id
-    tokens = merge_texts(subwords, rules, batch_size=batch_size, pad_id=pad_id, limit=limit, truncate=False)
+    tokens = merge_texts(subwords, rules, batch_size=batch_size, pad_id=pad_id, limit=limit, truncate=None)
     return ReadPrompts(texts, subwords, tokens, own.lengths, language_N, rules.goal is None)
 
 

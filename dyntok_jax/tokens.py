@@ -147,7 +147,7 @@ def join_tokens(texts: Sequence[TextTokens]) -> MergedBatch:
 
 
 def merge_texts(
-    subwords: RaggedSubwords, rules: MergeRules, *, batch_size: int, pad_id: int, limit: int, truncate: bool
+    subwords: RaggedSubwords, rules: MergeRules, *, batch_size: int, pad_id: int, limit: int, truncate: bool | None
 ) -> list[TextTokens]:
     """Merges texts, `batch_size` at a time as they come.
 
@@ -157,7 +157,7 @@ def merge_texts(
       batch_size: texts whose pairs are counted together in scope `batch`.
       pad_id: the padding token.
       limit: the most tokens a text, special tokens included.
-      truncate: cut texts that stay longer.
+      truncate: cut texts that stay longer; None where nobody can ask for that.
 
     Raises:
       TooLongError: a text stays longer than `limit`, or than a token budget, and is not to be cut.
@@ -189,7 +189,7 @@ def _check_merge_list(merge_list: MergeList, embedder: TokenEmbedder, boundary: 
         )
 
 
-def _fit(batch: SubwordBatch, merged: MergedBatch, first: int, limit: int, truncate: bool) -> MergedBatch:
+def _fit(batch: SubwordBatch, merged: MergedBatch, first: int, limit: int, truncate: bool | None) -> MergedBatch:
     """Checks the limit, which counts tokens, and cuts longer texts if that was asked for; `first` is row 0's number."""
     lengths_B = merged.mask_BT.sum(axis=1)
     if (lengths_B <= limit).all():
@@ -200,7 +200,10 @@ def _fit(batch: SubwordBatch, merged: MergedBatch, first: int, limit: int, trunc
         segment_BL = np.where(can_cut_BL, 0, NO_SEGMENT).astype(np.int32)
         return truncate_tokens(merged, segment_BL, batch.type_BL, limit)
     worst = int(lengths_B.argmax())
+    advice = "shorten it, or merge more"
+    if truncate is not None:
+        advice = "split it, merge more, or ask for truncation (truncate=True, --truncate)"
     raise TooLongError(
         f"Text {first + worst} has {lengths_B[worst]} tokens after merging, special tokens included, and there is room "
-        f"for {limit}: split it, merge more, or ask for truncation (truncate=True, --truncate)."
+        f"for {limit}: {advice}."
     )

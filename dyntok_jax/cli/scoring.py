@@ -37,18 +37,15 @@ class TextScores:
     def table(self) -> Table:
         """A line for static and one for dynamic tokenization."""
         static_tokens, tokens = self._tokens()
-        lines = {"static": (static_tokens, self.static), "dynamic": (tokens, self.dynamic)}
+        reduction, agreement = percent(reduction_percent(static_tokens, tokens)), percent(self._agreement())
         return figures_table(
             [
-                {
-                    "": name,
-                    "prompt tokens": f"{count}",
-                    "reduction": NOTHING if texts is not self.dynamic else _reduction(static_tokens, tokens),
-                    "log-probability": NOTHING if texts is None else f"{_total(texts):.2f}",
-                    "bits per byte": NOTHING if texts is None else f"{self._bits_per_byte(texts):.3f}",
-                    "next token agrees": percent(self._agreement()) if texts is self.dynamic else NOTHING,
-                }
-                for name, (count, texts) in lines.items()
+                {"": "static", "tokens": f"{static_tokens}", "reduction": NOTHING}
+                | self._probabilities(self.static)
+                | {"agreement": NOTHING},
+                {"": "dynamic", "tokens": f"{tokens}", "reduction": reduction}
+                | self._probabilities(self.dynamic)
+                | {"agreement": agreement},
             ]
         )
 
@@ -56,10 +53,9 @@ class TextScores:
         """What the table's numbers mean, in sentences."""
         continuation_tokens = sum(len(text.ids) for text in self.dynamic)
         notes = [
-            "prompt tokens: special tokens not counted. What follows the prompts is the same tokens both times: "
+            "tokens: of the prompts, special tokens not counted. What follows is the same tokens both times: "
             f"{continuation_tokens} ({self._n_bytes()} bytes).",
-            "log-probability: natural logarithm, summed; next token agrees: how often the most probable next token is "
-            "that of static tokenization.",
+            "log-prob: natural logarithm, summed. agreement: how often the most probable next token is the same.",
         ]
         return notes if self.static is not None else [*notes, TOO_LONG]
 
@@ -103,6 +99,11 @@ class TextScores:
                 }
             yield line
 
+    def _probabilities(self, texts: Sequence[ScoredText] | None) -> dict[str, str]:
+        if texts is None:
+            return {"log-prob": NOTHING, "bits/byte": NOTHING}
+        return {"log-prob": f"{_total(texts):.2f}", "bits/byte": f"{self._bits_per_byte(texts):.3f}"}
+
     def _tokens(self) -> tuple[int, int]:
         return sum(map(n_static, self.dynamic)), sum(map(n_tokens, self.dynamic))
 
@@ -138,7 +139,7 @@ class AnswerScores:
                     "": name,
                     "questions": f"{len(self.questions)}",
                     "accuracy": percent(self._accuracy(choices)),
-                    "answer agrees": percent(self._agreement()) if choices is self.dynamic else NOTHING,
+                    "agreement": percent(self._agreement()) if choices is self.dynamic else NOTHING,
                 }
                 for name, choices in {"static": self.static, "dynamic": self.dynamic}.items()
             ]
@@ -146,7 +147,7 @@ class AnswerScores:
 
     def notes(self) -> list[str]:
         """What the table's numbers mean, in sentences."""
-        notes = ["answer agrees: how often the answer is that of static tokenization, right or wrong."]
+        notes = ["agreement: how often the answer is that of static tokenization, right or wrong."]
         return notes if self.static is not None else [*notes, TOO_LONG]
 
     def figures(self) -> dict[str, float | int]:
@@ -225,10 +226,6 @@ def _score(
 
 def _total(texts: Sequence[ScoredText]) -> float:
     return sum(text.total for text in texts)
-
-
-def _reduction(static_tokens: int, tokens: int) -> str:
-    return percent(reduction_percent(static_tokens, tokens))
 
 
 def _agreement(static: Sequence[ScoredText], dynamic: Sequence[ScoredText]) -> float | None:

@@ -58,7 +58,7 @@ class Writing:
         """What the table's numbers mean, in sentences."""
         return [
             "static: the prompt to the model's own tokenizer; tokens: after merging; special tokens not counted.",
-            "first token, tokens/s, characters/s: from the prompt's text to the text written; "
+            "first token, tokens/s, chars/s (characters): counted from the prompt's text on; "
             f"compiling ({self.compile_seconds:.1f} s, once) not counted.",
         ]
 
@@ -91,20 +91,17 @@ def write_texts(decoder: DynamicDecoder, prompts: Sequence[Prompt], reading: dic
 
 def writing_table(run: Writing) -> Table:
     """What was read, what was written, and how fast."""
-    return figures_table(
-        [
-            {
-                "texts": f"{len(run.texts)}",
-                "static": f"{run.static_tokens}",
-                "tokens": f"{run.tokens}",
-                "reduction": percent(reduction_percent(run.static_tokens, run.tokens)),
-                "first token": f"{run.seconds_to_first:.2f} s",
-                "written": f"{run.written}",
-                "tokens/s": rate(run.written / run.seconds),
-                "characters/s": rate(run.characters / run.seconds),
-            }
-        ]
-    )
+    row = {} if len(run.texts) == 1 else {"texts": f"{len(run.texts)}"}
+    row |= {
+        "static": f"{run.static_tokens}",
+        "tokens": f"{run.tokens}",
+        "reduction": percent(reduction_percent(run.static_tokens, run.tokens)),
+        "first token": f"{run.seconds_to_first:.2f} s",
+        "written": f"{run.written}",
+        "tokens/s": rate(run.written / run.seconds),
+        "chars/s": rate(run.characters / run.seconds),
+    }
+    return figures_table([row])
 
 
 def writing_figures(run: Writing) -> dict[str, float | int | None]:
