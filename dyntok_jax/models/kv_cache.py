@@ -6,6 +6,7 @@ nothing wraps. Which position a slot holds follows from the sequence's length al
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,7 +15,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
 BLOCK = 256
-"""Slots that attention reads at a time: the longest sequence, not C, decides how many blocks are read."""
+"""Slots that attention reads at a time, or a quarter of them all where a single token of each sequence attends: the
+longest sequence, not C, decides how many blocks are read."""
 STRETCH = 512
 """Queries of a long sequence that attend at a time, where there is no cache."""
 
@@ -43,6 +45,37 @@ class KeyValueCache:
         """The cache of other sequences: copies of some of these."""
         key, value = (jax.tree.map(lambda a: jnp.take(a, row_B, axis=-4), kept) for kept in (self.key, self.value))
         return KeyValueCache(key, value, self.length_B[row_B])
+
+
+@dataclass(frozen=True)
+class LayerCache:
+    """The keys and values of one layer, where they lie: nothing is copied out of the stack of all layers.
+
+    Attributes:
+      key: [B, C, K, H]; or [layers, B, C, K, H], of which `layer` says which.
+      value: the same shapes.
+      layer: its number in the stack; None where the arrays are its own.
+    """
+
+    key: Array
+    value: Array
+    layer: Int32[Array, ""] | None
+
+    @property
+    def capacity(self) -> int:
+        """C, the slots a sequence."""
+        return self.key.shape[-3]
+
+    def slots(self, start: Int32[Array, ""], size: int) -> tuple[Float[Array, "B S K H"], Float[Array, "B S K H"]]:
+        """Keys and values of `size` slots of every sequence."""
+        return _slots(self.key, self.layer, start, size), _slots(self.value, self.layer, start, size)
+
+
+def _slots(cache: Array, layer: Int32[Array, ""] | None, start: Int32[Array, ""], size: int) -> Array:
+    if layer is None:
+        return lax.dynamic_slice_in_dim(cache, start, size, axis=1)
+    _, n_batch, _, n_kv, width = cache.shape
+    return lax.dynamic_slice(cache, (layer, 0, start, 0, 0), (1, n_batch, size, n_kv, width))[0]
 
 
 @dataclass(frozen=True)
@@ -120,7 +153,7 @@ def _add_keys(
 def attend(
     query_BTNH: Float[Array, "B T N H"],
     own: tuple[Float[Array, "B T K H"], Float[Array, "B T K H"]],
-    past: tuple[Float[Array, "B C K H"], Float[Array, "B C K H"]] | None,
+    past: LayerCache | None,
     span: AttentionSpan,
 ) -> Float[Array, "B T N H"]:
     """Grouped-query attention (Ainslie et al. 2023) of new tokens to the cache and to one another.
@@ -131,7 +164,7 @@ def attend(
     Args:
       query_BTNH: rotated queries.
       own: rotated keys, and values, of the new tokens.
-      past: those in the cache; None where nothing came before.
+      past: those in the cache; None where there is none.
       span: positions and lengths.
 
     Returns:
@@ -168,37 +201,84 @@ def _in_stretches(array_BT: Array) -> Array:
 
 
 def _add_past(
-    partial: _Partial, query_BTKGH: Array, past: tuple[Array, Array], position_BT: Array, span: AttentionSpan
+    partial: _Partial, query_BTKGH: Array, past: LayerCache, position_BT: Array, span: AttentionSpan
 ) -> _Partial:
-    capacity = past[0].shape[1]
-    block = min(BLOCK, capacity)
+    capacity = past.capacity
+    block = min(capacity, BLOCK if query_BTKGH.shape[1] > 1 else max(BLOCK, capacity // 4))
 
     def add_block(index, partial):
-        start = index * block
-        keys, values = (lax.dynamic_slice_in_dim(array, start, block, axis=1) for array in past)
+        first = index * block
+        start = jnp.minimum(first, capacity - block)  # where blocks do not divide C, the last one begins before its own
         slots = start + jnp.arange(block, dtype=jnp.int32)
         position_BS = slot_positions(span.length_B, slots, capacity)
-        is_seen = sees(position_BT, position_BS, position_BS >= 0, span.window)
-        return _add_keys(partial, query_BTKGH, keys, values, is_seen)
+        is_held_BS = (position_BS >= 0) & (slots >= first)[None]
+        is_seen = sees(position_BT, position_BS, is_held_BS, span.window)
+        return _add_keys(partial, query_BTKGH, *past.slots(start, block), is_seen)
 
     filled = jnp.minimum(span.length_B.max(), capacity)
     return lax.fori_loop(0, (filled + block - 1) // block, add_block, partial)
 
 
-def write_slots(
-    cache_BCKH: Float[Array, "*layers B C K H"],
-    new_BTKH: Float[Array, "*layers B T K H"],
-    length_B: Int32[Array, "B"],
-    is_new_BT: Bool[Array, "B T"],
-) -> Float[Array, "*layers B C K H"]:
-    """Puts the keys or values of new tokens into the slots of their positions; padding is not written.
+def add_tokens(cache: KeyValueCache, key: Any, value: Any, is_new_BT: Bool[Array, "B T"]) -> KeyValueCache:
+    """Puts the keys and values of new tokens into the slots of their positions; padding is not written.
 
     Where more tokens come than there are slots, the last ones stay.
+
+    Args:
+      cache: what came before.
+      key: of the new tokens, in the form of the cache with T in place of C.
+      value: the same shapes.
+      is_new_BT: True for tokens, padding on the right.
+    """
+    n_tokens, capacity = is_new_BT.shape[1], cache.capacity
+    count_B = is_new_BT.sum(axis=1, dtype=jnp.int32)
+    stretch = _Stretch(cache.length_B, is_new_BT, count_B)
+
+    def write(way, old):
+        return jax.tree.map(partial(way, stretch=stretch), old, (key, value))
+
+    old = (cache.key, cache.value)
+    if n_tokens == 1 or n_tokens > capacity:
+        new = write(_write_each, old)
+    else:
+        # prompts that are read together from their beginnings fill the same slots: one slice, where a scatter of every
+        # token takes accelerators far longer
+        first = jnp.where(count_B > 0, cache.length_B, 0).max()
+        is_level = ((count_B == 0) | (cache.length_B == first)).all()
+        is_level &= jnp.remainder(first, capacity) + n_tokens <= capacity
+        new = lax.cond(is_level, partial(write, _write_level), partial(write, _write_each), old)
+    return KeyValueCache(*new, cache.length_B + count_B)
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """Which tokens come, and how many of each sequence came before."""
+
+    length_B: Int32[Array, "B"]
+    is_new_BT: Bool[Array, "B T"]
+    count_B: Int32[Array, "B"]
+
+
+def _write_each(cache_BCKH: Array, new_BTKH: Array, stretch: _Stretch) -> Array:
+    """Every token to its own slot, wherever those of the sequences lie.
+
+    All of layer, sequence and slot are indexed, in the order of the axes: a scatter that moved whole columns of layers
+    would make the TPU compiler lay the cache out anew, and copy it, for each step.
     """
     capacity, n_tokens = cache_BCKH.shape[-3], new_BTKH.shape[-3]
-    count_B1 = is_new_BT.sum(axis=1, dtype=jnp.int32)[:, None]
-    step_1T = jnp.arange(n_tokens, dtype=jnp.int32)[None, :]
-    is_kept_BT = is_new_BT & (step_1T >= count_B1 - capacity)
-    slot_BT = jnp.where(is_kept_BT, jnp.remainder(length_B[:, None] + step_1T, capacity), capacity)
-    row_BT = jnp.broadcast_to(jnp.arange(len(length_B), dtype=jnp.int32)[:, None], slot_BT.shape)
-    return cache_BCKH.at[..., row_BT, slot_BT, :, :].set(new_BTKH, mode="drop", unique_indices=False)
+    step_1T = jnp.arange(n_tokens, dtype=jnp.int32)[None]
+    is_kept_BT = stretch.is_new_BT & (step_1T >= stretch.count_B[:, None] - capacity)
+    slot_BT = jnp.where(is_kept_BT, jnp.remainder(stretch.length_B[:, None] + step_1T, capacity), capacity)
+    index = jnp.indices(new_BTKH.shape[:-2], dtype=jnp.int32, sparse=True)
+    slots = jnp.broadcast_to(slot_BT, new_BTKH.shape[:-2])
+    return cache_BCKH.at[(*index[:-1], slots)].set(new_BTKH, mode="drop", unique_indices=False)
+
+
+def _write_level(cache_BCKH: Array, new_BTKH: Array, stretch: _Stretch) -> Array:
+    """All sequences' tokens to the same slots."""
+    capacity, n_tokens = cache_BCKH.shape[-3], new_BTKH.shape[-3]
+    slot = jnp.remainder(jnp.where(stretch.count_B > 0, stretch.length_B, 0).max(), capacity)
+    old_BTKH = lax.dynamic_slice_in_dim(cache_BCKH, slot, n_tokens, axis=-3)
+    is_new = jnp.broadcast_to(stretch.is_new_BT[:, :, None, None], old_BTKH.shape)
+    merged_BTKH = jnp.where(is_new, new_BTKH.astype(old_BTKH.dtype), old_BTKH)
+    return lax.dynamic_update_slice_in_dim(cache_BCKH, merged_BTKH, slot, axis=cache_BCKH.ndim - 3)

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Float32, Int, Int32, Key
+from jaxtyping import Array, Bool, Float, Float32, Int, Key
 
 from dyntok_jax.errors import TooLongError
-from dyntok_jax.models.kv_cache import AttentionSpan, KeyValueCache, attend, write_slots
+from dyntok_jax.models.kv_cache import AttentionSpan, KeyValueCache, LayerCache, add_tokens, attend
 from dyntok_jax.models.layers import normal_param
 from dyntok_jax.models.mistral_config import DecoderConfig
 from dyntok_jax.models.rotary import rotary_angles, rotary_frequencies, rotate
@@ -163,12 +163,7 @@ def extend(
     position_BT = cache.length_B[:, None] + jnp.arange(n_tokens, dtype=jnp.int32)[None]
     span = AttentionSpan(position_BT, is_new_BT, cache.length_B, model.config.sliding_window)
     hidden_BTD, (key, value) = _run_layers(model, embeddings_BTD, cache, span)
-    written = partial(write_slots, length_B=cache.length_B, is_new_BT=is_new_BT)
-    cache = KeyValueCache(
-        jax.tree.map(written, cache.key, key),
-        jax.tree.map(written, cache.value, value),
-        cache.length_B + is_new_BT.sum(axis=1, dtype=jnp.int32),
-    )
+    cache = add_tokens(cache, key, value, is_new_BT)
     return rms_norm(model.final_norm, hidden_BTD, model.config.norm_eps), cache
 
 
@@ -224,17 +219,20 @@ def _run_layers(
     frequency = rotary_frequencies(config.head_width, config.rope_theta, config.rope_scaling)
     angles = rotary_angles(span.position_BT, frequency)
 
-    def step(x_BTD, layer_and_past):
-        layer, past = layer_and_past
+    def step(x_BTD, layer, past):
         return decoder_layer(layer, x_BTD, past, span, angles, config)
 
-    past = None if cache is None else (cache.key, cache.value)
     if not isinstance(model.layers, tuple):
-        return lax.scan(step, x_BTD, (model.layers, past))
+
+        def numbered_step(x_BTD, layer_and_number):
+            layer, number = layer_and_number
+            return step(x_BTD, layer, None if cache is None else LayerCache(cache.key, cache.value, number))
+
+        return lax.scan(numbered_step, x_BTD, (model.layers, jnp.arange(config.n_layers, dtype=jnp.int32)))
     new = []
     for index, layer in enumerate(model.layers):
-        one = None if past is None else (past[0][index], past[1][index])
-        x_BTD, own = step(x_BTD, (layer, one))
+        past = None if cache is None else LayerCache(cache.key[index], cache.value[index], None)
+        x_BTD, own = step(x_BTD, layer, past)
         new.append(own)
     return x_BTD, tuple(zip(*new, strict=True))
 
@@ -242,7 +240,7 @@ def _run_layers(
 def decoder_layer(
     layer: DecoderLayer,
     x_BTD: Float[Array, "B T D"],
-    past: tuple[Float[Array, "B C K H"], Float[Array, "B C K H"]] | None,
+    past: LayerCache | None,
     span: AttentionSpan,
     angles: tuple[Float32[Array, "B T H_half"], Float32[Array, "B T H_half"]],
     config: DecoderConfig,
@@ -262,4 +260,3 @@ def decoder_layer(
 
 def _to_heads(module: Kernel, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T N H"]:
     return jnp.einsum("BTD,DNH->BTNH", x_BTD, module.kernel[...])
-
