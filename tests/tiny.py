@@ -118,6 +118,7 @@ def write_tiny_decoder(
     folder: Path,
     *,
     seed: int = 0,
+    n_layers: int = 2,
     max_positions: int = 512,
     model_type: str = "llama",
     sliding_window: int | None = None,
@@ -127,7 +128,7 @@ def write_tiny_decoder(
     begins: bool = False,
     has_template: bool = True,
 ) -> DecoderConfig:
-    """A Llama or Mistral of two layers with its tokenizer and chat template, as a Hugging Face folder.
+    """A small Llama or Mistral with its tokenizer and chat template, as a Hugging Face folder.
 
     `</s>` ends a text; with `begins` the tokenizer puts `<s>` before one.
     """
@@ -141,7 +142,7 @@ def write_tiny_decoder(
         model_type=model_type,
         vocab_size=tokenizer.get_vocab_size(),
         width=WIDTH,
-        n_layers=2,
+        n_layers=n_layers,
         n_heads=n_heads,
         n_kv_heads=n_kv_heads,
         head_width=WIDTH // n_heads,

@@ -58,7 +58,7 @@ class Writing:
         """What the table's numbers mean, in sentences."""
         return [
             "static: the prompt to the model's own tokenizer; tokens: after merging; special tokens not counted.",
-            "first token, tokens/s, chars/s (characters): counted from the prompt's text on; "
+            "1st token, tokens/s, chars/s (characters): counted from the prompt's text on; "
             f"compiling ({self.compile_seconds:.1f} s, once) not counted.",
         ]
 
@@ -96,7 +96,7 @@ def writing_table(run: Writing) -> Table:
         "static": f"{run.static_tokens}",
         "tokens": f"{run.tokens}",
         "reduction": percent(reduction_percent(run.static_tokens, run.tokens)),
-        "first token": f"{run.seconds_to_first:.2f} s",
+        "1st token": f"{run.seconds_to_first:.2f} s",
         "written": f"{run.written}",
         "tokens/s": rate(run.written / run.seconds),
         "chars/s": rate(run.characters / run.seconds),

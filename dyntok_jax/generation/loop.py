@@ -17,6 +17,7 @@ from dyntok_jax.generation.sampling import Sampling, choose_tokens, is_bad_row, 
 from dyntok_jax.models.kv_cache import KeyValueCache
 from dyntok_jax.models.mistral import Decoder, embed_ids, empty_cache, extend, logits, prefill
 from dyntok_jax.sharding import constrain_cache
+from dyntok_jax.types import AnyArray
 
 NOTHING = -1
 """Stands in a chunk where a sequence had already ended."""
@@ -32,8 +33,8 @@ class Limits:
       max_tokens_B: the most tokens that each sequence may be given, the ending one included; 0 for padding rows.
     """
 
-    end_E: Int32[Array, "E"]
-    max_tokens_B: Int32[Array, "B"]
+    end_E: Int32[AnyArray, "E"]
+    max_tokens_B: Int32[AnyArray, "B"]
 
 
 @jax.tree_util.register_dataclass
