@@ -38,11 +38,11 @@ class SamplingConfig:
       InputError: a number out of range, or a cut-off beside greedy choice, which it could not change.
     """
 
-    temperature: float = 0.0
+    temperature: float | int = 0.0
     top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    repetition_penalty: float = 1.0
+    top_p: float | int | None = None
+    min_p: float | int | None = None
+    repetition_penalty: float | int = 1.0
 
     def __post_init__(self):
         _check("temperature", self.temperature, self.temperature >= 0, "0 (greedy) or more")
@@ -58,7 +58,7 @@ class SamplingConfig:
             )
 
 
-def _check(name: str, value: float | None, is_fine: bool, range_: str) -> None:
+def _check(name: str, value: float | int | None, is_fine: bool, range_: str) -> None:
     if not is_fine or (value is not None and not isfinite(value)):
         raise InputError(f"{name} must be {range_}, not {value}.")
 
@@ -131,7 +131,7 @@ def choose_tokens(
       Ids: the first of the best where the temperature is 0, else drawn by the Gumbel-max trick.
     """
     if seen_BV is not None:
-        logits_BV = penalize(logits_BV, seen_BV, sampling.penalty_B)
+        logits_BV = penalize(logits_BV, seen_BV, jnp.asarray(sampling.penalty_B))
     greedy_B = logits_BV.argmax(axis=1).astype(jnp.int32)
     is_greedy_B = jnp.asarray(sampling.temperature_B) == 0
 
@@ -148,7 +148,7 @@ def penalize(
     logits_BV: Float32[Array, "B V"], seen_BV: Bool[Array, "B V"], penalty_B: Float32[Array, "B"]
 ) -> Float32[Array, "B V"]:
     """Lowers the scores of subwords seen before (Keskar et al. 2019, §4.1; negative scores are multiplied)."""
-    penalty_B1 = jnp.asarray(penalty_B)[:, None]
+    penalty_B1 = penalty_B[:, None]
     return jnp.where(seen_BV, jnp.where(logits_BV > 0, logits_BV / penalty_B1, logits_BV * penalty_B1), logits_BV)
 
 
