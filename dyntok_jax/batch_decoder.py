@@ -139,7 +139,7 @@ class BatchDecoder:
 
     def score(
         self, read: ReadPrompts, rows: Int[np.ndarray, "rows"], owner_B: Int32[np.ndarray, "B"], ids: list[list[int]]
-    ) -> tuple[Float32[np.ndarray, "B O"], Bool[np.ndarray, "B O"]]:
+    ) -> tuple[Float32[np.ndarray, "B O"], Int32[np.ndarray, "B O"]]:
         """Scores continuations of a batch of prompts.
 
         Args:
@@ -149,7 +149,7 @@ class BatchDecoder:
           ids: the continuations, in the model's own vocabulary.
 
         Returns:
-          Natural logarithms of the probabilities, and where a token was the most probable one; padded.
+          Natural logarithms of the probabilities, and the most probable token at each place; padded.
 
         Raises:
           TooLongError: a prompt and its continuation exceed the model's positions.
@@ -178,7 +178,7 @@ class BatchDecoder:
         if not np.isfinite(log_BO).all():
             bad = int(owner_B[~np.isfinite(log_BO).all(axis=1)][0])
             raise NotANumberError(_BAD_NUMBERS.format(prompt=bad))
-        return log_BO, (best_BO == continuation_BO) & mask_BO
+        return log_BO, best_BO
 
     def _inputs(self, read: ReadPrompts, rows: Int[np.ndarray, "rows"], n_batch: int, capacity: int) -> TokenInputs:
         """The prompts of a batch as the model reads them; as long as the cache, so that one program serves all."""

@@ -296,14 +296,14 @@ class DynamicDecoder:
             members = np.flatnonzero(np.isin(owner_N, rows))
             for at in range(0, len(members), MOST_CONTINUATIONS):
                 some = members[at : at + MOST_CONTINUATIONS]
-                log_BO, is_greedy_BO = self._batches.score(read, rows, owner_N[some], [ids[n] for n in some])
+                log_BO, greedy_BO = self._batches.score(read, rows, owner_N[some], [ids[n] for n in some])
                 for row, n in enumerate(some):
                     owner, length = owner_N[n], len(ids[n])
                     found[n] = ScoredText(
                         text=continuations[n],
                         ids=ids[n],
                         log_probs_O=log_BO[row, :length],
-                        is_greedy_O=is_greedy_BO[row, :length],
+                        greedy_O=greedy_BO[row, :length],
                         prompt_tokens=read.tokens[owner],
                         n_static=int(read.n_static[owner]),
                     )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import log
 
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Float32, Int32
 
 from dyntok_jax.generation.text_stream import Finish
 from dyntok_jax.tokens import TextTokens
@@ -42,7 +42,7 @@ class ScoredText:
       text: the continuation.
       ids: its tokens in the model's own vocabulary.
       log_probs_O: natural logarithm of each token's probability, given the prompt and the tokens before it.
-      is_greedy_O: whether each token was the most probable one.
+      greedy_O: the most probable token at each place; where it is the text's own, greedy choice would have written it.
       prompt_tokens: the prompt as the model read it.
       n_static: tokens of the prompt to the model's own tokenizer, special tokens included.
     """
@@ -50,7 +50,7 @@ class ScoredText:
     text: str
     ids: Sequence[int]
     log_probs_O: Float32[np.ndarray, "O"]
-    is_greedy_O: Bool[np.ndarray, "O"]
+    greedy_O: Int32[np.ndarray, "O"]
     prompt_tokens: TextTokens
     n_static: int
 
