@@ -8,14 +8,17 @@ from typing import Any
 from rich.table import Table
 
 from dyntok_jax.cli.compile_clock import CompileClock
-from dyntok_jax.decoder import DynamicDecoder
+from dyntok_jax.decoder import GREEDY, DynamicDecoder
 from dyntok_jax.generated import GeneratedText, ScoredText
+from dyntok_jax.generation.sampling import SamplingConfig
 from dyntok_jax.prompts import Prompt
 from dyntok_jax.report import figures_table, percent, rate, reduction_percent
 from dyntok_jax.text.byte_level import ByteLevelTokenizer
 from dyntok_jax.text.chat import Message
+from dyntok_jax.tokens import FULL
 
 TITLE_CHARACTERS = 60
+PROBE = "1"
 
 
 @dataclass(frozen=True)
@@ -63,23 +66,32 @@ class Writing:
         ]
 
 
-def write_texts(decoder: DynamicDecoder, prompts: Sequence[Prompt], reading: dict[str, Any], **options: Any) -> Writing:
+def write_texts(
+    decoder: DynamicDecoder,
+    prompts: Sequence[Prompt],
+    reading: dict[str, Any],
+    *,
+    max_tokens: int,
+    sampling: SamplingConfig = GREEDY,
+    **options: Any,
+) -> Writing:
     """Generates, on a clock that leaves compilation out.
 
     Args:
       decoder: the model.
       prompts: plain texts or chats.
       reading: options of `DynamicDecoder.read`.
-      **options: those of `DynamicDecoder.generate`.
+      max_tokens: the most tokens a text.
+      sampling: how tokens are chosen.
+      **options: more of `DynamicDecoder.generate`.
 
     Raises:
       DyntokError: what these raise.
     """
     with CompileClock() as clock:
-        # the first look at a prompt also pays for all that is loaded when first used
-        decoder.read(prompts[:1], **reading)
+        _warm_up(decoder, prompts, reading, max_tokens, sampling)
         compiled, started = clock.seconds, time.perf_counter()
-        texts = decoder.generate(prompts, **options, **reading)
+        texts = decoder.generate(prompts, max_tokens=max_tokens, sampling=sampling, **options, **reading)
         seconds, first = time.perf_counter() - started, min(text.seconds_to_first for text in texts)
         return Writing(
             texts=texts,
@@ -87,6 +99,25 @@ def write_texts(decoder: DynamicDecoder, prompts: Sequence[Prompt], reading: dic
             seconds=seconds - (clock.seconds - compiled),
             compile_seconds=clock.seconds,
         )
+
+
+def _warm_up(
+    decoder: DynamicDecoder,
+    prompts: Sequence[Prompt],
+    reading: dict[str, Any],
+    max_tokens: int,
+    sampling: SamplingConfig,
+) -> None:
+    """Runs what the prompts will run: the first time pays for more than compiling, some of it a second long.
+
+    One prompt is stood in for by next to nothing with as much room behind it, which the same program reads.
+    """
+    room = int(decoder.read(prompts, **reading).n_tokens.max()) + max_tokens
+    if len(prompts) > 1 or room > decoder.config.max_positions:  # too much room: the prompt itself shall be told so
+        return
+    alike = {"goal": None if reading["goal"] is None else FULL, "language": reading["language"]}
+    n_probe = int(decoder.read([PROBE], **alike).n_tokens[0])
+    next(decoder.stream(PROBE, max_tokens=max(1, room - n_probe), sampling=sampling, **alike), None)
 
 
 def writing_table(run: Writing) -> Table:
