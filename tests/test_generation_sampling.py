@@ -124,6 +124,7 @@ def test_greedy_takes_the_first_of_the_best():
     assert choose_tokens(row_of(1.0, 5.0, 5.0), None, keys_of(1), greedy).tolist() == [1]
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_subnormal=False), min_size=1, max_size=8))
 def test_bits_have_the_order_of_the_numbers(values):
     bits = np.asarray(ordered_bits(row_of(*values)))[0].tolist()

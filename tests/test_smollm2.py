@@ -3,13 +3,15 @@
 import json
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dyntok_jax import hub
+from dyntok_jax import DynamicDecoder, hub
+from dyntok_jax.assets import load_sample
 from dyntok_jax.convert.mistral import load_decoder
 from dyntok_jax.errors import ModelNotFoundError
 from dyntok_jax.models.mistral import embed_ids, forward, logits
@@ -76,6 +78,40 @@ def test_it_says_what_smollm2_says(tokenizer, model):
     question = [{"role": "user", "content": "What is the capital of France?"}]
     chat = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     assert continued(chat, 8) == "The capital of France is Paris.<|im_end|>"
+
+
+@pytest.fixture(scope="module")
+def decoder(smollm2_folder):
+    return DynamicDecoder.load(smollm2_folder)
+
+
+@torch.no_grad()
+def test_logits_are_pytorchs_on_20_texts(decoder, tokenizer, model):
+    texts = [*load_sample()["en"][:14], *load_sample()["de"][:3], *load_sample()["el"][:3]]
+    read = jax.jit(lambda model, ids, mask: logits(model, forward(model, embed_ids(model, ids), mask)))
+    largest = difference = 0.0
+    for text in texts:
+        ids = tokenizer(text).input_ids[:128]
+        padded = jnp.array([[*ids, *[0] * (128 - len(ids))]], jnp.int32)
+        ours = np.asarray(read(decoder.decoder, padded, jnp.arange(128)[None] < len(ids)))[0, : len(ids)]
+        theirs = model(torch.tensor([ids])).logits[0].numpy()
+        largest, difference = max(largest, np.abs(theirs).max()), max(difference, np.abs(ours - theirs).max())
+    assert difference <= 1e-5 * largest
+
+
+@torch.no_grad()
+def test_greedy_texts_are_pytorchs_on_20_prompts(decoder, model):
+    """Each of our tokens is PyTorch's choice too, given all before it, unless its two best lie within 1e-3."""
+    prompts = [text[: 20 + 5 * number] for number, text in enumerate(load_sample()["en"][:20])]
+    for found in decoder.generate(prompts, goal=None, max_tokens=64):
+        prompt = found.prompt_tokens.subword_L.tolist()
+        end = [] if found.finish == "length" else [decoder.end_ids[0]]
+        ours = [*found.ids, *end]
+        rows = model(torch.tensor([prompt + ours])).logits[0, len(prompt) - 1 : -1]
+        best = rows.topk(2).values
+        differs = rows.argmax(dim=1) != torch.tensor(ours)
+        assert (best[differs, 0] - best[differs, 1] <= 1e-3).all()
+        assert differs.sum() <= 1
 
 
 def test_ids_are_the_published_ones(tokenizer):

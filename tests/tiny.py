@@ -173,3 +173,22 @@ def _random_decoder(config: DecoderConfig, seed: int) -> Decoder:
     for norm in (decoder.final_norm, decoder.layers.attention_norm, decoder.layers.ffn_norm):
         norm.scale[...] = np.ones_like(norm.scale[...])
     return decoder
+
+
+def write_tiny_decoder_hypernet(folder: Path, model: Path, *, separate_output: bool = False) -> HypernetConfig:
+    """A one-layer hypernetwork for the tiny decoder in `model`."""
+    tokenizer = tiny_decoder_tokenizer()
+    config = HypernetConfig(
+        width=json.loads((model / "config.json").read_text())["hidden_size"],
+        hidden_width=32,
+        ffn_width=64,
+        n_layers=1,
+        n_heads=4,
+        vocab_size=tokenizer.get_vocab_size(),
+        n_extra_tokens=256,
+        separate_output=separate_output,
+        predict_bias=False,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    save_hypernet(folder, config, init_hypernet(config, jax.random.key(0)))
+    return config
