@@ -351,7 +351,7 @@ class DynamicDecoder:
         for of_question in options:
             texts = [next(scored) for _ in of_question]
             scores = [text.total if style == "letters" else -text.bits_per_byte for text in texts]
-            choices.append(Choice(int(np.argmax(scores)), scores))
+            choices.append(Choice(int(np.argmax(scores)), scores, texts[0].prompt_tokens, texts[0].n_static))
         return choices
 
     def _check_room(self, read: ReadPrompts, max_tokens: int) -> None:

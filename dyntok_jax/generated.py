@@ -73,7 +73,11 @@ class Choice:
     Attributes:
       best: number of the option chosen, from 0; the first among equals.
       scores: log-probability of each option's letter or, for full options, minus its bits a byte.
+      prompt_tokens: the question as the model read it.
+      n_static: tokens of the question to the model's own tokenizer, special tokens included.
     """
 
     best: int
     scores: Sequence[float]
+    prompt_tokens: TextTokens
+    n_static: int

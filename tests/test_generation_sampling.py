@@ -155,7 +155,10 @@ def test_rows_that_hold_no_number_are_told():
         ({"temperature": 1.0, "top_p": 1.1}, "top_p must be"),
         ({"temperature": 1.0, "min_p": -0.5}, "min_p must be from 0 to 1"),
         ({"repetition_penalty": 0.0}, "repetition_penalty must be more than 0"),
-        ({"top_k": 5, "top_p": 0.9}, "top_k and top_p cut off what is drawn from, and temperature 0 draws nothing"),
+        (
+            {"top_k": 5, "top_p": 0.9},
+            "top_k and top_p would cut off what is drawn from, and temperature 0 draws nothing",
+        ),
     ],
 )
 def test_settings_out_of_range_or_against_each_other_are_refused(options, message):

@@ -36,7 +36,7 @@ class TextScores:
 
     def table(self) -> Table:
         """A line for static and one for dynamic tokenization."""
-        static_tokens, tokens = self._tokens()
+        static_tokens, tokens = _count_tokens(self.dynamic)
         reduction, agreement = percent(reduction_percent(static_tokens, tokens)), percent(self._agreement())
         return figures_table(
             [
@@ -61,7 +61,7 @@ class TextScores:
 
     def figures(self) -> dict[str, float | int]:
         """The same as one flat object."""
-        static_tokens, tokens = self._tokens()
+        static_tokens, tokens = _count_tokens(self.dynamic)
         figures = {
             "texts": len(self.pairs),
             "bytes": self._n_bytes(),
@@ -104,9 +104,6 @@ class TextScores:
             return {"log-prob": NOTHING, "bits/byte": NOTHING}
         return {"log-prob": f"{_total(texts):.2f}", "bits/byte": f"{self._bits_per_byte(texts):.3f}"}
 
-    def _tokens(self) -> tuple[int, int]:
-        return sum(map(n_static, self.dynamic)), sum(map(n_tokens, self.dynamic))
-
     def _n_bytes(self) -> int:
         return sum(len(pair.continuation.encode()) for pair in self.pairs)
 
@@ -133,11 +130,16 @@ class AnswerScores:
 
     def table(self) -> Table:
         """A line for static and one for dynamic tokenization."""
+        static_tokens, tokens = _count_tokens(self.dynamic)
+        counts = {
+            "static": {"tokens": f"{static_tokens}", "reduction": NOTHING},
+            "dynamic": {"tokens": f"{tokens}", "reduction": percent(reduction_percent(static_tokens, tokens))},
+        }
         return figures_table(
             [
-                {
-                    "": name,
-                    "questions": f"{len(self.questions)}",
+                {"": name, "questions": f"{len(self.questions)}"}
+                | counts[name]
+                | {
                     "accuracy": percent(self._accuracy(choices)),
                     "agreement": percent(self._agreement()) if choices is self.dynamic else NOTHING,
                 }
@@ -147,24 +149,37 @@ class AnswerScores:
 
     def notes(self) -> list[str]:
         """What the table's numbers mean, in sentences."""
-        notes = ["agreement: how often the answer is that of static tokenization, right or wrong."]
+        notes = [
+            "tokens: of the questions, special tokens not counted. agreement: how often the answer is that of static "
+            "tokenization, right or wrong."
+        ]
         return notes if self.static is not None else [*notes, TOO_LONG]
 
     def figures(self) -> dict[str, float | int]:
         """The same as one flat object."""
-        figures = {"questions": len(self.questions), "accuracy_percent": self._accuracy(self.dynamic)}
+        static_tokens, tokens = _count_tokens(self.dynamic)
+        figures = {
+            "questions": len(self.questions),
+            "static_tokens": static_tokens,
+            "tokens": tokens,
+            "reduction_percent": reduction_percent(static_tokens, tokens),
+            "accuracy_percent": self._accuracy(self.dynamic),
+        }
         if self.static is not None:
             figures["static_accuracy_percent"] = self._accuracy(self.static)
             figures["agreement_percent"] = self._agreement()
         return figures
 
-    def lines(self, tokenizer: ByteLevelTokenizer) -> Iterator[dict[str, Any]]:  # noqa: ARG002
-        """One object a question, for JSON lines."""
+    def lines(self, tokenizer: ByteLevelTokenizer) -> Iterator[dict[str, Any]]:
+        """One object a question, for JSON lines; `tokens` are those of the merged question."""
         for number, (question, choice) in enumerate(zip(self.questions, self.dynamic, strict=True)):
             line = {
                 "question": question.question,
                 "options": list(question.options),
                 "answer": question.answer,
+                "n_static": n_static(choice),
+                "n_tokens": n_tokens(choice),
+                "tokens": choice.prompt_tokens.strings(tokenizer),
                 "choice": choice.best,
                 "scores": list(choice.scores),
             }
@@ -183,6 +198,11 @@ class AnswerScores:
             return None
         same = [one.best == other.best for one, other in zip(self.static, self.dynamic, strict=True)]
         return 100 * sum(same) / len(same)
+
+
+def _count_tokens(found: Sequence[ScoredText] | Sequence[Choice]) -> tuple[int, int]:
+    """Tokens of the prompts in static tokenization, and after merging."""
+    return sum(map(n_static, found)), sum(map(n_tokens, found))
 
 
 def score_rows(

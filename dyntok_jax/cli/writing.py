@@ -9,7 +9,7 @@ from rich.table import Table
 
 from dyntok_jax.cli.compile_clock import CompileClock
 from dyntok_jax.decoder import GREEDY, DynamicDecoder
-from dyntok_jax.generated import GeneratedText, ScoredText
+from dyntok_jax.generated import Choice, GeneratedText, ScoredText
 from dyntok_jax.generation.sampling import SamplingConfig
 from dyntok_jax.prompts import Prompt
 from dyntok_jax.report import figures_table, percent, rate, reduction_percent
@@ -189,11 +189,11 @@ def as_chats(prompts: Sequence[str], system: str | None) -> list[list[Message]]:
     return [[*before, {"role": "user", "content": prompt}] for prompt in prompts]
 
 
-def n_static(text: GeneratedText | ScoredText) -> int:
+def n_static(text: GeneratedText | ScoredText | Choice) -> int:
     """Tokens of a prompt to the model's own tokenizer, special tokens not counted."""
     return text.n_static - int((~text.prompt_tokens.is_counted_T).sum())
 
 
-def n_tokens(text: GeneratedText | ScoredText) -> int:
+def n_tokens(text: GeneratedText | ScoredText | Choice) -> int:
     """Tokens of a prompt after merging, special tokens not counted."""
     return int(text.prompt_tokens.is_counted_T.sum())

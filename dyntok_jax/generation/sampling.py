@@ -53,8 +53,8 @@ class SamplingConfig:
         cuts = [name for name in ("top_k", "top_p", "min_p") if getattr(self, name) is not None]
         if self.temperature == 0 and cuts:
             raise InputError(
-                f"{' and '.join(cuts)} cut off what is drawn from, and temperature 0 draws nothing: it always takes "
-                "the best token. Give a temperature above 0, such as 0.8, or leave them out."
+                f"{' and '.join(cuts)} would cut off what is drawn from, and temperature 0 draws nothing: it always "
+                "takes the best token. Give a temperature above 0, such as 0.8, or leave them out."
             )
 
 
