@@ -9,10 +9,11 @@ where shardings are part of types, wrap them in `under_explicit_mesh`.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from jax.experimental.mesh_utils import create_device_mesh
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -51,17 +52,23 @@ CACHE = P(None, "data", None, "model", None)
 """Keys and values, [layers, B, C, K, H]: sequences over `data`, heads over `model`, as the kernels that make them."""
 
 
-def make_mesh(data: int, model: int) -> Mesh:
+def make_mesh(data: int, model: int, devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh of `data` × `model` devices with Auto axes of those names.
+
+    Args:
+      data: size of the axis that batches are split over.
+      model: size of the axis that heads and columns are split over.
+      devices: to take them from; None for all that JAX has.
 
     Raises:
       ConfigError: it needs more devices than there are.
     """
-    count = len(jax.devices())
-    if data < 1 or model < 1 or data * model > count:
-        raise ConfigError(f"A mesh of {data} × {model} devices does not fit: there are {count}.")
-    devices = jax.devices()[: data * model]
-    return jax.make_mesh((data, model), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=devices)
+    devices = jax.devices() if devices is None else devices
+    if data < 1 or model < 1 or data * model > len(devices):
+        raise ConfigError(f"A mesh of {data} × {model} devices does not fit: there are {len(devices)}.")
+    # `jax.make_mesh` would refuse shapes such as 2 × 8 on the 4 × 4 grid of a v6e, where an axis must be split
+    chosen = create_device_mesh((data, model), devices[: data * model], allow_split_physical_axes=True)
+    return Mesh(chosen, ("data", "model"), axis_types=(AxisType.Auto,) * 2)
 
 
 def partition_spec(path: str) -> P:

@@ -15,8 +15,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
 BLOCK = 256
-"""Slots that attention reads at a time, or a quarter of them all where a single token of each sequence attends: the
-longest sequence, not C, decides how many blocks are read."""
+"""Slots that attention reads at a time: the longest sequence, not C, decides how many blocks are read."""
 STRETCH = 512
 """Queries of a long sequence that attend at a time, where there is no cache."""
 
@@ -200,11 +199,16 @@ def _in_stretches(array_BT: Array) -> Array:
     return jnp.moveaxis(padded.reshape(n_batch, -1, STRETCH, *rest), 1, 0)
 
 
+def block_size(n_tokens: int, capacity: int) -> int:
+    """Slots that attention of `n_tokens` a sequence reads at a time; a single one reads a quarter of a long cache."""
+    return min(capacity, BLOCK if n_tokens > 1 else max(BLOCK, capacity // 4))
+
+
 def _add_past(
     partial: _Partial, query_BTKGH: Array, past: LayerCache, position_BT: Array, span: AttentionSpan
 ) -> _Partial:
     capacity = past.capacity
-    block = min(capacity, BLOCK if query_BTKGH.shape[1] > 1 else max(BLOCK, capacity // 4))
+    block = block_size(query_BTKGH.shape[1], capacity)
 
     def add_block(index, partial):
         first = index * block

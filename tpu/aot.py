@@ -1,0 +1,161 @@
+"""Compiles programs of full-size models for TPUs that need not be there, and says what each takes of a device.
+
+    python tpu/aot.py --json aot.json
+    python tpu/aot.py --program prefill --batch 8 --length 2048 --topology v5e:2x4 --mesh 1x8
+
+Needs the extra `aot` (libtpu, the TPU compiler; no TPU, no weights), best in an environment of its own: JAX tries to
+start whatever libtpu it finds. Two CPU cores: half a minute a program. By default Mistral-7B in bfloat16, prefill of
+8 × 2048 tokens and decoding of 32 sequences with a cache of 4096, for v5e:2x4, v4:2x2x4 and v6e:4x4. Expect 2.0 to
+2.5 GiB a device for prefill and 2.8 to 3.8 for decoding, which reads 4.2 GB a step on v5e and 3.1 on the others, and
+128 MiB as the largest temporary, a copy of the query kernels (448, of the feed-forward's, in prefill on v6e).
+
+Memory is the compiler's own account. `cost_analysis()` counts the bodies of loops once (a scan over layers as one
+layer), so the FLOPs, bytes and collectives that count are taken from the compiled program's text, each instruction as
+often as the loops around it run. Decoding is one step with every slot filled; prompts of a prefill have full length.
+"""
+
+import importlib.util
+import json
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import tyro
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
+    from programs import Program
+
+    from dyntok_jax.models.mistral_config import DecoderConfig
+
+ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",  # nothing runs on a TPU, even where there is one
+    "TPU_SKIP_MDS_QUERY": "1",  # asks no cloud what machine this is
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",  # nor guesses, with warnings; what is compiled for is named later
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no lock: any number of processes may compile
+}
+"""Set before JAX is imported."""
+TOPOLOGIES = ("v5e:2x4", "v4:2x2x4", "v6e:4x4")
+BATCHES = {"prefill": 8, "decode": 32}
+"""Sequences of each program."""
+PIPE_WIDTH = 120
+USAGE_ERROR = 2
+
+
+@dataclass(frozen=True)
+class Options:
+    """Compiles programs of a full-size model for named TPU topologies.
+
+    Attributes:
+      model: mistral-7b, llama-3-8b, or the path of a Mistral's or Llama's config.json.
+      program: prefill, decode, or both (default).
+      topology: a chip and its grid, such as v5e:2x4 (default: v5e:2x4, v4:2x2x4 and v6e:4x4).
+      mesh: data x model, such as 1x8 (default: as many on model as divide the key/value heads).
+      batch: sequences (default: 8 for prefill, 32 for decode).
+      length: tokens a prompt of the prefill.
+      cache: slots a sequence of the cache in decode.
+      stretch: tokens of a prompt that are read at a time (default: as DynamicDecoder does).
+      dtype: of the parameters, and so of the computation.
+      json: where to write the figures, as one flat object.
+    """
+
+    model: str = "mistral-7b"
+    program: Literal["prefill", "decode"] | None = None
+    topology: str | None = None
+    mesh: str | None = None
+    batch: int | None = None
+    length: int = 2048
+    cache: int = 4096
+    stretch: int | None = None
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    json: Path | None = None
+
+
+def main(options: Options) -> None:
+    """Compiles one program after the other, prints what each takes, and at the end all of them."""
+    os.environ |= ENVIRONMENT
+
+    from dyntok_jax.errors import DyntokError, InputError
+
+    try:
+        if importlib.util.find_spec("libtpu") is None:
+            raise InputError("libtpu, the TPU compiler, is not installed: pip install 'dyntok_jax[aot]'.")
+        check_sizes(options)
+        figures = compile_all(options)
+    except DyntokError as error:
+        print(f"aot.py: error: {error}", file=sys.stderr)
+        raise SystemExit(USAGE_ERROR) from None
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+def check_sizes(options: Options) -> None:
+    """Raises InputError for a size below 1."""
+    from dyntok_jax.errors import InputError
+
+    for name in ("batch", "length", "cache", "stretch"):
+        size = getattr(options, name)
+        if size is not None and size < 1:
+            raise InputError(f"--{name} is {size}: it must be at least 1.")
+
+
+def compile_all(options: Options) -> dict[str, float | str]:
+    """The figures of all programs and topologies asked for, printed as they come."""
+    from chips import topology_devices
+    from compiled import compile_program
+    from programs import check_mesh, default_mesh, find_config
+    from rich.console import Console
+    from tables import figures_of, print_details, summary
+
+    from dyntok_jax.sharding import make_mesh
+
+    console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False)
+    config, rows, figures = find_config(options.model), [], {}
+    for topology in (options.topology,) if options.topology else TOPOLOGIES:
+        devices = topology_devices(topology)
+        data, model = parse_mesh(options.mesh) if options.mesh else default_mesh(config, len(devices))
+        for name in (options.program,) if options.program else BATCHES:
+            check_mesh(config, options.batch or BATCHES[name], data, model, len(devices))
+            mesh = make_mesh(data, model, devices)
+            compiled = compile_program(program_of(options, name, config, mesh), mesh)
+            rows.append((f"{topology} as {data}x{model}", compiled))
+            print_details(console, *rows[-1])
+            figures |= figures_of(f"{name}_{topology}_as_{data}x{model}", compiled)
+    console.print(summary(rows), f"{options.model}, {options.dtype}; figures a device", sep="")
+    return figures
+
+
+def parse_mesh(text: str) -> tuple[int, int]:
+    """Data × model from `1x8`.
+
+    Raises:
+      InputError: it is something else.
+    """
+    from dyntok_jax.errors import InputError
+
+    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if not found:
+        raise InputError(f"A mesh of {text!r} cannot be read: give devices on data x devices on model, such as 1x8.")
+    return int(found[1]), int(found[2])
+
+
+def program_of(options: Options, name: str, config: "DecoderConfig", mesh: "Mesh") -> "Program":
+    """The program of that name with the sizes asked for."""
+    import jax.numpy as jnp
+    from programs import decode_program, prefill_program
+
+    from dyntok_jax.batch_decoder import CHUNK, STRETCH
+
+    n_batch, dtype = options.batch or BATCHES[name], jnp.dtype(options.dtype)
+    if name == "decode":
+        return decode_program(config, mesh, dtype, n_batch=n_batch, capacity=options.cache, size=CHUNK)
+    stretch = options.stretch or STRETCH
+    return prefill_program(config, mesh, dtype, n_batch=n_batch, length=options.length, stretch=stretch)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

@@ -1,0 +1,156 @@
+"""Compiles a program for devices that need not be there, and tells what the compiler says of it."""
+
+import re
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import jax
+from chips import CHIPS, GIB, Chip
+from costs import Loop, Runs, Traffic, Work, collectives, count_runs, describe, total_work
+from hlo import Buffer, parse_module, parse_temporaries
+from jax.errors import JaxRuntimeError
+from jax.sharding import Mesh
+from programs import Program
+
+from dyntok_jax.errors import ConfigError
+
+N_NAMED = 3
+"""How many of the largest temporaries are named."""
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled program, per device.
+
+    Attributes:
+      program: its name.
+      chip: what it was compiled for.
+      seconds: that compiling took.
+      held_bytes: bytes of what the program holds, by name.
+      temporary_bytes: what it needs besides while it runs.
+      total_bytes: all of that, with other results, the padding of layouts and the program itself.
+      work_once: bodies of loops counted once.
+      work: loops counted as often as they run.
+      reported: FLOPs and bytes of the compiler's own cost analysis, which counts bodies of loops once and fast memory
+        as main memory.
+      reported_seconds: the compiler's own estimate for that; None where it has none.
+      collectives: as often as they run.
+      runs: the loops.
+      meanings: of the loops whose runs the program's notes give.
+      temporaries: the largest, each in bytes and in words.
+    """
+
+    program: str
+    chip: Chip
+    seconds: float
+    held_bytes: Mapping[str, int]
+    temporary_bytes: int
+    total_bytes: int
+    work_once: Work
+    work: Work
+    reported: Work
+    reported_seconds: float | None
+    collectives: tuple[Traffic, ...]
+    runs: Runs
+    meanings: tuple[Loop, ...]
+    temporaries: tuple[tuple[int, str], ...]
+
+    @property
+    def fits(self) -> bool:
+        """Whether a device's memory holds it."""
+        return self.total_bytes <= self.chip.memory_gib * GIB
+
+    @property
+    def least_seconds(self) -> float:
+        """No device is faster: its FLOPs at the peak, or its bytes at the peak, whichever take longer."""
+        return max(self.work.flops / self.chip.peak_flops, self.work.bytes / self.chip.peak_bytes)
+
+
+def compile_program(program: Program, mesh: Mesh) -> Compiled:
+    """Compiles.
+
+    Args:
+      program: what.
+      mesh: of the devices that its arguments are sharded over.
+
+    Raises:
+      ConfigError: the compiler finds no room for it in the devices' memory.
+    """
+    chip = CHIPS[mesh.devices.flat[0].device_kind]
+    lowered = program.function.lower(*program.arguments, **program.options)
+    begin = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        dump = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+        try:
+            compiled = lowered.compile(compiler_options=dump)
+        except JaxRuntimeError as error:
+            raise _readable(error, program, mesh, chip) from error
+        seconds = time.perf_counter() - begin
+        temporaries = _dumped_temporaries(Path(folder))
+    return _figures(program, chip, compiled, seconds, temporaries)
+
+
+def _figures(program: Program, chip: Chip, compiled: Any, seconds: float, temporaries: list[Buffer]) -> Compiled:
+    module = parse_module(compiled.as_text())
+    runs = count_runs(module, program.loops)
+    memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
+    estimate = costs.get("optimal_seconds", -1)
+    return Compiled(
+        program=program.name,
+        chip=chip,
+        seconds=seconds,
+        held_bytes={name: device_bytes(tree) for name, tree in program.held.items()},
+        temporary_bytes=memory.temp_size_in_bytes,
+        total_bytes=memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+        + memory.generated_code_size_in_bytes,
+        work_once=total_work(module, dict.fromkeys(runs.of, 1)),
+        work=total_work(module, runs.of),
+        reported=Work(costs.get("flops", 0.0), costs.get("bytes accessed", 0.0)),
+        reported_seconds=estimate if estimate > 0 else None,
+        collectives=tuple(collectives(module, runs.of)),
+        runs=runs,
+        meanings=program.loops,
+        temporaries=tuple((buffer.n_bytes, describe(module, buffer)) for buffer in temporaries[:N_NAMED]),
+    )
+
+
+def device_bytes(tree: Any) -> int:
+    """Bytes of a device's part of all shapes in a tree, each with a sharding."""
+    return sum(prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def _dumped_temporaries(folder: Path) -> list[Buffer]:
+    """Of the largest program dumped: those that prepare it are small."""
+    files = sorted(folder.glob("*after_optimizations-buffer-assignment.txt"), key=lambda path: path.stat().st_size)
+    return parse_temporaries(files[-1].read_text(encoding="utf-8")) if files else []
+
+
+def _readable(error: JaxRuntimeError, program: Program, mesh: Mesh, chip: Chip) -> Exception:
+    """The compiler's own out-of-memory error in our words; any other as it is."""
+    sizes = parse_out_of_memory(str(error))
+    if sizes is None:
+        return error
+    held = ", ".join(f"{name} {device_bytes(tree) / GIB:.2f}" for name, tree in program.held.items())
+    return ConfigError(
+        f"{program.name} does not fit {mesh.devices.size} devices of {chip.name} ({held} GiB a device): the compiler "
+        f"needs {sizes[0]} and has {sizes[1]}. Use more devices, a smaller batch or shorter sequences."
+    )
+
+
+def parse_out_of_memory(message: str) -> tuple[str, str] | None:
+    """What the compiler needed and what it had, such as 21.30G and 15.75G; None where it failed of something else."""
+    for pattern in (
+        r"total memory required for .*?\(([\d.]+[KMGT])\) exceeds available HBM \(([\d.]+[KMGT])\)",
+        r"Used ([\d.]+[KMGT]) of ([\d.]+[KMGT]) hbm",
+    ):
+        if found := re.search(pattern, message):
+            return found[1], found[2]
+    return None

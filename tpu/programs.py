@@ -1,0 +1,185 @@
+"""The programs that are compiled ahead of time: functions as they run, and their arguments as shapes with shardings.
+
+A program says nothing of how it is compiled or reported; a new one is a function here that gives a `Program`.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from costs import Loop
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from dyntok_jax.errors import ConfigError, InputError
+from dyntok_jax.generation.loop import GenerationState, Limits, advance, start
+from dyntok_jax.generation.sampling import SamplingConfig, sampling_of
+from dyntok_jax.models.kv_cache import KeyValueCache, block_size
+from dyntok_jax.models.mistral import Decoder, empty_cache
+from dyntok_jax.models.mistral_config import DecoderConfig
+from dyntok_jax.sharding import CACHE, batch_sharding, shardings_for
+
+MODELS = {
+    "mistral-7b": DecoderConfig("mistral", 32000, 4096, 32, 32, 8, 128, 14336, 32768, 1e-5, 10_000.0, None, 4096),
+    "llama-3-8b": DecoderConfig("llama", 128256, 4096, 32, 32, 8, 128, 14336, 8192, 1e-5, 500_000.0),
+}
+"""Configs of released models (mistralai/Mistral-7B-v0.1, meta-llama/Meta-Llama-3-8B)."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """What is compiled.
+
+    Attributes:
+      name: for the report, such as `prefill 8 × 2048`.
+      function: jitted, as it runs.
+      arguments: shapes with shardings.
+      options: static arguments by name.
+      held: what lies on the devices while it runs, by name, as shapes with shardings; what is made and kept counts too.
+      loops: how often the loops run whose number of runs is in the data.
+    """
+
+    name: str
+    function: Any
+    arguments: tuple[Any, ...]
+    held: Mapping[str, Any]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    loops: tuple[Loop, ...] = ()
+
+
+def find_config(name: str) -> DecoderConfig:
+    """A config by the model's name, or by the path of a `config.json` or of its folder.
+
+    Raises:
+      InputError: there is none.
+      ConfigError: it is not that of a Mistral or Llama.
+    """
+    if name in MODELS:
+        return MODELS[name]
+    path = Path(name) / "config.json" if Path(name).is_dir() else Path(name)
+    try:
+        return DecoderConfig.from_hf(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise InputError(
+            f"{name!r} is neither {' nor '.join(MODELS)} nor the path of a model's config.json ({error})."
+        ) from error
+
+
+def default_mesh(config: DecoderConfig, n_devices: int) -> tuple[int, int]:
+    """Data × model: as many devices on `model` as divide the key/value heads, for the least time a token."""
+    model = math.gcd(config.n_kv_heads, n_devices)
+    return n_devices // model, model
+
+
+def check_mesh(config: DecoderConfig, n_batch: int, data: int, model: int, n_devices: int) -> None:
+    """Sees that a mesh divides what is split over it.
+
+    Raises:
+      ConfigError: it does not, or is not as large as the topology.
+    """
+    if data * model != n_devices:
+        raise ConfigError(f"A mesh of {data}x{model} has {data * model} devices, the topology {n_devices}.")
+    for count, what in ((config.n_kv_heads, "key/value heads"), (config.n_heads, "query heads")):
+        if count % model:
+            fits = ", ".join(f"{n_devices // m}x{m}" for m in _divisors(math.gcd(config.n_kv_heads, n_devices)))
+            raise ConfigError(
+                f"{model} devices on the mesh axis 'model' do not divide the model's {count} {what}: "
+                f"use a mesh of {fits}."
+            )
+    if n_batch % data:
+        raise ConfigError(f"{data} devices on the mesh axis 'data' do not divide a batch of {n_batch}.")
+
+
+def _divisors(number: int) -> list[int]:
+    return [size for size in range(1, number + 1) if number % size == 0]
+
+
+def prefill_program(
+    config: DecoderConfig, mesh: Mesh, dtype: Any, *, n_batch: int, length: int, stretch: int
+) -> Program:
+    """Reading prompts that are all `length` tokens long into an empty cache, and choosing their first tokens.
+
+    Raises:
+      InputError: the stretch does not divide the length.
+    """
+    if length % stretch:
+        raise InputError(f"A length of {length} is no multiple of the {stretch} tokens that are read at a time.")
+    model = abstract_decoder(config, mesh, dtype)
+    on_batch = partial(_shape, sharding=batch_sharding(mesh))
+    prompts = on_batch((n_batch, length, config.width), dtype), on_batch((n_batch, length), jnp.bool_)
+    arguments = (*prompts, None, on_batch((n_batch,), _key_dtype()), *_choice(mesh, n_batch))
+    block = block_size(stretch, _abstract_cache(model, mesh, n_batch, length).capacity)
+    n_blocks = [-(-read // block) for read in range(0, length, stretch)]
+    return Program(
+        name=f"prefill {n_batch} × {length}",
+        function=start,
+        arguments=(model, *arguments),
+        held={"parameters": model, "cache": _abstract_cache(model, mesh, n_batch, length), "inputs": arguments},
+        options={"capacity": length, "stretch": stretch, "mesh": mesh},
+        loops=(
+            Loop(r"jit\(start\)/while", length // stretch, f"stretches of {stretch} tokens"),
+            Loop(r"jit\(start\)/while/.*/while", sum(n_blocks) / len(n_blocks), f"blocks of {block} slots before one"),
+        ),
+    )
+
+
+def decode_program(config: DecoderConfig, mesh: Mesh, dtype: Any, *, n_batch: int, capacity: int, size: int) -> Program:
+    """One step of generation when every slot of the cache is filled."""
+    model = abstract_decoder(config, mesh, dtype)
+    on_batch = partial(_shape, (n_batch,), sharding=batch_sharding(mesh))
+    cache = _abstract_cache(model, mesh, n_batch, capacity)
+    whole, yes_or_no = on_batch(jnp.int32), on_batch(jnp.bool_)
+    state = GenerationState(cache, whole, whole, yes_or_no, yes_or_no, None, on_batch(_key_dtype()))
+    arguments = (*_choice(mesh, n_batch), _shape((), jnp.int32, NamedSharding(mesh, P())))
+    block = block_size(1, cache.capacity)
+    return Program(
+        name=f"decode {n_batch} × {capacity}",
+        function=advance,
+        arguments=(model, state, *arguments),
+        held={"parameters": model, "cache": cache, "inputs": (state.token_B, *arguments)},
+        options={"size": size},
+        loops=(
+            Loop(r"jit\(advance\)/while", 1, "step"),
+            Loop(r"jit\(advance\)/while/.*/while", -(-cache.capacity // block), f"blocks of {block} slots"),
+        ),
+    )
+
+
+def abstract_decoder(config: DecoderConfig, mesh: Mesh, dtype: Any) -> Decoder:
+    """A decoder's parameters as shapes with the shardings of the table."""
+    make: Callable[[], Decoder] = lambda: Decoder(config, jax.random.key(0), dtype)  # noqa: E731
+    shapes = jax.eval_shape(make)
+    return jax.tree.map(lambda x, sharding: _shape(x.shape, x.dtype, sharding), shapes, shardings_for(shapes, mesh))
+
+
+def _abstract_cache(model: Decoder, mesh: Mesh, n_batch: int, capacity: int) -> KeyValueCache:
+    shapes = jax.eval_shape(lambda: empty_cache(model, n_batch, capacity))
+    rows = NamedSharding(mesh, CACHE)
+    return KeyValueCache(
+        _shape(shapes.key.shape, shapes.key.dtype, rows),
+        _shape(shapes.value.shape, shapes.value.dtype, rows),
+        _shape((n_batch,), jnp.int32, batch_sharding(mesh)),
+    )
+
+
+def _choice(mesh: Mesh, n_batch: int) -> tuple[Any, Limits]:
+    """How tokens are chosen and when sequences end."""
+    rows = batch_sharding(mesh)
+    sampling = jax.tree.map(lambda x: _shape(x.shape, x.dtype, rows), sampling_of([SamplingConfig()] * n_batch))
+    return sampling, Limits(_shape((1,), jnp.int32, NamedSharding(mesh, P())), _shape((n_batch,), jnp.int32, rows))
+
+
+def _shape(shape: tuple[int, ...], dtype: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+
+def _key_dtype() -> Any:
+    return jax.eval_shape(lambda: jax.random.key(0)).dtype
