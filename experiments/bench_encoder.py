@@ -33,6 +33,7 @@ import tyro
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import track
+from turns import best_seconds, ratio, round_seconds, take_turns
 
 from dyntok_jax import DynamicEncoder, EncodedTexts, Share
 from dyntok_jax.assets import load_sample
@@ -41,6 +42,7 @@ from dyntok_jax.embedding.cache import EmbeddingCache
 from dyntok_jax.embedding.embedder import DEFAULT_CACHE_ROWS, TokenEmbedder
 from dyntok_jax.embedding.hypernet import init_hypernet
 from dyntok_jax.embedding.hypernet_config import HypernetConfig
+from dyntok_jax.embedding.inputs import TokenInputs
 from dyntok_jax.encoder import BATCH_BUCKETS, FULL, _forward
 from dyntok_jax.errors import DyntokError
 from dyntok_jax.hub import DEFAULT_MODEL, find_model
@@ -136,34 +138,6 @@ def torch_forward(folder: Path) -> Callable[[Batch], np.ndarray]:
     return forward
 
 
-def take_turns(modes: dict[str, Callable], items: list, rounds: int, title: str) -> dict[str, list[list]]:
-    """Seconds and result of every mode for every item in every round, [round][item]; modes take turns at an item."""
-    runs: dict[str, list[list]] = {mode: [[] for _ in range(rounds)] for mode in modes}
-    for number in track(range(rounds), description=title, transient=True):
-        for at, item in enumerate(items):
-            # nobody always goes first
-            for mode in list(modes) if (at + number) % 2 else list(modes)[::-1]:
-                started = time.perf_counter()
-                result = modes[mode](item)
-                runs[mode][number].append((time.perf_counter() - started, result))
-    return runs
-
-
-def best_seconds(rounds: list[list]) -> float:
-    """The sum over items of the best round: what it takes when nothing else runs."""
-    return sum(min(seconds for seconds, _ in of_item) for of_item in zip(*rounds, strict=True))
-
-
-def round_seconds(rounds: list[list]) -> list[float]:
-    return [sum(seconds for seconds, _ in of_round) for of_round in rounds]
-
-
-def ratio(slow: list[list], fast: list[list]) -> tuple[float, float]:
-    """How many times as fast: by best times, and the median of the ratios of whole rounds."""
-    pairs = zip(round_seconds(slow), round_seconds(fast), strict=True)
-    return best_seconds(slow) / best_seconds(fast), median(a / b for a, b in pairs)
-
-
 def bench_throughput(model: str, rounds: int, per_language: int | None) -> Figures:
     """All modes over the sample."""
     texts = [text for paragraphs in load_sample().values() for text in paragraphs[:per_language]]
@@ -227,7 +201,8 @@ def bench_forward(encoder: DynamicEncoder, folder: Path, calls: list[list[str]],
 
     def ours(batch):
         ids_BT, type_BT, mask_BT = batch
-        hidden = _forward(encoder.encoder, ids_BT, None, None, type_BT, mask_BT, pooling="none", normalize=False)
+        inputs = TokenInputs(ids_BT, None, None, mask_BT)
+        hidden = _forward(encoder.encoder, inputs, type_BT, pooling="none", normalize=False)
         return np.asarray(hidden)
 
     forwards = {"ours": ours, "torch": torch_forward(folder)}

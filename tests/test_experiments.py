@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
-from tiny import write_tiny_encoder, write_tiny_hypernet
+from tiny import write_tiny_decoder, write_tiny_decoder_hypernet, write_tiny_encoder, write_tiny_hypernet
 
 from dyntok_jax.errors import InputError
 
@@ -22,6 +22,14 @@ def tiny_folders(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
     write_tiny_encoder(folder / "model", max_tokens=512)
     write_tiny_hypernet(folder / "hypernet")
+    return str(folder / "model"), str(folder / "hypernet")
+
+
+@pytest.fixture(scope="module")
+def tiny_decoder_folders(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny_decoder")
+    write_tiny_decoder(folder / "model", max_positions=4096)
+    write_tiny_decoder_hypernet(folder / "hypernet", folder / "model")
     return str(folder / "model"), str(folder / "hypernet")
 
 
@@ -41,6 +49,18 @@ def bench_encoder(monkeypatch):
 def bench_data(monkeypatch):
     monkeypatch.syspath_prepend(EXPERIMENTS)
     return import_module("bench_data")
+
+
+@pytest.fixture
+def retention(monkeypatch):
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    return import_module("retention")
+
+
+@pytest.fixture
+def bench_decoder(monkeypatch):
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    return import_module("bench_decoder")
 
 
 def quiet() -> Console:
@@ -144,3 +164,99 @@ def test_a_stream_of_real_text_compiles_few_programs(bench_encoder, e5_small_fol
     counts = [count for name, count in figures.items() if name.endswith("_compiled_programs")]
     assert len(counts) == 4
     assert all(0 < count <= 12 for count in counts)
+
+
+def test_retention_writes_agreeing_figures(retention, tiny_decoder_folders, tmp_path):
+    model, hypernet = tiny_decoder_folders
+    languages = ("en", "de")
+    outputs = {kind: tmp_path / f"out.{kind}" for kind in ("json", "md", "png")}
+    options = retention.Options(
+        languages=languages,
+        limit=6,
+        min_static=100,
+        stride=2,
+        model=model,
+        hypernet=hypernet,
+        shares=(0, 100),
+        json=outputs["json"],
+        table=outputs["md"],
+        plot=outputs["png"],
+    )
+    retention.run(options, quiet())
+    figures = json.loads(outputs["json"].read_text(encoding="utf-8"))
+    for language in languages:
+        assert figures[f"static_agreement_percent_{language}"] == figures[f"static_kept_percent_{language}"] == 100
+        assert figures[f"static_reduction_percent_{language}"] == 0
+        static, floor = (figures[f"{name}_bits_per_byte_{language}"] for name in ("static", "floor"))
+        for name in ("fvt_share0", "fvt_share100", "hypernet_share0", "hypernet_share100"):
+            bits, kept = (figures[f"{name}_{quantity}_{language}"] for quantity in ("bits_per_byte", "kept_percent"))
+            assert kept == pytest.approx(100 * (floor - bits) / (floor - static), rel=ROUNDING, abs=1)
+            assert 0 <= figures[f"{name}_agreement_percent_{language}"] <= 100
+        assert (
+            figures[f"fvt_share100_reduction_percent_{language}"] > figures[f"fvt_share0_reduction_percent_{language}"]
+        )
+    fvt, hypernet = (figures[f"{method}_share100_reduction_percent_de"] for method in ("fvt", "hypernet"))
+    assert fvt == hypernet
+    assert f"{figures['fvt_share100_bits_per_byte_de']:.3f}" in outputs["md"].read_text(encoding="utf-8")
+    assert outputs["png"].stat().st_size > 1000
+
+
+def test_halves_are_the_whole_text_cut_at_a_border_near_its_middle(retention, tiny_decoder_folders):
+    decoder = retention.DynamicDecoder.load(tiny_decoder_folders[0])
+    text = "one two three four five six seven"
+    assert retention.cut_in_half([text, "one"], decoder.text_encoder, "pretoken") == [
+        ("one two three four", " five six seven")
+    ]
+
+
+def test_texts_are_joined_until_they_are_long_enough(retention):
+    assert retention.join_paragraphs(["a", "b", "c", "d"], [4, 3, 5, 2], 7, 1) == ["a\n\nb", "b\n\nc", "c\n\nd"]
+    assert retention.join_paragraphs(["a", "b", "c", "d"], [4, 3, 5, 2], 7, 2) == ["a\n\nb", "c\n\nd"]
+
+
+def test_retention_says_where_there_is_too_little_text(retention, tiny_decoder_folders):
+    options = retention.Options(languages=("en",), limit=2, min_static=10_000, model=tiny_decoder_folders[0])
+    with pytest.raises(InputError, match="no text of 10000 tokens in en"):
+        retention.run(options, quiet())
+
+
+def test_bench_decoder_writes_agreeing_figures(bench_decoder, tiny_decoder_folders, tmp_path):
+    paths = {"json": tmp_path / "out.json", "table": tmp_path / "out.md"}
+    options = bench_decoder.Options(
+        model=tiny_decoder_folders[0],
+        rounds=2,
+        batches=(1, 2),
+        prompt_tokens=16,
+        new_tokens=(2, 10),
+        prefill_tokens=40,
+        languages=("el", "en"),
+        merged_prompts=(100,),
+        session=4,
+        bandwidth_megabytes=4,
+        **paths,
+    )
+    bench_decoder.run(options, quiet())
+    figures = json.loads(paths["json"].read_text(encoding="utf-8"))
+    for n_batch in options.batches:
+        name = f"decode_batch{n_batch}"
+        assert figures[f"{name}_same_tokens_percent"] == 100
+        rate, step = figures[f"{name}_ours_tokens_per_second"], figures[f"{name}_ours_step_milliseconds"]
+        assert rate == pytest.approx(1e3 * n_batch / step, rel=ROUNDING)
+    read = figures["weights_megabytes"] / figures["decode_batch1_ours_step_milliseconds"]
+    assert figures["decode_batch1_gigabytes_per_second"] == pytest.approx(read, rel=ROUNDING)
+    assert figures["prefill_same_token"] == 1
+    for language in options.languages:
+        name = f"first_token_{language}_100"
+        assert figures[f"{name}_static_tokens"] == 100 > figures[f"{name}_dynamic_tokens"]
+        ratio = figures[f"{name}_static_seconds"] / figures[f"{name}_dynamic_seconds"]
+        assert figures[f"{name}_time_ratio"] == pytest.approx(ratio, rel=ROUNDING)
+    assert 0 < figures["session_compiled_programs"] <= 10
+    assert figures["session_different_lengths"] == 4
+    assert "| decoding, batch 2 |" in paths["table"].read_text(encoding="utf-8")
+
+
+def test_a_session_of_real_prompts_compiles_few_programs(bench_decoder, smollm2_folder):
+    decoder = bench_decoder.DynamicDecoder.load(smollm2_folder)
+    figures = bench_decoder.bench_session(decoder, 50)
+    assert figures["session_different_lengths"] > 40
+    assert figures["session_compiled_programs"] == figures["session_compiled_by_xla"] <= 10
