@@ -134,7 +134,7 @@ class BatchDecoder:
                 return
             if (is_stopped_B & ~is_done_B).any():
                 state = stop_sequences(state, self._place(is_stopped_B))
-            state, chosen_BO = advance(self.model, state, settings, limits, np.int32(chunk), size=CHUNK)
+            state, chosen_BO = advance(self.model, state, settings, limits, np.int32(chunk), size=CHUNK, mesh=self.mesh)
             chosen_BO = np.asarray(chosen_BO)
 
     def score(

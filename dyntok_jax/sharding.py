@@ -126,6 +126,15 @@ def constrain_cache(cache: Any, mesh: Mesh | None) -> Any:
     return jax.tree.map(constrain, cache)
 
 
+def constrain_hidden(hidden: Any, mesh: Mesh | None) -> Any:
+    """Hidden states whole on every device of `model`, inside `jax.jit`; untouched without a mesh.
+
+    Word tables are split by width, and XLA would carry that split through a decoding step, at fourteen collectives a
+    layer.
+    """
+    return hidden if mesh is None else jax.lax.with_sharding_constraint(hidden, batch_sharding(mesh))
+
+
 def under_explicit_mesh(function: Callable[..., Any], mesh: Mesh, out_specs: Any = None) -> Callable[..., Any]:
     """Runs one of our pure functions under a mesh of axis type Explicit, its inside placed by XLA.
 

@@ -48,7 +48,7 @@ def generated(decoder, ids, mask, sampling, *, chunk=5, end=-1, max_tokens=N_TOK
     )
     columns = [np.asarray(state.token_B)[:, None]]
     while not np.asarray(state.is_done_B).all():
-        state, tokens = advance(decoder, state, settings, limits, jnp.int32(chunk), size=8)
+        state, tokens = advance(decoder, state, settings, limits, jnp.int32(chunk), size=8, mesh=mesh)
         columns.append(np.asarray(tokens))
     return [row[row != NOTHING].tolist() for row in np.concatenate(columns, axis=1)], state
 

@@ -145,7 +145,7 @@ def decode_program(config: DecoderConfig, mesh: Mesh, dtype: Any, *, n_batch: in
         function=advance,
         arguments=(model, state, *arguments),
         held={"parameters": model, "cache": cache, "inputs": (state.token_B, *arguments)},
-        options={"size": size},
+        options={"size": size, "mesh": mesh},
         loops=(
             Loop(r"jit\(advance\)/while", 1, "step"),
             Loop(r"jit\(advance\)/while/.*/while", -(-cache.capacity // block), f"blocks of {block} slots"),

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int32, Key, UInt32
 from dyntok_jax.generation.sampling import Sampling, choose_tokens, is_bad_row, mark_seen, step_keys
 from dyntok_jax.models.kv_cache import KeyValueCache
 from dyntok_jax.models.mistral import Decoder, embed_ids, empty_cache, extend, logits, prefill
-from dyntok_jax.sharding import constrain_cache
+from dyntok_jax.sharding import constrain_cache, constrain_hidden
 from dyntok_jax.types import AnyArray
 
 NOTHING = -1
@@ -110,7 +110,7 @@ def start(
     return _choose(state, logits(model, last_token(hidden_BTD, mask_BT)), sampling, limits)
 
 
-@partial(jax.jit, static_argnames=("size",), donate_argnames=("state",))
+@partial(jax.jit, static_argnames=("size", "mesh"), donate_argnames=("state",))
 def advance(
     model: Decoder,
     state: GenerationState,
@@ -119,6 +119,7 @@ def advance(
     n_steps: Int32[Array, ""],
     *,
     size: int,
+    mesh: Mesh | None = None,
 ) -> tuple[GenerationState, Int32[Array, "B size"]]:
     """Reads the tokens chosen last and chooses the next, `n_steps` times or until every sequence is done.
 
@@ -129,6 +130,7 @@ def advance(
       limits: when sequences end.
       n_steps: how often, at most `size`: a number of the device, so that it compiles nothing.
       size: width of the chunk that comes back.
+      mesh: where parameters and cache lie.
 
     Returns:
       The state, and the tokens chosen in this call, `NOTHING` where a sequence was done.
@@ -142,9 +144,10 @@ def advance(
     def one_step(carry):
         step, state, chunk_BO = carry
         is_active_B = ~state.is_done_B
-        embeddings_B1D = embed_ids(model, state.token_B[:, None])
+        embeddings_B1D = constrain_hidden(embed_ids(model, state.token_B[:, None]), mesh)
         hidden_B1D, cache = extend(model, embeddings_B1D, is_active_B[:, None], state.cache)
-        state = _choose(replace(state, cache=cache), logits(model, hidden_B1D[:, 0]), sampling, limits)
+        hidden_BD = constrain_hidden(hidden_B1D, mesh)[:, 0]
+        state = _choose(replace(state, cache=cache), logits(model, hidden_BD), sampling, limits)
         chosen_B1 = jnp.where(is_active_B, state.token_B, NOTHING)[:, None]
         return step + 1, state, lax.dynamic_update_slice_in_dim(chunk_BO, chosen_B1, step, axis=1)
 
