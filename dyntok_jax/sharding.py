@@ -48,8 +48,8 @@ RULES: tuple[tuple[str, P], ...] = (
 )
 
 
-CACHE = P(None, "data", None, "model", None)
-"""Keys and values, [layers, B, C, K, H]: sequences over `data`, heads over `model`, as the kernels that make them."""
+CACHE = P(None, "data", "model", None, None)
+"""Keys and values, [layers, B, K, C, H]: sequences over `data`, heads over `model`, as the kernels that make them."""
 
 
 def make_mesh(data: int, model: int, devices: Sequence[Any] | None = None) -> Mesh:

@@ -64,12 +64,12 @@ def test_steps_equal_a_full_pass_when_sequences_have_different_lengths(window):
 @pytest.mark.parametrize("n_tokens", [1, 4, 11])
 def test_every_token_lies_in_the_slot_of_its_position(lengths, counts, n_tokens):
     capacity, counts = 8, [min(count, n_tokens) for count in counts]
-    old = np.random.default_rng(0).normal(size=(3, 2, capacity, 2, 4)).astype(np.float32)
+    old = np.random.default_rng(0).normal(size=(3, 2, 2, capacity, 4)).astype(np.float32)
     new = np.random.default_rng(1).normal(size=(3, 2, n_tokens, 2, 4)).astype(np.float32)
     expected = old.copy()
     for row, (length, count) in enumerate(zip(lengths, counts, strict=True)):
         for step in range(count):
-            expected[:, row, (length + step) % capacity] = new[:, row, step]
+            expected[:, row, :, (length + step) % capacity] = new[:, row, step]
     is_new_BT = jnp.arange(n_tokens)[None] < jnp.array(counts)[:, None]
     cache = KeyValueCache(jnp.array(old), jnp.array(-old), jnp.array(lengths, jnp.int32))
     cache = jax.jit(add_tokens)(cache, jnp.array(new), jnp.array(-new), is_new_BT)

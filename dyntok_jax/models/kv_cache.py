@@ -5,7 +5,7 @@ window needs no more slots than its window, so its cache is a ring; without one,
 nothing wraps. Which position a slot holds follows from the sequence's length alone, so no mask is stored.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -26,7 +26,7 @@ class KeyValueCache:
     """Keys and values of the tokens that a model has read.
 
     Attributes:
-      key: [layers, B, C, K, H], rotated; or a tuple of one [B, C, K, H] a layer, beside unstacked layers.
+      key: [layers, B, K, C, H], rotated; or a tuple of one [B, K, C, H] a layer, beside unstacked layers.
       value: the same shapes.
       length_B: how many tokens of each sequence the cache has seen.
     """
@@ -38,7 +38,7 @@ class KeyValueCache:
     @property
     def capacity(self) -> int:
         """C, the slots a sequence."""
-        return jax.tree.leaves(self.key)[0].shape[-3]
+        return jax.tree.leaves(self.key)[0].shape[-2]
 
     def take(self, row_B: Int32[Array, "B"]) -> "KeyValueCache":
         """The cache of other sequences: copies of some of these."""
@@ -46,12 +46,16 @@ class KeyValueCache:
         return KeyValueCache(key, value, self.length_B[row_B])
 
 
+NewTokens = tuple[Float[Array, "B T K H"], Float[Array, "B T K H"]]
+"""Rotated keys, and values, of the tokens that are read."""
+
+
 @dataclass(frozen=True)
 class LayerCache:
     """The keys and values of one layer, where they lie: nothing is copied out of the stack of all layers.
 
     Attributes:
-      key: [B, C, K, H]; or [layers, B, C, K, H], of which `layer` says which.
+      key: [B, K, C, H]; or [layers, B, K, C, H], of which `layer` says which.
       value: the same shapes.
       layer: its number in the stack; None where the arrays are its own.
     """
@@ -63,18 +67,18 @@ class LayerCache:
     @property
     def capacity(self) -> int:
         """C, the slots a sequence."""
-        return self.key.shape[-3]
+        return self.key.shape[-2]
 
-    def slots(self, start: Int32[Array, ""], size: int) -> tuple[Float[Array, "B S K H"], Float[Array, "B S K H"]]:
+    def slots(self, start: Int32[Array, ""], size: int) -> tuple[Float[Array, "B K S H"], Float[Array, "B K S H"]]:
         """Keys and values of `size` slots of every sequence."""
         return _slots(self.key, self.layer, start, size), _slots(self.value, self.layer, start, size)
 
 
 def _slots(cache: Array, layer: Int32[Array, ""] | None, start: Int32[Array, ""], size: int) -> Array:
     if layer is None:
-        return lax.dynamic_slice_in_dim(cache, start, size, axis=1)
-    _, n_batch, _, n_kv, width = cache.shape
-    return lax.dynamic_slice(cache, (layer, 0, start, 0, 0), (1, n_batch, size, n_kv, width))[0]
+        return lax.dynamic_slice_in_dim(cache, start, size, axis=2)
+    _, n_batch, n_kv, _, width = cache.shape
+    return lax.dynamic_slice(cache, (layer, 0, 0, start, 0), (1, n_batch, n_kv, size, width))[0]
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,11 @@ class AttentionSpan:
     is_new_BT: Bool[Array, "B T"]
     length_B: Int32[Array, "B"]
     window: int | None
+
+
+def length_after(span: AttentionSpan) -> Int32[Array, "B"]:
+    """Tokens of each sequence in the cache once the new ones are there."""
+    return span.length_B + span.is_new_BT.sum(axis=1, dtype=jnp.int32)
 
 
 def slot_positions(length_B: Int32[Array, "B"], slot_C: Int32[Array, "C"], capacity: int) -> Int32[Array, "B C"]:
@@ -129,17 +138,17 @@ def _no_keys(query_BTKGH: Array) -> _Partial:
 def _add_keys(
     partial: _Partial,
     query_BTKGH: Float[Array, "B T K G H"],
-    key_BSKH: Float[Array, "B S K H"],
-    value_BSKH: Float[Array, "B S K H"],
+    key_BKSH: Float[Array, "B K S H"],
+    value_BKSH: Float[Array, "B K S H"],
     sees_BTS: Bool[Array, "B T S"],
 ) -> _Partial:
     """Takes more keys into a softmax (Milakov & Gimelshein 2018, alg. 3), in float32."""
-    scores_BKGTS = jnp.einsum("BTKGH,BSKH->BKGTS", query_BTKGH, key_BSKH, preferred_element_type=jnp.float32)
+    scores_BKGTS = jnp.einsum("BTKGH,BKSH->BKGTS", query_BTKGH, key_BKSH, preferred_element_type=jnp.float32)
     is_seen = sees_BTS[:, None, None]
     top_BKGT = jnp.maximum(partial.top_BKGT, jnp.where(is_seen, scores_BKGTS, partial.top_BKGT[..., None]).max(axis=-1))
     weight_BKGTS = jnp.where(is_seen, jnp.exp(scores_BKGTS - top_BKGT[..., None]), 0)
     mixed_BKGTH = jnp.einsum(
-        "BKGTS,BSKH->BKGTH", weight_BKGTS.astype(value_BSKH.dtype), value_BSKH, preferred_element_type=jnp.float32
+        "BKGTS,BKSH->BKGTH", weight_BKGTS.astype(value_BKSH.dtype), value_BKSH, preferred_element_type=jnp.float32
     )
     kept_BKGT = jnp.exp(partial.top_BKGT - top_BKGT)
     return _Partial(
@@ -151,7 +160,7 @@ def _add_keys(
 
 def attend(
     query_BTNH: Float[Array, "B T N H"],
-    own: tuple[Float[Array, "B T K H"], Float[Array, "B T K H"]],
+    own: NewTokens | None,
     past: LayerCache | None,
     span: AttentionSpan,
 ) -> Float[Array, "B T N H"]:
@@ -162,7 +171,7 @@ def attend(
 
     Args:
       query_BTNH: rotated queries.
-      own: rotated keys, and values, of the new tokens.
+      own: rotated keys, and values, of the new tokens; None where the cache holds them already.
       past: those in the cache; None where there is none.
       span: positions and lengths.
 
@@ -170,7 +179,7 @@ def attend(
       In the dtype of the queries; zeros for padding that sees nothing.
     """
     n_batch, n_tokens, n_heads, width = query_BTNH.shape
-    n_kv = own[0].shape[2]
+    n_kv = own[0].shape[2] if own is not None else past.key.shape[-3]
     query_BTKGH = (query_BTNH * jnp.asarray(width**-0.5, query_BTNH.dtype)).reshape(
         n_batch, n_tokens, n_kv, n_heads // n_kv, width
     )
@@ -179,8 +188,9 @@ def attend(
         partial = _no_keys(query_BTKGH)
         if past is not None:
             partial = _add_past(partial, query_BTKGH, past, position_BT, span)
-        own_BTS = sees(position_BT, span.position_BT, span.is_new_BT, span.window)
-        partial = _add_keys(partial, query_BTKGH, *own, own_BTS)
+        if own is not None:
+            own_BTS = sees(position_BT, span.position_BT, span.is_new_BT, span.window)
+            partial = _add_keys(partial, query_BTKGH, *(jnp.swapaxes(new, 1, 2) for new in own), own_BTS)
         total = jnp.where(partial.total_BKGT > 0, partial.total_BKGT, 1)
         return (partial.mixed_BKGTH / total[..., None]).transpose(0, 3, 1, 2, 4).astype(query_BTNH.dtype)
 
@@ -223,6 +233,30 @@ def _add_past(
     return lax.fori_loop(0, (filled + block - 1) // block, add_block, partial)
 
 
+def writes_first(past: LayerCache | None, span: AttentionSpan) -> bool:
+    """Whether a layer's new tokens are written into its cache before attention reads it, not behind the last layer.
+
+    A cache that is read and written afterwards is copied by XLA, whole and in every turn of a loop; the other way round
+    it is written where it lies. It takes a layer with arrays of its own. Of several tokens a sequence, the last ones
+    could overwrite in a ring what the first ones must still see.
+    """
+    n_tokens = span.position_BT.shape[1]
+    return past is not None and past.layer is None and (n_tokens == 1 or span.window is None)
+
+
+def write_and_attend(
+    query_BTNH: Float[Array, "B T N H"], own: NewTokens, past: LayerCache, span: AttentionSpan
+) -> tuple[Float[Array, "B T N H"], tuple[Float[Array, "B K C H"], Float[Array, "B K C H"]]]:
+    """`attend` where the new tokens are in the layer's cache before it is read.
+
+    Returns:
+      What `attend` returns, and the layer's keys and values with the new ones among them.
+    """
+    kept = _write((past.key, past.value), own, span.length_B, span.is_new_BT)
+    after = replace(span, length_B=length_after(span))
+    return attend(query_BTNH, None, LayerCache(*kept, None), after), kept
+
+
 def add_tokens(cache: KeyValueCache, key: Any, value: Any, is_new_BT: Bool[Array, "B T"]) -> KeyValueCache:
     """Puts the keys and values of new tokens into the slots of their positions; padding is not written.
 
@@ -230,28 +264,31 @@ def add_tokens(cache: KeyValueCache, key: Any, value: Any, is_new_BT: Bool[Array
 
     Args:
       cache: what came before.
-      key: of the new tokens, in the form of the cache with T in place of C.
+      key: of the new tokens, [layers, B, T, K, H], or a tuple of one [B, T, K, H] a layer.
       value: the same shapes.
       is_new_BT: True for tokens, padding on the right.
     """
-    n_tokens, capacity = is_new_BT.shape[1], cache.capacity
+    kept = _write((cache.key, cache.value), (key, value), cache.length_B, is_new_BT)
+    return KeyValueCache(*kept, cache.length_B + is_new_BT.sum(axis=1, dtype=jnp.int32))
+
+
+def _write(old: Any, new: Any, length_B: Int32[Array, "B"], is_new_BT: Bool[Array, "B T"]) -> Any:
+    """Trees of arrays of a cache, with those of new tokens in their slots."""
+    n_tokens, capacity = is_new_BT.shape[1], jax.tree.leaves(old)[0].shape[-2]
     count_B = is_new_BT.sum(axis=1, dtype=jnp.int32)
-    stretch = _Stretch(cache.length_B, is_new_BT, count_B)
+    stretch = _Stretch(length_B, is_new_BT, count_B)
 
     def write(way, old):
-        return jax.tree.map(partial(way, stretch=stretch), old, (key, value))
+        return jax.tree.map(partial(way, stretch=stretch), old, new)
 
-    old = (cache.key, cache.value)
     if n_tokens == 1 or n_tokens > capacity:
-        new = write(_write_each, old)
-    else:
-        # prompts that are read together from their beginnings fill the same slots: one slice, where a scatter of every
-        # token takes accelerators far longer
-        first = jnp.where(count_B > 0, cache.length_B, 0).max()
-        is_level = ((count_B == 0) | (cache.length_B == first)).all()
-        is_level &= jnp.remainder(first, capacity) + n_tokens <= capacity
-        new = lax.cond(is_level, partial(write, _write_level), partial(write, _write_each), old)
-    return KeyValueCache(*new, cache.length_B + count_B)
+        return write(_write_each, old)
+    # prompts that are read together from their beginnings fill the same slots: one slice, where a scatter of every
+    # token takes accelerators far longer
+    first = jnp.where(count_B > 0, length_B, 0).max()
+    is_level = ((count_B == 0) | (length_B == first)).all()
+    is_level &= jnp.remainder(first, capacity) + n_tokens <= capacity
+    return lax.cond(is_level, partial(write, _write_level), partial(write, _write_each), old)
 
 
 @dataclass(frozen=True)
@@ -263,26 +300,27 @@ class _Stretch:
     count_B: Int32[Array, "B"]
 
 
-def _write_each(cache_BCKH: Array, new_BTKH: Array, stretch: _Stretch) -> Array:
+def _write_each(cache_BKCH: Array, new_BTKH: Array, stretch: _Stretch) -> Array:
     """Every token to its own slot, wherever those of the sequences lie.
 
-    All of layer, sequence and slot are indexed, in the order of the axes: a scatter that moved whole columns of layers
-    would make the TPU compiler lay the cache out anew, and copy it, for each step.
+    All of layer, sequence, head and slot are indexed, in the order of the axes: a scatter that moved whole columns of
+    layers would make the TPU compiler lay the cache out anew, and copy it, for each step.
     """
-    capacity, n_tokens = cache_BCKH.shape[-3], new_BTKH.shape[-3]
+    capacity, n_tokens = cache_BKCH.shape[-2], new_BTKH.shape[-3]
     step_1T = jnp.arange(n_tokens, dtype=jnp.int32)[None]
     is_kept_BT = stretch.is_new_BT & (step_1T >= stretch.count_B[:, None] - capacity)
     slot_BT = jnp.where(is_kept_BT, jnp.remainder(stretch.length_B[:, None] + step_1T, capacity), capacity)
-    index = jnp.indices(new_BTKH.shape[:-2], dtype=jnp.int32, sparse=True)
-    slots = jnp.broadcast_to(slot_BT, new_BTKH.shape[:-2])
-    return cache_BCKH.at[(*index[:-1], slots)].set(new_BTKH, mode="drop", unique_indices=False)
+    new_BKTH = jnp.swapaxes(new_BTKH, -3, -2)
+    index = jnp.indices(new_BKTH.shape[:-1], dtype=jnp.int32, sparse=True)
+    slots = jnp.broadcast_to(slot_BT[:, None, :], new_BKTH.shape[:-1])
+    return cache_BKCH.at[(*index[:-1], slots)].set(new_BKTH, mode="drop", unique_indices=False)
 
 
-def _write_level(cache_BCKH: Array, new_BTKH: Array, stretch: _Stretch) -> Array:
+def _write_level(cache_BKCH: Array, new_BTKH: Array, stretch: _Stretch) -> Array:
     """All sequences' tokens to the same slots."""
-    capacity, n_tokens = cache_BCKH.shape[-3], new_BTKH.shape[-3]
+    capacity, n_tokens = cache_BKCH.shape[-2], new_BTKH.shape[-3]
     slot = jnp.remainder(jnp.where(stretch.count_B > 0, stretch.length_B, 0).max(), capacity)
-    old_BTKH = lax.dynamic_slice_in_dim(cache_BCKH, slot, n_tokens, axis=-3)
-    is_new = jnp.broadcast_to(stretch.is_new_BT[:, :, None, None], old_BTKH.shape)
-    merged_BTKH = jnp.where(is_new, new_BTKH.astype(old_BTKH.dtype), old_BTKH)
-    return lax.dynamic_update_slice_in_dim(cache_BCKH, merged_BTKH, slot, axis=cache_BCKH.ndim - 3)
+    old_BKTH = lax.dynamic_slice_in_dim(cache_BKCH, slot, n_tokens, axis=-2)
+    is_new = jnp.broadcast_to(stretch.is_new_BT[:, None, :, None], old_BKTH.shape)
+    merged_BKTH = jnp.where(is_new, jnp.swapaxes(new_BTKH, -3, -2).astype(old_BKTH.dtype), old_BKTH)
+    return lax.dynamic_update_slice_in_dim(cache_BKCH, merged_BKTH, slot, axis=cache_BKCH.ndim - 2)

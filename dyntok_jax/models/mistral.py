@@ -6,7 +6,6 @@ embeddings, so a prompt may hold rows of the model's table and predicted ones si
 """
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +15,22 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Float32, Int, Key
 
 from dyntok_jax.errors import TooLongError
-from dyntok_jax.models.kv_cache import AttentionSpan, KeyValueCache, LayerCache, add_tokens, attend
+from dyntok_jax.models.kv_cache import (
+    AttentionSpan,
+    KeyValueCache,
+    LayerCache,
+    add_tokens,
+    attend,
+    length_after,
+    write_and_attend,
+    writes_first,
+)
 from dyntok_jax.models.layers import normal_param
 from dyntok_jax.models.mistral_config import DecoderConfig
 from dyntok_jax.models.rotary import rotary_angles, rotary_frequencies, rotate
+
+FEW_ROWS = 32
+"""Sequences up to which the product with the output table is bound by reading the table."""
 
 
 class Kernel(nnx.Module):
@@ -101,6 +112,11 @@ def rms_norm(module: RmsNorm, x: Float[Array, "*rows D"], eps: float) -> Float[A
 def logits(model: Decoder, hidden: Float[Array, "*rows D"]) -> Float32[Array, "*rows V"]:
     """Scores of the vocabulary for the token that follows each hidden state."""
     table = model.word_embeddings if model.output_embeddings is None else model.output_embeddings
+    if hidden.ndim == 2 and 1 < len(hidden) <= FEW_ROWS:
+        # XLA's CPU kernels read the table half as fast again if its rows are the product's rows, and would turn the
+        # product round to how it is used, if nothing stood between
+        logits_VB = jnp.einsum("VD,BD->VB", table[...], hidden, preferred_element_type=jnp.float32)
+        return lax.optimization_barrier(logits_VB).T
     return jnp.einsum("...D,VD->...V", hidden, table[...], preferred_element_type=jnp.float32)
 
 
@@ -109,7 +125,7 @@ def empty_cache(model: Decoder, n_batch: int, capacity: int) -> KeyValueCache:
     config = model.config
     if config.sliding_window is not None:
         capacity = min(capacity, config.sliding_window)
-    shape = (n_batch, capacity, config.n_kv_heads, config.head_width)
+    shape = (n_batch, config.n_kv_heads, capacity, config.head_width)
     dtype = model.word_embeddings.dtype
     if isinstance(model.layers, tuple):
         key, value = (tuple(jnp.zeros(shape, dtype) for _ in model.layers) for _ in "kv")
@@ -162,8 +178,7 @@ def extend(
     n_tokens = embeddings_BTD.shape[1]
     position_BT = cache.length_B[:, None] + jnp.arange(n_tokens, dtype=jnp.int32)[None]
     span = AttentionSpan(position_BT, is_new_BT, cache.length_B, model.config.sliding_window)
-    hidden_BTD, (key, value) = _run_layers(model, embeddings_BTD, cache, span)
-    cache = add_tokens(cache, key, value, is_new_BT)
+    hidden_BTD, cache = _run_layers(model, embeddings_BTD, cache, span)
     return rms_norm(model.final_norm, hidden_BTD, model.config.norm_eps), cache
 
 
@@ -213,8 +228,8 @@ def check_length(config: DecoderConfig, length: int) -> None:
 
 def _run_layers(
     model: Decoder, x_BTD: Float[Array, "B T D"], cache: KeyValueCache | None, span: AttentionSpan
-) -> tuple[Float[Array, "B T D"], tuple[Any, Any]]:
-    """All layers; and the keys and values of the new tokens, in the form that the cache has."""
+) -> tuple[Float[Array, "B T D"], KeyValueCache | None]:
+    """All layers; and the cache with the new tokens in it, None without one."""
     config = model.config
     frequency = rotary_frequencies(config.head_width, config.rope_theta, config.rope_scaling)
     angles = rotary_angles(span.position_BT, frequency)
@@ -222,19 +237,26 @@ def _run_layers(
     def step(x_BTD, layer, past):
         return decoder_layer(layer, x_BTD, past, span, angles, config)
 
-    if not isinstance(model.layers, tuple):
+    past = None
+    if isinstance(model.layers, tuple):
+        kept = []
+        for index, layer in enumerate(model.layers):
+            past = None if cache is None else LayerCache(cache.key[index], cache.value[index], None)
+            x_BTD, own = step(x_BTD, layer, past)
+            kept.append(own)
+        kept = tuple(zip(*kept, strict=True))
+    else:
 
         def numbered_step(x_BTD, layer_and_number):
             layer, number = layer_and_number
             return step(x_BTD, layer, None if cache is None else LayerCache(cache.key, cache.value, number))
 
-        return lax.scan(numbered_step, x_BTD, (model.layers, jnp.arange(config.n_layers, dtype=jnp.int32)))
-    new = []
-    for index, layer in enumerate(model.layers):
-        past = None if cache is None else LayerCache(cache.key[index], cache.value[index], None)
-        x_BTD, own = step(x_BTD, layer, past)
-        new.append(own)
-    return x_BTD, tuple(zip(*new, strict=True))
+        x_BTD, kept = lax.scan(numbered_step, x_BTD, (model.layers, jnp.arange(config.n_layers, dtype=jnp.int32)))
+    if cache is None:
+        return x_BTD, None
+    if writes_first(past, span):
+        return x_BTD, KeyValueCache(*kept, length_after(span))
+    return x_BTD, add_tokens(cache, *kept, span.is_new_BT)
 
 
 def decoder_layer(
@@ -244,18 +266,22 @@ def decoder_layer(
     span: AttentionSpan,
     angles: tuple[Float32[Array, "B T H_half"], Float32[Array, "B T H_half"]],
     config: DecoderConfig,
-) -> tuple[Float[Array, "B T D"], tuple[Float[Array, "B T K H"], Float[Array, "B T K H"]]]:
-    """One layer for the new tokens; and their keys and values."""
+) -> tuple[Float[Array, "B T D"], tuple[Array, Array]]:
+    """One layer for the new tokens; and their keys and values, or the layer's cache if `writes_first`."""
     normed_BTD = rms_norm(layer.attention_norm, x_BTD, config.norm_eps)
     query_BTNH = rotate(_to_heads(layer.query, normed_BTD), angles)
     key_BTKH = rotate(_to_heads(layer.key, normed_BTD), angles)
     value_BTKH = _to_heads(layer.value, normed_BTD)
-    mixed_BTNH = attend(query_BTNH, (key_BTKH, value_BTKH), past, span)
+    own = key_BTKH, value_BTKH
+    if writes_first(past, span):
+        mixed_BTNH, kept = write_and_attend(query_BTNH, own, past, span)
+    else:
+        mixed_BTNH, kept = attend(query_BTNH, own, past, span), own
     x_BTD = x_BTD + jnp.einsum("BTNH,NHD->BTD", mixed_BTNH, layer.output.kernel[...])
     normed_BTD = rms_norm(layer.ffn_norm, x_BTD, config.norm_eps)
     gate_BTF = jax.nn.silu(jnp.einsum("BTD,DF->BTF", normed_BTD, layer.ffn_gate.kernel[...]))
     up_BTF = jnp.einsum("BTD,DF->BTF", normed_BTD, layer.ffn_up.kernel[...])
-    return x_BTD + jnp.einsum("BTF,FD->BTD", gate_BTF * up_BTF, layer.ffn_out.kernel[...]), (key_BTKH, value_BTKH)
+    return x_BTD + jnp.einsum("BTF,FD->BTD", gate_BTF * up_BTF, layer.ffn_out.kernel[...]), kept
 
 
 def _to_heads(module: Kernel, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T N H"]:
