@@ -229,6 +229,8 @@ def _add_past(
         is_seen = sees(position_BT, position_BS, is_held_BS, span.window)
         return _add_keys(partial, query_BTKGH, *past.slots(start, block), is_seen)
 
+    if block == capacity:
+        return add_block(0, partial)
     filled = jnp.minimum(span.length_B.max(), capacity)
     return lax.fori_loop(0, (filled + block - 1) // block, add_block, partial)
 

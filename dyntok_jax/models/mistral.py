@@ -277,7 +277,7 @@ def decoder_layer(
         mixed_BTNH, kept = write_and_attend(query_BTNH, own, past, span)
     else:
         mixed_BTNH, kept = attend(query_BTNH, own, past, span), own
-    x_BTD = x_BTD + jnp.einsum("BTNH,NHD->BTD", mixed_BTNH, layer.output.kernel[...])
+    x_BTD = x_BTD + _from_heads(layer.output, mixed_BTNH)
     normed_BTD = rms_norm(layer.ffn_norm, x_BTD, config.norm_eps)
     gate_BTF = jax.nn.silu(jnp.einsum("BTD,DF->BTF", normed_BTD, layer.ffn_gate.kernel[...]))
     up_BTF = jnp.einsum("BTD,DF->BTF", normed_BTD, layer.ffn_up.kernel[...])
@@ -286,3 +286,10 @@ def decoder_layer(
 
 def _to_heads(module: Kernel, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T N H"]:
     return jnp.einsum("BTD,DNH->BTNH", x_BTD, module.kernel[...])
+
+
+def _from_heads(module: Kernel, x_BTNH: Float[Array, "B T N H"]) -> Float[Array, "B T D"]:
+    # heads and their widths joined by hand: einsum would contract them in an order that copies the kernel at every step
+    kernel_NHD = module.kernel[...]
+    joined_BTM = x_BTNH.reshape(*x_BTNH.shape[:2], -1)
+    return jnp.einsum("BTM,MD->BTD", joined_BTM, kernel_NHD.reshape(-1, kernel_NHD.shape[-1]))
