@@ -35,8 +35,8 @@ CAPACITY_BUCKETS = (256, 512, 1024, 2048, 4096, 8192)
 """Slots of the key/value cache a sequence; longer ones go up in steps of 8192."""
 CONTINUATION_BUCKETS = (16, 64, 256, 512, 1024, 2048, 4096)
 """Padded lengths of continuations to score."""
-STRETCH = 128
-"""Tokens of a prompt that are read at a time."""
+STRETCH, LAST_STRETCH = 256, 128
+"""Tokens of a prompt that are read at a time, and behind its last whole stretch."""
 CHUNK = 32
 """The most steps of generation between two looks at the text."""
 _BAD_NUMBERS = (
@@ -234,6 +234,7 @@ def _start(model, inputs, seen_BV, key_B, sampling, limits, *, capacity, mesh) -
         limits,
         capacity=capacity,
         stretch=STRETCH,
+        last_stretch=LAST_STRETCH,
         mesh=mesh,
     )
 

@@ -96,12 +96,12 @@ def test_cached_decoding_is_the_full_forward(config, is_stacked):
 
 
 @pytest.mark.parametrize("config", [PLAIN, RING], ids=["plain", "ring"])
-@pytest.mark.parametrize("stretch", [5, 20, 40])
-def test_prompts_read_by_stretches_are_the_full_forward(config, stretch):
+@pytest.mark.parametrize(("stretch", "last"), [(5, None), (40, None), (20, 5), (8, 8)])
+def test_prompts_read_by_stretches_are_the_full_forward(config, stretch, last):
     decoder = random_decoder(config)
     ids, mask = batch()
     expected = forward(decoder, embed_ids(decoder, ids), mask)
-    read = jax.jit(partial(prefill, stretch=stretch))
+    read = jax.jit(partial(prefill, stretch=stretch, last_stretch=last))
     hidden, cache = read(decoder, embed_ids(decoder, ids), mask, empty_cache(decoder, len(ids), 48))
     close(hidden[mask], expected[mask])
     more, more_mask = batch([3, 1, 2, 0], width=4, seed=1)

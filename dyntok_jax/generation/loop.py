@@ -67,7 +67,7 @@ def last_token(values_BTD: Float[Array, "B T D"], mask_BT: Bool[Array, "B T"]) -
     return jnp.take_along_axis(values_BTD, last_B[:, None, None], axis=1)[:, 0]
 
 
-@partial(jax.jit, static_argnames=("capacity", "stretch", "mesh"))
+@partial(jax.jit, static_argnames=("capacity", "stretch", "last_stretch", "mesh"))
 def start(
     model: Decoder,
     embeddings_BTD: Float[Array, "B T D"],
@@ -79,6 +79,7 @@ def start(
     *,
     capacity: int,
     stretch: int,
+    last_stretch: int | None = None,
     mesh: Mesh | None = None,
 ) -> GenerationState:
     """Reads the prompts and chooses the first token of each.
@@ -93,10 +94,11 @@ def start(
       limits: when sequences end.
       capacity: slots of the cache; at least the longest prompt and its `max_tokens_B` together.
       stretch: tokens of the prompts read at a time.
+      last_stretch: the same at the end of prompts, see `prefill`.
       mesh: places the cache by the rules in `sharding.py`.
     """
     cache = constrain_cache(empty_cache(model, len(mask_BT), capacity), mesh)
-    hidden_BTD, cache = prefill(model, embeddings_BTD, mask_BT, cache, stretch=stretch)
+    hidden_BTD, cache = prefill(model, embeddings_BTD, mask_BT, cache, stretch=stretch, last_stretch=last_stretch)
     n_batch = len(mask_BT)
     state = GenerationState(
         cache=constrain_cache(cache, mesh),

@@ -189,6 +189,7 @@ def prefill(
     cache: KeyValueCache,
     *,
     stretch: int,
+    last_stretch: int | None = None,
 ) -> tuple[Float[Array, "B T D"], KeyValueCache]:
     """Reads prompts stretch by stretch, as many as the longest prompt has.
 
@@ -200,21 +201,28 @@ def prefill(
       mask_BT: True for tokens; padding stands on the right.
       cache: what came before, most often empty.
       stretch: tokens read at a time.
+      last_stretch: the same for what is left behind whole stretches, of which it must be a part: long stretches keep
+        the device busy, short ones read less padding.
 
     Returns:
       Final hidden states, zeros behind the last stretch; and the cache with the prompts in it.
     """
 
-    def read(index, state):
+    def read(index, state, size):
         hidden_BTD, cache = state
-        start = index * stretch
-        new_BTD = lax.dynamic_slice_in_dim(embeddings_BTD, start, stretch, axis=1)
-        is_new_BT = lax.dynamic_slice_in_dim(mask_BT, start, stretch, axis=1)
+        start = index * size
+        new_BTD = lax.dynamic_slice_in_dim(embeddings_BTD, start, size, axis=1)
+        is_new_BT = lax.dynamic_slice_in_dim(mask_BT, start, size, axis=1)
         new_BTD, cache = extend(model, new_BTD, is_new_BT, cache)
         return lax.dynamic_update_slice_in_dim(hidden_BTD, new_BTD, start, axis=1), cache
 
     longest = mask_BT.sum(axis=1, dtype=jnp.int32).max()
-    return lax.fori_loop(0, (longest + stretch - 1) // stretch, read, (jnp.zeros_like(embeddings_BTD), cache))
+    state = (jnp.zeros_like(embeddings_BTD), cache)
+    if last_stretch is None:
+        return lax.fori_loop(0, (longest + stretch - 1) // stretch, partial(read, size=stretch), state)
+    n_small, ratio = (longest + last_stretch - 1) // last_stretch, stretch // last_stretch
+    state = lax.fori_loop(0, n_small // ratio, partial(read, size=stretch), state)
+    return lax.fori_loop(n_small // ratio * ratio, n_small, partial(read, size=last_stretch), state)
 
 
 def check_length(config: DecoderConfig, length: int) -> None:

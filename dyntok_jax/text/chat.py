@@ -76,8 +76,10 @@ class ChatTemplate:
                     '{"role": "user", "content": "Hello"}.'
                 )
         try:
-            return _environment().from_string(self.source).render(
-                messages=list(messages), add_generation_prompt=add_generation_prompt, **self.special_tokens
+            return (
+                _environment()
+                .from_string(self.source)
+                .render(messages=list(messages), add_generation_prompt=add_generation_prompt, **self.special_tokens)
             )
         except _RefusedError as error:
             raise InputError(f"The model's chat template refuses this chat: {error}.") from error
