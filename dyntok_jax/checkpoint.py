@@ -6,8 +6,6 @@ classes, and each is read straight into its shards.
 
 import json
 import os
-import secrets
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import prod
@@ -19,6 +17,7 @@ import orbax.checkpoint.experimental.v1 as ocp
 from jax.sharding import SingleDeviceSharding
 
 from dyntok_jax.errors import CheckpointError
+from dyntok_jax.folders import new_folder
 from dyntok_jax.parameters import flat_parameters
 
 PARAMETERS = "parameters"
@@ -138,50 +137,6 @@ def _turns(targets: dict[str, jax.ShapeDtypeStruct]) -> list[list[str]]:
 
 def _n_bytes(leaf: Any) -> int:
     return prod(leaf.shape) * leaf.dtype.itemsize
-
-
-@contextmanager
-def new_folder(folder: str | os.PathLike, *, overwrite: bool = False) -> Iterator[Path]:
-    """A folder to fill, which takes its name when the block ends, or is removed if that fails.
-
-    Args:
-      folder: the name; its parent folders are made.
-      overwrite: replace what goes by that name, if it is a folder with a `config.json`: nothing else is ever removed.
-
-    Raises:
-      CheckpointError: something goes by that name already, or the folder cannot be written.
-    """
-    folder = Path(folder).absolute()
-    _check_free(folder, overwrite)
-    part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
-    old = part.with_suffix(".old")
-    try:
-        part.mkdir(parents=True)
-        yield part
-        _check_free(folder, overwrite)
-        if folder.exists():
-            folder.rename(old)
-        part.rename(folder)
-    except OSError as error:
-        raise CheckpointError(f"{folder} cannot be written: {error.strerror or error}.") from error
-    finally:
-        if old.exists() and not folder.exists():  # stopped between the two renames
-            old.rename(folder)
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _check_free(folder: Path, overwrite: bool) -> None:
-    if not os.path.lexists(folder):
-        return
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder} is there already and is no folder: choose another name.")
-    if not any(folder.iterdir()):
-        return
-    if not overwrite:
-        raise CheckpointError(f"{folder} is there already: choose another name, or replace it (--overwrite).")
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder} is no model folder (it has no config.json), so it is not replaced.")
 
 
 @contextmanager

@@ -21,7 +21,12 @@ _TO_BYTE = {ord(character): byte for character, byte in CHARACTER_BYTES.items()}
 
 def to_byte_level(text: str) -> str:
     """Writes a text as byte characters: `to_byte_level(" é") == "ĠÃ©"`."""
-    return text.encode().decode("latin-1").translate(_TO_CHARACTER)
+    return spell_bytes(text.encode())
+
+
+def spell_bytes(data: bytes) -> str:
+    """Writes bytes, which may be part of a character, as byte characters."""
+    return data.decode("latin-1").translate(_TO_CHARACTER)
 
 
 def to_bytes(byte_level: str) -> bytes:

@@ -36,7 +36,7 @@ def piece_bytes(
       All texts end to end, where each begins, and the end; and which pieces text is written with. The others are empty.
     """
     texts = piece_texts(tokenizer)
-    text_N = np.frombuffer(b"".join(text or b"" for text in texts), np.uint8)
+    text_N = np.frombuffer(bytearray().join(text or b"" for text in texts), np.uint8)
     offset = np.cumsum([0, *(len(text or b"") for text in texts)], dtype=np.int64)
     return text_N, offset, np.array([text is not None for text in texts], bool)
 
