@@ -217,6 +217,11 @@ class GrownVocabulary:
         return trie
 
 
+def readable(string: str) -> str:
+    """The text of an entry's byte-level string, for messages; names stay as they are."""
+    return to_bytes(string).decode(errors="replace") if CHARACTER_BYTES.keys() >= set(string) else string
+
+
 def _check_constituents(constituents_ES: np.ndarray, is_text_V: np.ndarray) -> None:
     """Raises InputError if a row is not two or more subwords that text is written with, and `NONE` behind them."""
     is_subword_ES = constituents_ES != NONE
@@ -245,5 +250,5 @@ def _check_strings(new_strings: Sequence[str], pieces: Sequence[str]) -> None:
         there = id_of.setdefault(string, index)
         if there != index:
             raise InputError(
-                f"Entry {index} is a duplicate: {string!r} is entry {there} already. Leave one of them out."
+                f"Entry {index} is a duplicate: {readable(string)!r} is entry {there} already. Leave one of them out."
             )

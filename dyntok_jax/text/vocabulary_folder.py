@@ -3,8 +3,8 @@
 `tokenizer.json` holds the model type WordPiece with an empty prefix, which in `tokenizers` is the longest entry that
 fits, from the left: the same ids as `GrownVocabulary.encode` wherever the segments are the same. They are with the
 boundaries `pretoken` and `sentence`, and with `word` on all text that we know of. `word_hyphen` looks at subwords, not
-at characters, so there the file splits contractions (`don't`) before the apostrophe and behind it. A tokenizer that puts
-a space before the first stretch of text only (Metaspace's scheme `first`) has no such step in the file.
+at characters, so there the file may part a contraction (`don't`) behind its apostrophe, too. A tokenizer that puts a
+space before the first stretch of text only (Metaspace's scheme `first`) has no such step in the file.
 """
 
 import json
@@ -20,7 +20,7 @@ from dyntok_jax.folders import new_folder
 from dyntok_jax.text.boundaries import Boundary
 from dyntok_jax.text.byte_level import ByteLevelTokenizer
 from dyntok_jax.text.byte_level_spec import PRETOKEN_REGEX
-from dyntok_jax.text.vocabulary import GrownVocabulary
+from dyntok_jax.text.vocabulary import GrownVocabulary, readable
 
 CONFIG, ENTRIES, TOKENIZER = "config.json", "entries.safetensors", "tokenizer.json"
 MODEL_TYPE = "dyntok_vocabulary"
@@ -152,7 +152,9 @@ def _check_tokenizer(path: Path, vocabulary: GrownVocabulary) -> None:
     except (KeyError, TypeError) as error:
         raise InputError(f"{path} is no tokenizer: {error} is missing. Build the vocabulary again.") from error
     if isinstance(pairs, _Repeated):
-        raise InputError(f"{path} has a duplicate: {pairs.name!r} is there twice. Leave one out, or build it again.")
+        raise InputError(
+            f"{path} has a duplicate: {readable(pairs.name)!r} is there twice. Leave one out, or build it again."
+        )
     own = vocabulary.tokenizer
     special = sorted(own.pieces[index] for index in own.special_ids)
     if lost := [piece for piece in special if piece not in pairs or piece not in added]:
@@ -164,10 +166,10 @@ def _check_tokenizer(path: Path, vocabulary: GrownVocabulary) -> None:
         if pairs.get(string) != index:
             whose = "the model's own " if index < vocabulary.n_own else ""
             raise InputError(
-                f"{path} does not have {whose}entry {index}, {string!r}, at its place: build the vocabulary again."
+                f"{path} does not have {whose}entry {index}, {readable(string)!r}, where it was: build it again."
             )
     unknown = next(string for string in pairs if string not in expected)
-    raise InputError(f"{path} has {unknown!r}, of which {ENTRIES} knows nothing: build the vocabulary again.")
+    raise InputError(f"{path} has {readable(unknown)!r}, of which {ENTRIES} knows nothing: build the vocabulary again.")
 
 
 class _Repeated(dict):
