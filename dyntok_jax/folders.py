@@ -22,13 +22,13 @@ def new_folder(folder: str | os.PathLike, *, overwrite: bool = False) -> Iterato
       CheckpointError: something goes by that name already, or the folder cannot be written.
     """
     folder = Path(folder).absolute()
-    _check_free(folder, overwrite)
+    check_free(folder, overwrite)
     part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
     old = part.with_suffix(".old")
     try:
         part.mkdir(parents=True)
         yield part
-        _check_free(folder, overwrite)
+        check_free(folder, overwrite)
         if folder.exists():
             folder.rename(old)
         part.rename(folder)
@@ -41,7 +41,12 @@ def new_folder(folder: str | os.PathLike, *, overwrite: bool = False) -> Iterato
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _check_free(folder: Path, overwrite: bool) -> None:
+def check_free(folder: Path, overwrite: bool) -> None:
+    """Sees, before a long run, that a new folder can take a name.
+
+    Raises:
+      CheckpointError: something goes by that name already; with `overwrite`, something that is no folder of ours.
+    """
     if not os.path.lexists(folder):
         return
     if not folder.is_dir():

@@ -1,8 +1,10 @@
-"""Parameters of a module tree, by their dotted paths."""
+"""Parameters of a module tree: by their dotted paths, and a digest of them all."""
 
+import hashlib
 from typing import Any
 
 import jax
+import numpy as np
 
 
 def flat_parameters(tree: Any) -> dict[str, Any]:
@@ -13,3 +15,13 @@ def flat_parameters(tree: Any) -> dict[str, Any]:
         return ".".join(names[:-1] if names[-1] == "value" else names)
 
     return {dotted(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def fingerprint(tree: Any) -> str:
+    """A digest of every number in a tree of arrays."""
+    digest = hashlib.blake2b(digest_size=16)
+    for leaf in jax.tree.leaves(tree):
+        values = np.asarray(leaf)
+        digest.update(f"{values.shape} {values.dtype}".encode())
+        digest.update(np.ascontiguousarray(values).view(np.uint8))
+    return digest.hexdigest()

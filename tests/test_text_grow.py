@@ -234,7 +234,7 @@ def test_progress_of_counting_is_in_bytes():
 
 
 def test_words_come_with_a_space_and_whole_weights():
-    words = WordList(("und", "oder"), np.array([3.0, 1.0]))
-    assert list(word_texts(words, BPE)) == [(" und", 3), (" oder", 1)]
+    words = WordList(("und", "中国", "oder"), np.array([3.0, 2.0, 1.0]))
+    assert list(word_texts(words, BPE)) == [(" und", 3), ("中国", 2), (" oder", 1)]
     fractions = WordList(("und", "oder"), np.array([0.25, 0.1]))
     assert list(word_texts(fractions, UNIGRAM)) == [("und", 2), ("oder", 1)]

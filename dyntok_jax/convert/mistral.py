@@ -101,6 +101,26 @@ def load_decoder(
     return config, decoder
 
 
+def load_tables(folder: str | os.PathLike, *, dtype: Any = jnp.float32) -> tuple[jax.Array, jax.Array | None]:
+    """Loads a model's input table and, where it is another, its output table; no other tensor is read.
+
+    Raises:
+      ConfigError: the config is not supported.
+      CheckpointError: files are missing or damaged, or the tables do not match the config.
+    """
+    config, checkpoint = DecoderConfig.from_hf(read_config(folder)), open_checkpoint(folder)
+    if config.ties_embeddings and OUTPUT_TABLE in checkpoint.files:
+        _check_tied(checkpoint)
+    names = {plain_name(name): name for name in checkpoint.files}
+    shape, tables = (config.vocab_size, config.width), []
+    for table in (WORD_TABLE,) if config.ties_embeddings else (WORD_TABLE, OUTPUT_TABLE):
+        if table not in names or checkpoint.shapes[names[table]] != shape:
+            found = "is missing" if table not in names else f"is {list(checkpoint.shapes[names[table]])}"
+            raise CheckpointError(f"{folder} does not fit its config: {table} {found}, expected {list(shape)}.")
+        tables.append(jnp.asarray(checkpoint.read(names[table], dtype)))
+    return tables[0], None if config.ties_embeddings else tables[1]
+
+
 def save_decoder(
     folder: str | os.PathLike, config: DecoderConfig, decoder: Decoder, *, max_shard_bytes: int = MAX_SHARD_BYTES
 ) -> None:

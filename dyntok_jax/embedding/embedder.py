@@ -1,6 +1,5 @@
 """`TokenEmbedder`: which tokens of a batch need a row of their own, and that row, by hypernetwork or by FVT."""
 
-import hashlib
 from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import Literal, get_args
@@ -20,6 +19,7 @@ from dyntok_jax.embedding.new_tokens import distinct_forms, wants_row
 from dyntok_jax.embedding.predict import WIDTH_BUCKETS, fetch_rows
 from dyntok_jax.embedding.surface import retokenized
 from dyntok_jax.errors import ConfigError, InputError
+from dyntok_jax.parameters import fingerprint
 from dyntok_jax.text.batches import bucket, pad_to
 from dyntok_jax.text.byte_level import ByteLevelTokenizer
 from dyntok_jax.types import MergedBatch
@@ -214,7 +214,7 @@ class TokenEmbedder:
         if self.hypernet is None:
             return [b""]
         parts = {
-            "weights": _fingerprint((self._hypernet_source_VM, self.hypernet[1])),
+            "weights": fingerprint((self._hypernet_source_VM, self.hypernet[1])),
             "tokenizer": self.tokenizer.fingerprint,
             "surface": self.surface,
             "config": repr(self.hypernet[0]),
@@ -228,13 +228,3 @@ _average = jax.jit(average_embeddings)
 @jax.jit
 def _predict_input(hypernet, surface_US, is_subword_US, source_VM, language_U) -> Float[Array, "U D"]:
     return predict_embeddings(hypernet, surface_US, is_subword_US, source_VM, language_U).input_UD
-
-
-def _fingerprint(parameters) -> str:
-    """A digest of every number in a tree of arrays."""
-    digest = hashlib.blake2b(digest_size=16)
-    for leaf in jax.tree.leaves(parameters):
-        values = np.asarray(leaf)
-        digest.update(f"{values.shape} {values.dtype}".encode())
-        digest.update(np.ascontiguousarray(values).view(np.uint8))
-    return digest.hexdigest()

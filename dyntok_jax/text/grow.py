@@ -6,6 +6,7 @@ Every entry of the model's own stays, and each new one is known by the subwords 
 """
 
 import threading
+import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -23,6 +24,8 @@ from dyntok_jax.text.word_list import WordList
 MIN_COUNT = 2
 """A pair that comes once teaches nothing: it would be learnt from one place in the text."""
 _LOOK_SECONDS = 0.1
+_UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
+"""How the names of characters begin whose scripts put no spaces between words."""
 
 
 @dataclass(frozen=True)
@@ -92,16 +95,16 @@ def grow_entries(
 
 
 def word_texts(words: WordList, tokenizer: ByteLevelTokenizer) -> Iterator[tuple[str, int]]:
-    """Words as texts for `count_segments`, each with a space before it, as words in a sentence have.
+    """Words as texts for `count_segments`, each with a space before it where its script has spaces between words.
 
     Weights that are whole numbers count as they are. Others are scaled so that the rarest word counts once.
     """
     weight_W = words.weight_W
     if not np.array_equal(weight_W, np.round(weight_W)):
         weight_W = weight_W / weight_W.min()
-    before = " " if tokenizer.space == "none" else ""
     for word, weight in zip(words.words, np.round(weight_W).astype(np.int64).tolist(), strict=True):
-        yield before + word, weight
+        is_spaced = not unicodedata.name(word[0], "").startswith(_UNSPACED)
+        yield (" " + word if is_spaced and tokenizer.space == "none" else word), weight
 
 
 def _run(loop: Callable[[], tuple], state: Int64[np.ndarray, "2"], progress: Callable[[int], None]) -> tuple:

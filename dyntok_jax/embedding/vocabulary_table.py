@@ -1,0 +1,294 @@
+"""The rows of a vocabulary on disk, as large as it may be: a folder of zarr arrays that are read by stretches.
+
+table.json    what the rows are: model, hypernetwork, vocabulary, dtype, how many
+done.json     how many rows are written; a table that was stopped goes on from there
+input/        [rows, width] in zarr's format, chunk by chunk
+output/       the same of the output table, where the model has one of its own
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tensorstore as ts
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Shaped
+
+from dyntok_jax.errors import CheckpointError, ConfigError, InputError
+
+CONFIG, DONE = "table.json", "done.json"
+FORMAT = "dyntok_vocabulary_table"
+_VERSION = 1
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+Which = Literal["input", "output"]
+Split = Literal["rows", "width"]
+_ZARR_DTYPES = {"float32": "<f4", "bfloat16": "bfloat16", "float16": "<f2"}
+
+
+@dataclass(frozen=True)
+class TableConfig:
+    """What the rows of a table are.
+
+    Attributes:
+      model: the model's name, for people.
+      model_tables: digest of the tables that the rows were made of.
+      hypernetwork: digest of the hypernetwork, or `fvt`.
+      language: the language that a multilingual hypernetwork was asked for; empty for none.
+      vocabulary: fingerprint of the vocabulary.
+      dtype: of the rows.
+      rows: how many, the model's own first.
+      width: D.
+      chunk_rows: rows of a chunk.
+      has_output: whether the output table is another than the input table.
+    """
+
+    model: str
+    model_tables: str
+    hypernetwork: str
+    language: str
+    vocabulary: str
+    dtype: Dtype
+    rows: int
+    width: int
+    chunk_rows: int
+    has_output: bool
+
+    @property
+    def tables(self) -> tuple[Which, ...]:
+        """The arrays that the folder holds."""
+        return ("input", "output") if self.has_output else ("input",)
+
+    @property
+    def n_bytes(self) -> int:
+        """What all rows take, of both tables."""
+        return len(self.tables) * self.rows * self.width * jnp.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class VocabularyTable:
+    """A table that lies on disk; nothing is read before rows are asked for.
+
+    Attributes:
+      folder: where it lies.
+      config: what its rows are.
+      stores: the open arrays.
+    """
+
+    folder: Path
+    config: TableConfig
+    stores: dict[Which, ts.TensorStore]
+
+    def rows(self, start: int, stop: int, which: Which = "input") -> Shaped[np.ndarray, "rows D"]:
+        """Rows of consecutive entries, in the table's dtype; where the tables are tied both are the same.
+
+        Raises:
+          InputError: there are no such rows.
+          CheckpointError: the table is damaged.
+        """
+        if not 0 <= start <= stop <= self.config.rows:
+            raise InputError(f"There are no rows {start} to {stop}: {self.folder} has {self.config.rows:,}.")
+        return self._read(slice(start, stop), slice(None), which)
+
+    def to_device(
+        self, mesh: Mesh | None = None, which: Which = "input", *, split: Split = "width"
+    ) -> Shaped[Array, "rows_padded D"]:
+        """The whole table on the device, or over the mesh axis `model`, each device's part read by itself.
+
+        Args:
+          mesh: None for the default device.
+          which: of the two tables.
+          split: what the devices share: rows, which are padded with zeros to a multiple of their number; or the width.
+
+        Raises:
+          InputError: no such split, or the memory there is does not hold it.
+          ConfigError: the devices do not divide the width.
+          CheckpointError: the table is damaged.
+        """
+        if split not in get_args(Split):
+            raise InputError(f"A table is split by {' or '.join(get_args(Split))}, not by {split!r}.")
+        config, n_parts = self.config, 1 if mesh is None else mesh.shape["model"]
+        if split == "width" and config.width % n_parts:
+            raise ConfigError(f"{n_parts} devices do not divide rows of width {config.width}: split the table by rows.")
+        shape = (-(-config.rows // n_parts) * n_parts if split == "rows" else config.rows, config.width)
+        spec = PartitionSpec("model", None) if split == "rows" else PartitionSpec(None, "model")
+        device = jax.local_devices()[0]
+        sharding = jax.sharding.SingleDeviceSharding(device) if mesh is None else NamedSharding(mesh, spec)
+        n_copies = len(sharding.addressable_devices)
+        n_bytes = n_copies * shape[0] * shape[1] * jnp.dtype(config.dtype).itemsize // n_parts
+        _check_room(self.folder, sharding.addressable_devices, n_bytes)
+
+        def part(index: tuple[slice, slice]) -> np.ndarray:
+            start, stop, _ = index[0].indices(shape[0])
+            values = self._read(slice(start, max(start, min(stop, config.rows))), index[1], which)
+            return np.pad(values, ((0, stop - start - len(values)), (0, 0)))
+
+        return jax.make_array_from_callback(shape, sharding, part)
+
+    def _read(self, rows: slice, columns: slice, which: Which) -> np.ndarray:
+        if which not in get_args(Which):
+            raise InputError(f"There is no table {which!r}: choose input or output.")
+        if rows.start >= rows.stop:
+            return np.zeros((0, len(range(*columns.indices(self.config.width)))), jnp.dtype(self.config.dtype))
+        with as_damage(self.folder):
+            return self.stores[which if self.config.has_output else "input"][rows, columns].read().result()
+
+
+def open_table(folder: str | os.PathLike, *, vocabulary_hash: str | None = None) -> VocabularyTable:
+    """Opens a table that is whole; no row is read.
+
+    Args:
+      folder: that `embed_vocabulary` wrote.
+      vocabulary_hash: fingerprint of the vocabulary in use, which the table must be of; None to check yourself.
+
+    Raises:
+      InputError: the folder is no table, not finished, or of another vocabulary.
+      CheckpointError: it is damaged.
+    """
+    folder = Path(folder)
+    config = read_table_config(folder)
+    if (n_done := read_rows_done(folder)) < config.rows:
+        raise InputError(
+            f"{folder} is not finished: {n_done:,} of {config.rows:,} rows are written. Run the command that began it "
+            "once more, and it goes on from there."
+        )
+    if vocabulary_hash is not None and vocabulary_hash != config.vocabulary:
+        raise InputError(
+            f"{folder} holds the rows of another vocabulary (fingerprint {config.vocabulary}, the one in use has "
+            f"{vocabulary_hash}): embed this one."
+        )
+    return VocabularyTable(folder, config, open_stores(folder, config, create=False))
+
+
+def open_stores(folder: Path, config: TableConfig, *, create: bool) -> dict[Which, ts.TensorStore]:
+    """The arrays of a table; with `create` they are made where they are not there.
+
+    Raises:
+      CheckpointError: they cannot be opened, or have another shape.
+    """
+    layout = {"shape": [config.rows, config.width], "chunks": [config.chunk_rows, config.width]}
+    layout |= {"dtype": _ZARR_DTYPES[config.dtype], "compressor": None}
+    with as_damage(folder):
+        return {
+            name: ts.open(
+                {
+                    "driver": "zarr",
+                    "kvstore": {"driver": "file", "path": str((folder / name).absolute())},
+                    "metadata": layout,
+                    # a chunk that is not there is damage, not zeros
+                    "fill_missing_data_reads": False,
+                    "store_data_equal_to_fill_value": True,
+                },
+                open=True,
+                create=create,
+            ).result()
+            for name in config.tables
+        }
+
+
+def write_table_config(folder: Path, config: TableConfig) -> None:
+    """Writes `table.json`."""
+    write_json(folder / CONFIG, {"format": FORMAT, "version": _VERSION, **asdict(config)})
+
+
+def read_table_config(folder: Path) -> TableConfig:
+    """Reads `table.json`.
+
+    Raises:
+      InputError: there is none, it is damaged, or of another version.
+    """
+    content = _read_json(folder / CONFIG)
+    if content.get("format") != FORMAT:
+        raise InputError(f"{folder} is no table of a vocabulary: name a folder that `dyntok embed-vocab` wrote.")
+    if content.get("version") != _VERSION:
+        raise InputError(
+            f"{folder} has version {content.get('version')} and this program reads version {_VERSION}: embed it again."
+        )
+    kinds = {field.name: field.type if isinstance(field.type, type) else str for field in fields(TableConfig)}
+    wrong = [name for name, kind in kinds.items() if type(content.get(name)) is not kind]
+    if not wrong and (content["dtype"] not in get_args(Dtype) or min(content["rows"], content["chunk_rows"]) < 1):
+        wrong = ["dtype, rows or chunk_rows"]
+    if wrong:
+        raise InputError(f"{folder / CONFIG} is damaged ({', '.join(wrong)}): embed the vocabulary again.")
+    return TableConfig(**{name: content[name] for name in kinds})
+
+
+def write_rows_done(folder: Path, n_rows: int) -> None:
+    """Notes that so many rows are on the disk."""
+    write_json(folder / DONE, {"rows": n_rows})
+
+
+def read_rows_done(folder: Path) -> int:
+    """How many rows are on the disk.
+
+    Raises:
+      InputError: the note is damaged.
+    """
+    if not (folder / DONE).exists():
+        return 0
+    n_rows = _read_json(folder / DONE).get("rows")
+    if type(n_rows) is not int or n_rows < 0:
+        raise InputError(f"{folder / DONE} is damaged: delete the folder, and embed the vocabulary again.")
+    return n_rows
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes a file beside its name, brings it to the disk, and renames it."""
+    part = path.with_name(f".{path.name}.part")
+    with part.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(content, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"There is no {path}: name a folder that `dyntok embed-vocab` wrote.") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}): embed the vocabulary again.") from error
+    return content if isinstance(content, dict) else {}
+
+
+@contextmanager
+def as_damage(folder: Path) -> Iterator[None]:
+    """Tensorstore raises ValueError for all that is wrong with a file, which here means damage."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        said = (str(error).splitlines() or [""])[0][:200]
+        raise CheckpointError(
+            f"{folder} is damaged or cannot be written ({said}): embed the vocabulary again."
+        ) from error
+
+
+def _check_room(folder: Path, devices: Any, n_bytes: int) -> None:
+    """Raises InputError if what is known of the devices' memory says that it is too small."""
+    known = [device.memory_stats() for device in devices]
+    free = [stats["bytes_limit"] - stats["bytes_in_use"] for stats in known if stats and "bytes_limit" in stats]
+    room = sum(free) if free else _host_memory()
+    if room is not None and n_bytes > room:
+        raise InputError(
+            f"{folder} takes {n_bytes / 1e9:.1f} GB on the devices, of which {room / 1e9:.1f} GB are free: share it "
+            "among more devices, store it as bfloat16, or read it by stretches with `rows`."
+        )
+
+
+def _host_memory() -> int | None:
+    """Bytes that the host can still give, where its system says so."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return None
