@@ -10,7 +10,17 @@ from typing import Annotated
 
 import tyro
 
-from dyntok_jax.cli import convert, encode, generate, learn_merges, score, show, train_hypernet
+from dyntok_jax.cli import (
+    build_vocab,
+    convert,
+    embed_vocab,
+    encode,
+    generate,
+    learn_merges,
+    score,
+    show,
+    train_hypernet,
+)
 from dyntok_jax.errors import DyntokError
 
 COMMANDS = {
@@ -20,6 +30,8 @@ COMMANDS = {
     "show": (show.Show, show.EXAMPLES),
     "learn-merges": (learn_merges.LearnMerges, learn_merges.EXAMPLES),
     "convert": (convert.Convert, convert.EXAMPLES),
+    "build-vocab": (build_vocab.BuildVocab, build_vocab.EXAMPLES),
+    "embed-vocab": (embed_vocab.EmbedVocab, embed_vocab.EXAMPLES),
     "train-hypernet": (train_hypernet.TrainHypernet, train_hypernet.EXAMPLES),
 }
 DESCRIPTION = """\
@@ -32,6 +44,8 @@ the unchanged model on the shorter sequence.
   dyntok learn-merges corpus.txt --output merges.jsonl --merges 1000
   dyntok convert e5-small e5-orbax                 Hugging Face to orbax; back with the two exchanged
   dyntok train-hypernet --text de.txt --output run
+  dyntok build-vocab corpus.txt --size 200000 --output vocab
+  dyntok embed-vocab vocab --output table          the rows of a grown vocabulary, on disk
 `dyntok COMMAND --help` says more, `dyntok --version` the version.
 """
 USAGE_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
