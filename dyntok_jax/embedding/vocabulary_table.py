@@ -128,7 +128,8 @@ class VocabularyTable:
         def part(index: tuple[slice, slice]) -> np.ndarray:
             start, stop, _ = index[0].indices(shape[0])
             values = self._read(slice(start, max(start, min(stop, config.rows))), index[1], which)
-            return np.pad(values, ((0, stop - start - len(values)), (0, 0)))
+            n_padding = stop - start - len(values)  # which would copy all of it
+            return np.pad(values, ((0, n_padding), (0, 0))) if n_padding else values
 
         return jax.make_array_from_callback(shape, sharding, part)
 
