@@ -176,7 +176,7 @@ def test_the_saved_tokenizer_gives_the_same_ids(vocabularies_as_files, text):
 
 @pytest.fixture(scope="module")
 def vocabularies_as_files():
-    found = [grown(BPE, boundary) for boundary in ("pretoken", "sentence")]
+    found = [grown(BPE, boundary) for boundary in ("pretoken", "word", "sentence")]
     return [(one, Tokenizer.from_str(json.dumps(vocabulary_folder.tokenizer_spec(one)))) for one in found]
 
 

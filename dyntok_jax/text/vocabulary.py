@@ -61,9 +61,10 @@ class GrownVocabulary:
 
         An entry that reads as the name of one of the model's (`<unused 7>`, `<0xFF>`) is left out.
         """
-        joined = cls._join(entries.constituents_ES, piece_bytes(tokenizer))
-        names = set(tokenizer.pieces)
-        kept_E = np.array([spell_bytes(text) not in names for text in joined], bool)
+        own_texts, names = piece_bytes(tokenizer), set(tokenizer.pieces)
+        _check_constituents(entries.constituents_ES, own_texts[2])
+        strings = _join_strings(entries.constituents_ES, own_texts)
+        kept_E = np.array([string not in names for string in strings], bool)
         return cls(tokenizer, np.ascontiguousarray(entries.constituents_ES[kept_E]), boundary)
 
     @property
@@ -82,7 +83,7 @@ class GrownVocabulary:
     @cached_property
     def new_strings(self) -> list[str]:
         """The byte-level string of each new entry."""
-        return [spell_bytes(text) for text in self._join(self.constituents_ES, self._own_texts)]
+        return _join_strings(self.constituents_ES, self._own_texts)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -191,13 +192,6 @@ class GrownVocabulary:
     def _own_texts(self) -> tuple:
         return piece_bytes(self.tokenizer)
 
-    @staticmethod
-    def _join(constituents_ES: Int32[np.ndarray, "E S"], own_texts: tuple) -> list[bytes]:
-        text_N, text_offset, _ = own_texts
-        joined_N, offset = join_texts(*as_kernel_arrays(constituents_ES, text_N, text_offset))
-        joined, ends = joined_N.tobytes(), offset.tolist()
-        return [joined[start:end] for start, end in pairwise(ends)]
-
     @cached_property
     def _trie(self) -> tuple:
         """Of all entries that text is written with."""
@@ -220,6 +214,14 @@ class GrownVocabulary:
 def readable(string: str) -> str:
     """The text of an entry's byte-level string, for messages; names stay as they are."""
     return to_bytes(string).decode(errors="replace") if CHARACTER_BYTES.keys() >= set(string) else string
+
+
+def _join_strings(constituents_ES: np.ndarray, own_texts: tuple) -> list[str]:
+    """The byte-level string of each row of subwords."""
+    text_N, text_offset, _ = own_texts
+    joined_N, offset = join_texts(*as_kernel_arrays(constituents_ES, text_N, text_offset))
+    joined = spell_bytes(joined_N.tobytes())  # a character a byte
+    return [joined[start:end] for start, end in pairwise(offset.tolist())]
 
 
 def _check_constituents(constituents_ES: np.ndarray, is_text_V: np.ndarray) -> None:
