@@ -2,6 +2,7 @@
 
     python tpu/aot.py --json aot.json
     python tpu/aot.py --program prefill --batch 8 --length 2048 --topology v5e:2x4 --mesh 1x8
+    python tpu/aot.py --program train-hypernet --topology v5e:4x4
 
 Needs the extra `aot` (libtpu, the TPU compiler; no TPU, no weights), best in an environment of its own: JAX tries to
 start whatever libtpu it finds. Two CPU cores: half a minute a program. By default Mistral-7B in bfloat16, prefill of
@@ -40,8 +41,12 @@ ENVIRONMENT = {
 }
 """Set before JAX is imported."""
 TOPOLOGIES = ("v5e:2x4", "v4:2x2x4", "v6e:4x4")
-BATCHES = {"prefill": 8, "decode": 32}
+BATCHES = {"prefill": 8, "decode": 32, "train-hypernet": 16}
 """Sequences of each program."""
+LENGTHS = {"prefill": 2048, "train-hypernet": 256}
+"""Tokens a sequence."""
+PROGRAMS = ("prefill", "decode")
+"""Compiled unless one is asked for."""
 PIPE_WIDTH = 120
 USAGE_ERROR = 2
 
@@ -52,11 +57,12 @@ class Options:
 
     Attributes:
       model: mistral-7b, llama-3-8b, or the path of a Mistral's or Llama's config.json.
-      program: prefill, decode, or both (default).
+      program: prefill, decode (default: these two), or train-hypernet, a step of distillation into a ZeTT hypernetwork
+        as wide as the model.
       topology: a chip and its grid, such as v5e:2x4 (default: v5e:2x4, v4:2x2x4 and v6e:4x4).
       mesh: data x model, such as 1x8 (default: as many on model as divide the key/value heads).
-      batch: sequences (default: 8 for prefill, 32 for decode).
-      length: tokens a prompt of the prefill.
+      batch: sequences (default: 8 for prefill, 32 for decode, 16 for train-hypernet).
+      length: tokens a prompt of the prefill (default: 2048) or a text to train on (256).
       cache: slots a sequence of the cache in decode.
       stretch: tokens of a prompt that are read at a time (default: as DynamicDecoder does).
       dtype: of the parameters, and so of the computation.
@@ -64,11 +70,11 @@ class Options:
     """
 
     model: str = "mistral-7b"
-    program: Literal["prefill", "decode"] | None = None
+    program: Literal["prefill", "decode", "train-hypernet"] | None = None
     topology: str | None = None
     mesh: str | None = None
     batch: int | None = None
-    length: int = 2048
+    length: int | None = None
     cache: int = 4096
     stretch: int | None = None
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
@@ -118,7 +124,7 @@ def compile_all(options: Options) -> dict[str, float | str]:
     for topology in (options.topology,) if options.topology else TOPOLOGIES:
         devices = topology_devices(topology)
         data, model = parse_mesh(options.mesh) if options.mesh else default_mesh(config, len(devices))
-        for name in (options.program,) if options.program else BATCHES:
+        for name in (options.program,) if options.program else PROGRAMS:
             check_mesh(config, options.batch or BATCHES[name], data, model, len(devices))
             mesh = make_mesh(data, model, devices)
             compiled = compile_program(program_of(options, name, config, mesh), mesh)
@@ -147,14 +153,18 @@ def program_of(options: Options, name: str, config: "DecoderConfig", mesh: "Mesh
     """The program of that name with the sizes asked for."""
     import jax.numpy as jnp
     from programs import decode_program, prefill_program
+    from train_program import train_program
 
     from dyntok_jax.batch_decoder import CHUNK, STRETCH
 
     n_batch, dtype = options.batch or BATCHES[name], jnp.dtype(options.dtype)
     if name == "decode":
         return decode_program(config, mesh, dtype, n_batch=n_batch, capacity=options.cache, size=CHUNK)
+    length = options.length or LENGTHS[name]
+    if name == "train-hypernet":
+        return train_program(config, mesh, dtype, n_batch=n_batch, length=length)
     stretch = options.stretch or STRETCH
-    return prefill_program(config, mesh, dtype, n_batch=n_batch, length=options.length, stretch=stretch)
+    return prefill_program(config, mesh, dtype, n_batch=n_batch, length=length, stretch=stretch)
 
 
 if __name__ == "__main__":

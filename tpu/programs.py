@@ -113,7 +113,7 @@ def prefill_program(
     if length % stretch:
         raise InputError(f"A length of {length} is no multiple of the {stretch} tokens that are read at a time.")
     model = abstract_decoder(config, mesh, dtype)
-    on_batch = partial(_shape, sharding=batch_sharding(mesh))
+    on_batch = partial(shape, sharding=batch_sharding(mesh))
     prompts = on_batch((n_batch, length, config.width), dtype), on_batch((n_batch, length), jnp.bool_)
     arguments = (*prompts, None, on_batch((n_batch,), _key_dtype()), *_choice(mesh, n_batch))
     block = block_size(stretch, _abstract_cache(model, mesh, n_batch, length).capacity)
@@ -134,11 +134,11 @@ def prefill_program(
 def decode_program(config: DecoderConfig, mesh: Mesh, dtype: Any, *, n_batch: int, capacity: int, size: int) -> Program:
     """One step of generation when every slot of the cache is filled."""
     model = abstract_decoder(config, mesh, dtype)
-    on_batch = partial(_shape, (n_batch,), sharding=batch_sharding(mesh))
+    on_batch = partial(shape, (n_batch,), sharding=batch_sharding(mesh))
     cache = _abstract_cache(model, mesh, n_batch, capacity)
     whole, yes_or_no = on_batch(jnp.int32), on_batch(jnp.bool_)
     state = GenerationState(cache, whole, whole, yes_or_no, yes_or_no, None, on_batch(_key_dtype()))
-    arguments = (*_choice(mesh, n_batch), _shape((), jnp.int32, NamedSharding(mesh, P())))
+    arguments = (*_choice(mesh, n_batch), shape((), jnp.int32, NamedSharding(mesh, P())))
     block = block_size(1, cache.capacity)
     return Program(
         name=f"decode {n_batch} × {capacity}",
@@ -157,28 +157,29 @@ def abstract_decoder(config: DecoderConfig, mesh: Mesh, dtype: Any) -> Decoder:
     """A decoder's parameters as shapes with the shardings of the table."""
     make: Callable[[], Decoder] = lambda: Decoder(config, jax.random.key(0), dtype)  # noqa: E731
     shapes = jax.eval_shape(make)
-    return jax.tree.map(lambda x, sharding: _shape(x.shape, x.dtype, sharding), shapes, shardings_for(shapes, mesh))
+    return jax.tree.map(lambda x, sharding: shape(x.shape, x.dtype, sharding), shapes, shardings_for(shapes, mesh))
 
 
 def _abstract_cache(model: Decoder, mesh: Mesh, n_batch: int, capacity: int) -> KeyValueCache:
     shapes = jax.eval_shape(lambda: empty_cache(model, n_batch, capacity))
     rows = NamedSharding(mesh, CACHE)
     return KeyValueCache(
-        _shape(shapes.key.shape, shapes.key.dtype, rows),
-        _shape(shapes.value.shape, shapes.value.dtype, rows),
-        _shape((n_batch,), jnp.int32, batch_sharding(mesh)),
+        shape(shapes.key.shape, shapes.key.dtype, rows),
+        shape(shapes.value.shape, shapes.value.dtype, rows),
+        shape((n_batch,), jnp.int32, batch_sharding(mesh)),
     )
 
 
 def _choice(mesh: Mesh, n_batch: int) -> tuple[Any, Limits]:
     """How tokens are chosen and when sequences end."""
     rows = batch_sharding(mesh)
-    sampling = jax.tree.map(lambda x: _shape(x.shape, x.dtype, rows), sampling_of([SamplingConfig()] * n_batch))
-    return sampling, Limits(_shape((1,), jnp.int32, NamedSharding(mesh, P())), _shape((n_batch,), jnp.int32, rows))
+    sampling = jax.tree.map(lambda x: shape(x.shape, x.dtype, rows), sampling_of([SamplingConfig()] * n_batch))
+    return sampling, Limits(shape((1,), jnp.int32, NamedSharding(mesh, P())), shape((n_batch,), jnp.int32, rows))
 
 
-def _shape(shape: tuple[int, ...], dtype: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+def shape(sizes: tuple[int, ...], dtype: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    """An array that is not there."""
+    return jax.ShapeDtypeStruct(sizes, dtype, sharding=sharding)
 
 
 def _key_dtype() -> Any:

@@ -15,8 +15,10 @@ from dyntok_jax.errors import InputError
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
-    from dyntok_jax.training.loop import Job, Outcome, RunConfig
-    from dyntok_jax.training.objectives import Objectives
+    from dyntok_jax.text.byte_level import ByteLevelTokenizer
+    from dyntok_jax.training.data_config import DataConfig
+    from dyntok_jax.training.loop import Job, Outcome, RunConfig, Validate
+    from dyntok_jax.training.objectives import FrozenModel, Objectives
 
 EXAMPLES = """\
   dyntok train-hypernet --text de.txt fr.txt.gz --output run        e5-small; result in run/hypernet
@@ -40,14 +42,18 @@ class TrainHypernet:
     Attributes:
       text: UTF-8 text, one paragraph a line (.gz too), as FILE or CODE=FILE; without a code the file's name may say
         the language (de.txt.gz).
-      words: lists of words (a word a line, a tab, its weight) for pseudo-texts in languages with little text, as
-        CODE=FILE.
+      words: lists of words for pseudo-texts in languages with little text, as CODE=FILE (a word a line, a tab, its
+        weight) or CODE=wordfreq:CODE.
+      words_share: what part of a language's samples are pseudo-texts where it has texts, too: a number for all, CODE=
+        and a number for one (default: 0.5).
       output: folder for checkpoints, metrics.jsonl and the result, hypernet/.
       config: TOML file with the same options by their names, such as text = ["de.txt"] or learning_rate = 1e-4;
         options given here win.
       model: a folder, a Hugging Face Hub id, or a packaged model.
       validation: held-out text, one text a line, or aligned JSON lines (.jsonl) with a field a language.
       validation_texts: the most texts a file or language of it.
+      held_out: without --validation, paragraphs of each language that are kept out of training to validate on; 0: no
+        validation.
       steps: how many.
       batch_size: texts a batch.
       accumulate: batches a step.
@@ -57,6 +63,9 @@ class TrainHypernet:
       clip: norm that gradients are clipped to.
       objectives: NAME or NAME=WEIGHT of pieces, sentences, hidden, next_subword, language_model (default: sentences
         hidden for encoders, hidden next_subword for decoders).
+      pieces_per_batch: vocabulary pieces a batch, for the objective pieces.
+      pieces: decompose writes them as shorter pieces, identity as themselves (ZeTT's auxiliary loss).
+      identity_steps: steps at first with nothing but identities (ZeTT's warm-up, there 10000).
       layers: of the hypernetwork.
       hidden: its width.
       ffn: its feed-forward width.
@@ -84,10 +93,12 @@ class TrainHypernet:
     output: Annotated[str, arg(metavar="FOLDER")] = tyro.MISSING
     text: Files = ()
     words: Files = ()
+    words_share: Annotated[tuple[str, ...], arg(metavar="[CODE=]SHARE ...", help_behavior_hint="")] = ()
     config: OptionalPath = None
     model: Model = DEFAULT_MODEL
     validation: Files = ()
     validation_texts: N = 240
+    held_out: N = 32
     steps: N = 2000
     batch_size: N = 24
     accumulate: N = 1
@@ -96,6 +107,9 @@ class TrainHypernet:
     weight_decay: Number = 0.01
     clip: Number = 1.0
     objectives: Annotated[tuple[str, ...], arg(metavar="NAME[=WEIGHT] ...", help_behavior_hint="")] = ()
+    pieces_per_batch: N = 128
+    pieces: Literal["decompose", "identity"] = "decompose"
+    identity_steps: N = 0
     layers: N = 2
     hidden: N = 384
     ffn: N = 1536
@@ -121,7 +135,8 @@ class TrainHypernet:
 
     def run(self) -> None:
         """Loads, trains, prints."""
-        if not self.text and not self.words:
+        with_pieces_alone = self.objectives and not _weights(self.objectives).needs_texts
+        if not (self.text or self.words or with_pieces_alone):
             raise InputError("There is nothing to train on: give text files (--text FILE ...).")
 
         from dyntok_jax.cli.compile_clock import keep_compiled_programs
@@ -151,16 +166,11 @@ class TrainHypernet:
 
     def _job(self, mesh: "Mesh | None") -> "Job":
         """Everything that `train` takes, loaded."""
-        from dyntok_jax.encoder import default_prompt
-        from dyntok_jax.hub import find_model
         from dyntok_jax.models.mistral import Decoder
-        from dyntok_jax.text.encode import TextEncoder
         from dyntok_jax.training import setup
-        from dyntok_jax.training.batch import TrainingBatch
-        from dyntok_jax.training.data import DataConfig, training_batches
+        from dyntok_jax.training.data import training_batches
         from dyntok_jax.training.loop import Job
         from dyntok_jax.training.step import OptimizerConfig
-        from dyntok_jax.training.validation import validator
 
         wanted = _weights(self.objectives) if self.objectives else None
         with_head = wanted is not None and wanted.language_model > 0
@@ -173,26 +183,7 @@ class TrainHypernet:
             hypernet = setup.fresh_hypernet(network, frozen, tokenizer, self.seed)
         else:
             hypernet = setup.given_hypernet(self.start_from, frozen, tokenizer)
-        data = DataConfig(
-            texts=setup.by_language(self.text),
-            words=setup.by_language(self.words),
-            batch_size=self.batch_size,
-            max_length=self.max_length,
-            max_subwords=hypernet.config.max_subwords,
-            boundary=self.boundary,
-            share=self.share,
-            full_probability=self.full_probability,
-            language_exponent=self.language_exponent,
-            prefix=default_prompt(find_model(self.model)) if self.prefix is None else self.prefix,
-            mask_probability=MASK_PROBABILITY if with_head else 0.0,
-            seed=self.seed,
-        )
-        validate = None
-        if self.validation:
-            texts, translations = setup.held_out(
-                self.validation, data, TextEncoder(tokenizer), limit=self.validation_texts
-            )
-            validate = validator(frozen, weights, [TrainingBatch(batch, None) for batch in texts], translations)
+        data = self._data(weights, hypernet.config.max_subwords)
         return Job(
             hypernet=hypernet,
             frozen=frozen,
@@ -205,10 +196,60 @@ class TrainHypernet:
                 clip=self.clip,
                 accumulate=self.accumulate,
             ),
-            validate=validate,
+            validate=self._validate(frozen, weights, data, tokenizer),
             config={"model": self.model, "start_from": self.start_from, "seed": self.seed}
             | {"data": _without(asdict(data), "threads", "prefetch"), "validation": list(self.validation)},
         )
+
+    def _data(self, weights: "Objectives", max_subwords: int) -> "DataConfig":
+        from dyntok_jax.encoder import default_prompt
+        from dyntok_jax.hub import find_model
+        from dyntok_jax.training import setup
+        from dyntok_jax.training.data import DataConfig
+
+        if self.identity_steps and not weights.pieces:
+            raise InputError("--identity-steps trains on vocabulary pieces alone: add the objective pieces.")
+        texts = setup.by_language(self.text) if weights.needs_texts else {}
+        words = setup.by_language(self.words) if weights.needs_texts else {}
+        return DataConfig(
+            texts=texts,
+            words=words,
+            words_share=setup.shares_by_language(self.words_share, words),
+            batch_size=self.batch_size,
+            max_length=self.max_length,
+            max_subwords=max_subwords,
+            boundary=self.boundary,
+            share=self.share,
+            full_probability=self.full_probability,
+            language_exponent=self.language_exponent,
+            prefix=default_prompt(find_model(self.model)) if self.prefix is None else self.prefix,
+            mask_probability=MASK_PROBABILITY if weights.language_model else 0.0,
+            seed=self.seed,
+            pieces_per_batch=self.pieces_per_batch if weights.pieces else 0,
+            pieces=self.pieces,
+            identity_batches=self.identity_steps * self.accumulate,
+            held_out=0 if self.validation else self.held_out,
+        )
+
+    def _validate(
+        self, frozen: "FrozenModel", weights: "Objectives", data: "DataConfig", tokenizer: "ByteLevelTokenizer"
+    ) -> "Validate | None":
+        """What validates: on the files given, or on what is held out of the texts."""
+        from dyntok_jax.text.encode import TextEncoder
+        from dyntok_jax.training import setup
+        from dyntok_jax.training.data import validation_texts
+        from dyntok_jax.training.validation import validator
+
+        encoder = TextEncoder(tokenizer)
+        if self.validation:
+            batches, translations = setup.held_out(self.validation, data, encoder, limit=self.validation_texts)
+        elif self.held_out and data.texts:
+            held_out = validation_texts(data)
+            batches = [batch for texts in held_out.values() for batch in setup.full_batches(texts, data, encoder)]
+            translations = {}
+        else:
+            return None
+        return validator(frozen, weights, setup.with_pieces(batches, data, tokenizer), translations)
 
     def _run_config(self) -> "RunConfig":
         from dyntok_jax.training.loop import RunConfig

@@ -3,6 +3,8 @@
 import gzip
 import sys
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from dyntok_jax.errors import InputError
@@ -21,15 +23,29 @@ def read_lines(file: str) -> list[str]:
     Raises:
       InputError: no such file, an empty one, or one that is no UTF-8 text (the line is named).
     """
-    lines = read_bytes(file).removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    if lines[-1] == b"":
-        lines.pop()
+    return list(stream_lines(file))
+
+
+def stream_lines(file: str) -> Iterator[str]:
+    """The same line by line, so that the file never lies in memory whole."""
     name = "Standard input" if file == STDIN else file
-    if not lines:
+    number = 0
+    for number, line in enumerate(stream_byte_lines(file), start=1):
+        yield decode_line(line.removesuffix(b"\r"), f"{name}, line {number}")
+    if not number:
         raise InputError(f"{name} is empty: give at least one text, one a line.")
-    return [
-        decode_line(line.removesuffix(b"\r"), f"{name}, line {number}") for number, line in enumerate(lines, start=1)
-    ]
+
+
+def stream_byte_lines(file: str) -> Iterator[bytes]:
+    """The lines of a file one by one, unpacked, without a byte-order mark and without their line feeds.
+
+    Raises:
+      InputError: as `read_bytes`.
+    """
+    with _explained(file), _opened(file) as lines:
+        for number, line in enumerate(lines):
+            if line := line if number else line.removeprefix(b"\xef\xbb\xbf"):
+                yield line.removesuffix(b"\n")
 
 
 def decode_line(line: bytes, where: str) -> str:
@@ -52,13 +68,20 @@ def read_bytes(file: str) -> bytes:
     Raises:
       InputError: no such file, a folder, a damaged gzip file, or one that may not be read.
     """
+    with _explained(file), _opened(file) as stream:
+        return stream.read()
+
+
+def _opened(file: str):
     if file == STDIN:
-        return sys.stdin.buffer.read()
+        return nullcontext(sys.stdin.buffer)
+    return gzip.open(file) if file.endswith(".gz") else Path(file).open("rb")
+
+
+@contextmanager
+def _explained(file: str) -> Iterator[None]:
     try:
-        if not file.endswith(".gz"):
-            return Path(file).read_bytes()
-        with gzip.open(file) as stream:
-            return stream.read()
+        yield
     except FileNotFoundError:
         raise InputError(
             f"There is no file {file}: give a text file with one text a line, an aligned .jsonl file, or - for "

@@ -153,6 +153,8 @@ class BatchBuilder:
       text_rows: which of them make a batch.
       pieces: of the vocabulary; None where none are wanted.
       piece_rows: which of them make a batch.
+      identities: pieces as themselves, for the first batches; None where there are none of these.
+      identity_rows: which of them make a batch.
       language_of: the index of each language's code.
       text_encoder: of the model.
       config: what to train on.
@@ -162,6 +164,8 @@ class BatchBuilder:
     text_rows: TextRows | None
     pieces: VocabularyPieces | None
     piece_rows: grain.MapDataset[np.ndarray] | None
+    identities: VocabularyPieces | None
+    identity_rows: grain.MapDataset[np.ndarray] | None
     language_of: dict[str, int]
     text_encoder: TextEncoder
     config: DataConfig
@@ -170,15 +174,19 @@ class BatchBuilder:
     def load(cls, config: DataConfig, tokenizer: ByteLevelTokenizer, languages: Sequence[str]) -> "BatchBuilder":
         """Reads all that a config names; for arguments and errors see `training_batches`."""
         text_encoder = TextEncoder(tokenizer)
-        samples, pieces = load_samples(config, text_encoder), None
+        samples, pieces, identities = load_samples(config, text_encoder), None, None
         if config.pieces_per_batch:
             pieces = vocabulary_pieces(tokenizer, max_subwords=config.max_subwords, mode=config.pieces)
+        if config.identity_batches:
+            identities = vocabulary_pieces(tokenizer, max_subwords=config.max_subwords, mode="identity")
         codes = languages if samples is None else samples.languages
         return cls(
             samples=samples,
             text_rows=None if samples is None else TextRows(samples, config),
             pieces=pieces,
             piece_rows=None if pieces is None else piece_rows(len(pieces), config),
+            identities=identities,
+            identity_rows=None if identities is None else piece_rows(len(identities), config),
             language_of={code: language_index(code, languages) if languages else 0 for code in codes},
             text_encoder=text_encoder,
             config=config,
@@ -186,9 +194,11 @@ class BatchBuilder:
 
     def build(self, number: int, rng: np.random.Generator) -> TrainingBatch:
         """One batch; all that is random about it, other than its rows, is drawn here."""
+        if number < self.config.identity_batches:
+            return TrainingBatch(texts=None, pieces=self._pieces(self.identities, self.identity_rows[number], rng))
         return TrainingBatch(
             texts=None if self.samples is None else self._texts(self.text_rows(number).tolist(), rng),
-            pieces=None if self.pieces is None else self._pieces(self.piece_rows[number], rng),
+            pieces=None if self.pieces is None else self._pieces(self.pieces, self.piece_rows[number], rng),
         )
 
     def _texts(self, rows: list[int], rng: np.random.Generator) -> TextBatch:
@@ -207,11 +217,11 @@ class BatchBuilder:
             rng=rng,
         )
 
-    def _pieces(self, rows_P: np.ndarray, rng: np.random.Generator) -> PieceBatch:
+    def _pieces(self, pieces: VocabularyPieces, rows_P: np.ndarray, rng: np.random.Generator) -> PieceBatch:
         # a piece belongs to no language, and must be right in each
         known = np.array(sorted(set(self.language_of.values())) or [0], np.int32)
         return make_piece_batch(
-            self.pieces,
+            pieces,
             rows_P,
             rng.choice(known, len(rows_P)),
             random_probability=self.config.pieces_random,

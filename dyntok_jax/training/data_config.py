@@ -17,6 +17,7 @@ _LEAST = {
     "threads": 0,
     "prefetch": 1,
     "pieces_per_batch": 0,
+    "identity_batches": 0,
     "held_out": 0,
     "seed": 0,
 }
@@ -54,6 +55,7 @@ class DataConfig:
       pieces_per_batch: P, vocabulary pieces a batch; without texts and words a batch has nothing else.
       pieces: `decompose` writes them as shorter pieces, `identity` as themselves (ZeTT's warm-up and auxiliary loss).
       pieces_random: how many of the decomposed are written in any way instead of the tokenizer's.
+      identity_batches: how many batches at first hold nothing but pieces as themselves: ZeTT's warm-up.
       held_out: paragraphs of each language that are kept for `validation_texts`.
     """
 
@@ -79,6 +81,7 @@ class DataConfig:
     pieces_per_batch: int = 0
     pieces: PieceMode = "decompose"
     pieces_random: float = 0.5
+    identity_batches: int = 0
     held_out: int = 0
 
     def __post_init__(self):
@@ -94,6 +97,8 @@ class DataConfig:
             _check(name, repr(value), value in known, f"one of {', '.join(known)}")
         for code, share in self.words_share.items():
             _check(f"words_share of {code}", share, 0 <= share <= 1, "a part of the samples, from 0 to 1")
+        if self.identity_batches and not self.pieces_per_batch:
+            raise ConfigError("identity_batches are batches of pieces: set pieces_per_batch, too.")
         if unknown := sorted(self.words_share.keys() - self.words.keys()):
             raise ConfigError(f"words_share names {', '.join(unknown)}, but words has no list of words there.")
         self._check_sources()

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, SingleDeviceSharding
 from jax.typing import DTypeLike
 
 from dyntok_jax.convert.hypernet import save_hypernet
@@ -32,6 +32,7 @@ from dyntok_jax.training.step import (
 )
 
 
+@runtime_checkable
 class Batches(Protocol):
     """An endless stream of batches whose place can be kept and found again."""
 
@@ -171,6 +172,7 @@ def train(
             )
         session = _Session(job, run, folder, checkpoints, mesh, report)
         with contextlib.closing(session):
+            session.begin()
             while session.done < run.steps and not session.gives_up:
                 session.take_step()
         progress = session.progress
@@ -195,12 +197,17 @@ class _Session:
         self.step_of = make_step(self.optimizer, job.weights, jnp.dtype(run.compute_dtype))
         self.waiting: list[tuple[int, Metrics]] = []
         self.looked_at = time.perf_counter()
-        is_fresh = checkpoints.latest is None
+        self.is_fresh = checkpoints.latest is None
         self.done = checkpoints.latest or 0
-        self.state, self.progress = self._fresh() if is_fresh else self._restored()
-        self.log = MetricsFile(folder / METRICS, after=self.done)
-        if is_fresh:
-            self._save(validates=job.validate is not None)
+        self.state, self.progress = self._fresh() if self.is_fresh else self._restored()
+        self.log = MetricsFile(folder / METRICS, after=-1 if self.is_fresh else self.done)
+
+    def begin(self) -> None:
+        """What comes before the first step: a checkpoint of the start, or what a kill may have left undone."""
+        if self.is_fresh:
+            self._save(validates=self.job.validate is not None)
+        elif self.progress.best_step == self.done:  # the kill may have come before they were exported
+            self._export()
 
     @property
     def gives_up(self) -> bool:
@@ -232,13 +239,7 @@ class _Session:
         seconds = (time.perf_counter() - self.looked_at) / max(len(waited), 1)
         self.looked_at = time.perf_counter()
         for step, metrics in waited:
-            if wrong := [name for name, value in metrics.items() if not math.isfinite(value)]:
-                raise TrainingError(
-                    f"{', '.join(wrong)} of step {step} came out as no finite number. The checkpoint of step "
-                    f"{self.checkpoints.latest} in {self.checkpoints.folder} and the best parameters in "
-                    f"{self.folder / HYPERNET} are from before that: start a new run from those (--start-from) with a "
-                    "lower learning rate."
-                )
+            self._check_finite(metrics, f"step {step}")
             self.log.write({"step": step, **metrics, "seconds": round(seconds, 3)})
             self.report(Report(step, metrics, is_validation=False))
 
@@ -246,40 +247,63 @@ class _Session:
         """Validates if that is due, and starts a checkpoint; better parameters are exported."""
         loss = None
         if validates:
-            scores = self.job.validate(self.state.hypernet)
+            scores = self.job.validate(cast(self.state.hypernet, jnp.dtype(self.run.compute_dtype)))
+            self._check_finite(scores, f"the validation at step {self.done}")
             loss = scores["loss"]
             self.log.write({"step": self.done} | {f"validation_{name}": value for name, value in scores.items()})
             self.report(Report(self.done, scores, is_validation=True))
             self.looked_at = time.perf_counter()
         self.progress = judged(self.progress, self.done, loss, has_validation=self.job.validate is not None)
         self.progress = replace(self.progress, data=self.job.batches.get_state())
-        self.checkpoints.save(self.state, self.progress, self.done, loss)
+        self.checkpoints.save(self.state, self.progress, self.done)
         if self.progress.best_step == self.done:
-            export(self.folder / HYPERNET, self.state.hypernet, self.run.export_dtype)
+            self._export()
+
+    def _check_finite(self, figures: dict[str, float], where: str) -> None:
+        """Stops the run at a figure that is no finite number; nothing later than it is kept."""
+        wrong = [name for name, value in figures.items() if not math.isfinite(value)]
+        if not wrong:
+            return
+        self.checkpoints.wait()
+        kept = self.checkpoints.latest
+        good = (
+            "No checkpoint is from before that"
+            if kept is None
+            else f"The checkpoint of step {kept} in {self.checkpoints.folder} and the best parameters in "
+            f"{self.folder / HYPERNET} (--start-from) are from before that"
+        )
+        raise TrainingError(
+            f"{', '.join(wrong)} of {where} came out as no finite number. {good}: start a new run with a lower "
+            "learning rate."
+        )
+
+    def _export(self) -> None:
+        export(self.folder / HYPERNET, self.state.hypernet, self.run.export_dtype)
 
     def _fresh(self) -> tuple[TrainState, Progress]:
-        shardings = None if self.mesh is None else self._shardings()
-        begin = jax.jit(partial(init_state, optimizer=self.optimizer), out_shardings=shardings)
-        return begin(self.job.hypernet), Progress(decisive_config(self.job, self.run), self.job.batches.get_state())
+        places = self._places()
+        begin = jax.jit(partial(init_state, optimizer=self.optimizer), out_shardings=places)
+        hypernet = jax.device_put(self.job.hypernet, places.hypernet)
+        return begin(hypernet), Progress(decisive_config(self.job, self.run), self.job.batches.get_state())
 
     def _restored(self) -> tuple[TrainState, Progress]:
         progress = self.checkpoints.load_progress()
         check_same_config(self.folder, progress.config, decisive_config(self.job, self.run))
-        abstract = self._abstract()
-        if self.mesh is not None:
-            abstract = jax.tree.map(
-                lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-                abstract,
-                self._shardings(),
-            )
-        state = self.checkpoints.load_state(abstract)
         self.job.batches.set_state(progress.data)
-        return state, progress
+        placed = jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            self._abstract(),
+            self._places(),
+        )
+        return self.checkpoints.load_state(placed), progress
 
     def _abstract(self) -> TrainState:
         return jax.eval_shape(partial(init_state, optimizer=self.optimizer), self.job.hypernet)
 
-    def _shardings(self) -> TrainState:
+    def _places(self) -> TrainState:
+        """Where each array of the state lies, on a mesh or on one device, whatever the run before lay on."""
+        if self.mesh is None:
+            return jax.tree.map(lambda _: SingleDeviceSharding(jax.local_devices()[0]), self._abstract())
         return state_shardings(self._abstract(), self.optimizer, self.mesh)
 
 

@@ -22,6 +22,8 @@ from dyntok_jax.training.batch import PieceBatch, SurfaceForms, TextBatch, Train
 
 STRETCH = 16
 """Positions a sequence whose scores over a vocabulary lie in memory at once."""
+LEAST_VARIANCE = 1e-4
+"""Of a column of a table, in units of the mean over columns, where errors are measured in it."""
 
 Loss = Float32[Array, ""]
 Metrics = dict[str, Loss]
@@ -35,7 +37,7 @@ class FrozenModel:
     Attributes:
       body: an encoder or a decoder.
       source_VM: its table; where input and output tables differ both side by side, [input ‖ output].
-      variance_M: of the table's columns, in float32.
+      variance_M: of the table's columns, in float32; of a column that hardly varies a little of what others have.
       head: an encoder's masked-LM head, for the language-model objective.
       mask_row: source row of the mask token, for the same.
     """
@@ -98,6 +100,8 @@ def freeze(body: Encoder | Decoder, head: MaskedLmHead | None = None, mask_row: 
     if isinstance(body, Decoder) and body.output_embeddings is not None:
         source_VM = jnp.concatenate([source_VM, body.output_embeddings[...]], axis=1)
     variance_M = jnp.var(source_VM.astype(jnp.float32), axis=0)
+    least = jnp.maximum(LEAST_VARIANCE * variance_M.mean(), jnp.finfo(jnp.float32).tiny)
+    variance_M = jnp.maximum(variance_M, least)
     return FrozenModel(body, source_VM, variance_M, head, None if mask_row is None else jnp.int32(mask_row))
 
 
@@ -146,8 +150,10 @@ def token_rows(hypernet: Hypernet, frozen: FrozenModel, texts: TextBatch) -> Tok
     output_RD = input_RD
     if predicted.output_UD is not None:
         output_RD = jnp.concatenate([predicted.output_UD, kept_KM[:, width:]])
-    bias_P = jnp.zeros_like(predicted.input_UD[:, 0]) if predicted.bias_U is None else predicted.bias_U
-    bias_K = jnp.zeros_like(kept_KM[:, 0]) if frozen.head is None else frozen.head.bias[...][texts.kept_K]
+    bias_P, bias_K = jnp.zeros_like(predicted.input_UD[:, 0]), jnp.zeros_like(kept_KM[:, 0])
+    if frozen.head is not None:
+        bias_P = bias_P if predicted.bias_U is None else predicted.bias_U
+        bias_K = frozen.head.bias[...][texts.kept_K]
     is_kept_K = jnp.arange(len(texts.kept_K)) < texts.n_kept
     is_token_R = jnp.concatenate([texts.forms.is_subword_PS.any(axis=1), is_kept_K])
     return TokenRows(input_RD, output_RD, jnp.concatenate([bias_P, bias_K]), is_token_R)

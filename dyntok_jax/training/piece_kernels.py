@@ -1,60 +1,15 @@
-"""The compiled loops behind `pieces.py`: a trie over the vocabulary, and ways to write its pieces as shorter ones.
+"""The compiled loops behind `pieces.py`: ways to write the pieces of a vocabulary as shorter ones.
 
-A piece is a string of bytes. Below, M pieces lie end to end in `bytes_N`, piece m from `offset[m]` to `offset[m + 1]`.
-The trie's nodes are numbered: `FIRST` and `REST` are the roots for what begins a string and for what goes on in it;
-they differ for WordPiece alone, whose pieces say where they stand. Every other node stands for the edge that leads to
-it. The piece itself is no way to write it.
+A piece is a string of bytes. Below, M pieces lie end to end in `bytes_N`, piece m from `offset[m]` to `offset[m + 1]`;
+a trie over them is made by `build_trie`. The piece itself is no way to write it.
 """
 
 from typing import no_type_check
 
 import numpy as np
 
-from dyntok_jax.merging.tables import NONE, compiled, find_pair, pair_key, table_size
-
-FIRST, REST = 0, 1
-_N_ROOTS = 2
-
-
-@compiled
-@no_type_check
-def build_trie(bytes_N, offset, id_M, root_M):
-    """Makes pieces searchable by their bytes.
-
-    Args:
-      bytes_N: the pieces.
-      offset: where each begins, and the end.
-      id_M: their ids.
-      root_M: the root that each hangs from.
-
-    Returns:
-      A hash table of edges, the key of each edge (its node before and its byte), and for each node the id of the piece
-      that ends there, or NONE.
-    """
-    key_E = np.empty(bytes_N.size, np.uint64)
-    piece_E = np.full(bytes_N.size + _N_ROOTS, NONE, np.int32)
-    table = np.full(table_size(bytes_N.size), NONE, np.int32)
-    n_edges = 0
-    for row in range(id_M.size):
-        node = root_M[row]
-        for at in range(offset[row], offset[row + 1]):
-            key = pair_key(node, bytes_N[at])
-            slot = find_pair(table, key_E, key)
-            if table[slot] == NONE:
-                table[slot] = n_edges
-                key_E[n_edges] = key
-                n_edges += 1
-            node = table[slot] + _N_ROOTS
-        piece_E[node] = id_M[row]
-    return table, key_E[:n_edges].copy(), piece_E[: n_edges + _N_ROOTS].copy()
-
-
-@compiled
-@no_type_check
-def _step(table, key_E, node, byte):
-    """The node behind an edge; NONE if there is none."""
-    edge = table[find_pair(table, key_E, pair_key(node, byte))]
-    return NONE if edge == NONE else edge + _N_ROOTS
+from dyntok_jax.merging.tables import NONE, compiled, find_pair, pair_key
+from dyntok_jax.text.trie_kernels import step
 
 
 @compiled
@@ -93,7 +48,7 @@ def split_by_score(bytes_N, offset, root_M, rest, table, key_E, piece_E, score_V
                 continue
             node = root_M[row] if start == 0 else rest
             for end in range(start + 1, length + 1):
-                node = _step(table, key_E, node, bytes_N[begin + end - 1])
+                node = step(table, key_E, node, bytes_N[begin + end - 1])
                 if node == NONE:
                     break
                 if piece_E[node] == NONE or end - start == length:
@@ -184,7 +139,7 @@ def split_by_longest(bytes_N, offset, root_M, rest, table, key_E, piece_E, width
             node = root_M[row] if start == 0 else rest
             found, found_end = NONE, start
             for end in range(start + 1, length + 1):
-                node = _step(table, key_E, node, bytes_N[begin + end - 1])
+                node = step(table, key_E, node, bytes_N[begin + end - 1])
                 if node == NONE:
                     break
                 if piece_E[node] != NONE and end - start < length:
@@ -228,7 +183,7 @@ def split_at_random(bytes_N, offset, root_M, rest, table, key_E, piece_E, unifor
         for start in range(length):
             node = root_M[row] if start == 0 else rest
             for end in range(start + 1, length + 1):
-                node = _step(table, key_E, node, bytes_N[begin + end - 1])
+                node = step(table, key_E, node, bytes_N[begin + end - 1])
                 if node == NONE:
                     break
                 if piece_E[node] != NONE and end - start < length:

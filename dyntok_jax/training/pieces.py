@@ -5,7 +5,6 @@ read, and the model does not run: 250,000 targets for nothing.
 """
 
 import json
-import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,14 +14,13 @@ from jaxtyping import Int32, Int64
 from dyntok_jax.errors import InputError
 from dyntok_jax.merging.merge_list_kernels import index_pairs
 from dyntok_jax.merging.tables import NONE
-from dyntok_jax.text.byte_characters import BYTE_CHARACTERS, CHARACTER_BYTES, to_bytes
+from dyntok_jax.text.byte_characters import BYTE_CHARACTERS
 from dyntok_jax.text.byte_level import ByteLevelTokenizer
 from dyntok_jax.text.byte_level_spec import FILLER_SCORE
+from dyntok_jax.text.spellings import continues, piece_texts
+from dyntok_jax.text.trie_kernels import FIRST, REST, build_trie
 from dyntok_jax.training.batch import PieceBatch, SurfaceForms
 from dyntok_jax.training.piece_kernels import (
-    FIRST,
-    REST,
-    build_trie,
     split_at_random,
     split_by_longest,
     split_by_merges,
@@ -30,10 +28,6 @@ from dyntok_jax.training.piece_kernels import (
 )
 
 PieceMode = Literal["decompose", "identity"]
-
-_NAMED = re.compile(r"<(unused|duplicate) \d+>|<0x[0-9A-F]{2}>")
-"""Entries of a byte-level vocabulary that are no spelling."""
-_CONTINUES = "##"
 
 Trie = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -122,18 +116,16 @@ def own_spellings(tokenizer: ByteLevelTokenizer, model: dict[str, Any]) -> Spell
       tokenizer: of the model.
       model: its byte-level model, as tokenizer.json writes it.
     """
-    no_text = tokenizer.added_ids | {tokenizer.unknown_id}
-    if model["type"] == "Unigram":  # what had to take another name is out of reach
-        no_text |= {index for index, (_, score) in enumerate(model["vocab"]) if score <= FILLER_SCORE}
+    out_of_reach: set[int] = set()
+    if model["type"] == "Unigram":  # what had to take another name
+        out_of_reach = {index for index, (_, score) in enumerate(model["vocab"]) if score <= FILLER_SCORE}
     ids, parts, roots = [], [], []
-    for index, piece in enumerate(tokenizer.pieces[: tokenizer.n_own]):
-        continues = tokenizer.is_wordpiece and piece.startswith(_CONTINUES) and len(piece) > len(_CONTINUES)
-        text = piece.removeprefix(_CONTINUES) if continues else piece
-        if not text or index in no_text or _NAMED.fullmatch(piece) or not CHARACTER_BYTES.keys() >= set(text):
+    for index, text in enumerate(piece_texts(tokenizer)[: tokenizer.n_own]):
+        if text is None or index in out_of_reach:
             continue
         ids.append(index)
-        parts.append(to_bytes(text))
-        roots.append(REST if continues else FIRST)
+        parts.append(text)
+        roots.append(REST if tokenizer.is_wordpiece and continues(tokenizer.pieces[index]) else FIRST)
     return Spellings(
         id_M=np.array(ids, np.int32),
         bytes_N=np.frombuffer(b"".join(parts), np.uint8).astype(np.int32),

@@ -7,9 +7,12 @@
 
 import json
 import os
+import re
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -22,6 +25,8 @@ from dyntok_jax.parameters import flat_parameters
 from dyntok_jax.training.step import TrainState
 
 CHECKPOINTS, METRICS, HYPERNET = "checkpoints", "metrics.jsonl", "hypernet"
+_DOOMED = ".removed"
+_WHOLE, _UNFINISHED = re.compile(r"\d+"), re.compile(rf"\d+({re.escape(_DOOMED)}|\.orbax-checkpoint-tmp.*)")
 
 
 @dataclass(frozen=True)
@@ -44,10 +49,13 @@ class Progress:
 
 
 class Checkpoints:
-    """Checkpoints of one run: the last few and the best, written while training goes on."""
+    """Checkpoints of one run: the last few and the best, written while training goes on.
+
+    A folder `STEP` is whole: it takes that name when it is, and loses it before it is removed.
+    """
 
     def __init__(self, folder: Path, keep: int):
-        """Opens the folder, and removes what an interrupted write left there.
+        """Opens the folder, and removes what an interrupted write or removal left there.
 
         Args:
           folder: made if it is not there.
@@ -56,21 +64,13 @@ class Checkpoints:
         Raises:
           CheckpointError: the folder cannot be written.
         """
-        self.folder = folder.absolute() / CHECKPOINTS
-        policies = ocp.training.preservation_policies
-        best = policies.BestN(
-            get_metric_fn=lambda metrics: metrics["loss"],
-            reverse=True,
-            n=1,
-            keep_checkpoints_without_metrics=False,
-        )
+        self.folder, self._keep = folder.absolute() / CHECKPOINTS, keep
+        self._writing: tuple[ocp.AsyncResponse[None], int] | None = None
         with self._explained("written"):
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._orbax = ocp.training.Checkpointer(
-                self.folder,
-                preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
-                cleanup_tmp_directories=True,
-            )
+            for left in self.folder.iterdir():
+                if _UNFINISHED.fullmatch(left.name):
+                    shutil.rmtree(left)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -79,31 +79,51 @@ class Checkpoints:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if kind is None:
-            with self._explained("written"):
-                self._orbax.close()
+            self.wait()
+        else:  # what went wrong first is told
+            with suppress(CheckpointError):
+                self.wait()
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps of all whole checkpoints."""
+        return sorted(int(path.name) for path in self.folder.iterdir() if _WHOLE.fullmatch(path.name))
 
     @property
     def latest(self) -> int | None:
         """The step of the last whole checkpoint; None if there is none."""
-        return None if self._orbax.latest is None else self._orbax.latest.step
+        return max(self.steps, default=None)
 
-    def save(self, state: TrainState, progress: Progress, step: int, loss: float | None) -> None:
+    def save(self, state: TrainState, progress: Progress, step: int) -> None:
         """Starts writing a checkpoint; waits for the one before.
 
         Args:
-          state: the arrays.
+          state: the arrays, which are on the host when this returns: a step may take them over.
           progress: the rest.
           step: steps done.
-          loss: of a validation at this step, None without one.
 
         Raises:
           CheckpointError: this one or the one before cannot be written.
         """
-        metrics = None if loss is None else {"loss": loss}
+        self.wait()
         with self._explained("written"):
-            self._orbax.save_async(
-                step, flat_parameters(state), force=True, metrics=metrics, custom_metadata=asdict(progress)
-            )
+            writing = ocp.save_async(self.folder / str(step), flat_parameters(state), custom_metadata=asdict(progress))
+        self._writing = writing, progress.best_step
+
+    def wait(self) -> None:
+        """Waits until the last checkpoint is whole, then removes those that need not stay.
+
+        Raises:
+          CheckpointError: it cannot be written.
+        """
+        if self._writing is None:
+            return
+        (writing, best_step), self._writing = self._writing, None
+        with self._explained("written"):
+            writing.result()
+            for step in self.steps[: -self._keep]:
+                if step != best_step:
+                    self._remove(step)
 
     def load_progress(self) -> Progress:
         """Reads where the run stood at the last checkpoint.
@@ -112,20 +132,25 @@ class Checkpoints:
           CheckpointError: it cannot be read.
         """
         with self._explained("read"):
-            return Progress(**self._orbax.metadata(self.latest).custom_metadata)
+            return Progress(**ocp.metadata(self.folder / str(self.latest)).custom_metadata)
 
     def load_state(self, abstract: TrainState) -> TrainState:
         """Reads the arrays of the last checkpoint.
 
         Args:
-          abstract: a state of `jax.ShapeDtypeStruct`, with shardings where there is a mesh.
+          abstract: a state of `jax.ShapeDtypeStruct`, each with a sharding.
 
         Raises:
           CheckpointError: they cannot be read, or do not fit.
         """
         with self._explained("read"):
-            flat = self._orbax.load(self.latest, flat_parameters(abstract))
+            flat = ocp.load(self.folder / str(self.latest), flat_parameters(abstract))
         return jax.tree.unflatten(jax.tree.structure(abstract), [flat[path] for path in flat_parameters(abstract)])
+
+    def _remove(self, step: int) -> None:
+        doomed = self.folder / f"{step}{_DOOMED}"
+        (self.folder / str(step)).rename(doomed)
+        shutil.rmtree(doomed)
 
     @contextmanager
     def _explained(self, what: str) -> Iterator[None]:
@@ -144,7 +169,11 @@ class MetricsFile:
     """JSON lines, one a step or validation, flushed as they come."""
 
     def __init__(self, path: Path, *, after: int):
-        """Opens the file for the steps behind `after`; lines of later steps, from before a kill, are dropped.
+        """Opens the file.
+
+        Args:
+          path: of the file, made if it is not there.
+          after: the last step whose lines are kept; those of later steps, from before a kill, are dropped.
 
         Raises:
           CheckpointError: the file cannot be written.
@@ -164,8 +193,9 @@ class MetricsFile:
             self._file.flush()
 
     def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
+        """Closes the file; what could not be written has been told."""
+        with suppress(OSError):
+            self._file.close()
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -181,12 +211,11 @@ def _lines_up_to(path: Path, step: int) -> list[str]:
     """Whole lines of steps up to this one; a line that a kill cut off is the last."""
     if not path.exists():
         return []
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if not line.endswith("\n") or json.loads(line)["step"] > step:
-            break
-        kept.append(line)
-    return kept
+
+    def is_kept(line: str) -> bool:
+        return line.endswith("\n") and json.loads(line)["step"] <= step
+
+    return list(takewhile(is_kept, path.read_text(encoding="utf-8").splitlines(keepends=True)))
 
 
 def differences(there: dict[str, Any], here: dict[str, Any], prefix: str = "") -> list[str]:

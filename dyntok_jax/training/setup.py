@@ -1,7 +1,7 @@
 """What a run begins with: the frozen model, a network of the right shape, and held-out text to validate on."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,9 +27,10 @@ from dyntok_jax.text.aligned import read_aligned
 from dyntok_jax.text.byte_level import ByteLevelTokenizer
 from dyntok_jax.text.encode import TextEncoder
 from dyntok_jax.text.lines import read_lines
-from dyntok_jax.training.batch import TextBatch
+from dyntok_jax.training.batch import TextBatch, TrainingBatch
 from dyntok_jax.training.data import DataConfig
 from dyntok_jax.training.objectives import FrozenModel, freeze
+from dyntok_jax.training.pieces import make_piece_batch, vocabulary_pieces
 from dyntok_jax.training.text_batch import make_text_batch
 from dyntok_jax.training.validation import PIVOT
 
@@ -140,6 +141,25 @@ def by_language(files: Sequence[str]) -> dict[str, tuple[str, ...]]:
     return {code: tuple(of_language) for code, of_language in sorted_files.items()}
 
 
+def shares_by_language(shares: Sequence[str], languages: Iterable[str]) -> dict[str, float]:
+    """`SHARE` for all languages, `CODE=SHARE` for one, as a number for each that is given one.
+
+    Raises:
+      InputError: something is no number, or names a language that is not there.
+    """
+    found: dict[str, float] = {}
+    for entry in sorted(shares, key=lambda entry: "=" in entry):  # a language's own number comes after that for all
+        code, _, number = entry.rpartition("=")
+        try:
+            share = float(number)
+        except ValueError:
+            raise InputError(f"{entry!r} is no share of pseudo-texts: write 0.3, or fr=0.3.") from None
+        if code and code not in languages:
+            raise InputError(f"{entry!r} names {code}, and no list of words is in that language.")
+        found |= {code: share} if code else dict.fromkeys(languages, share)
+    return found
+
+
 def held_out(
     files: Sequence[str], data: DataConfig, text_encoder: TextEncoder, *, limit: int
 ) -> tuple[list[TextBatch], dict[str, list[TextBatch]]]:
@@ -157,7 +177,7 @@ def held_out(
     Raises:
       InputError: a file cannot be read, or holds no text.
     """
-    batches_of = partial(_full_batches, data=data, text_encoder=text_encoder)
+    batches_of = partial(full_batches, data=data, text_encoder=text_encoder)
     batches, translations = [], {}
     for file in files:
         if not file.endswith(ALIGNED_SUFFIXES):
@@ -174,8 +194,14 @@ def held_out(
     return batches, translations
 
 
-def _full_batches(texts: Sequence[str], *, data: DataConfig, text_encoder: TextEncoder) -> list[TextBatch]:
-    """Batches of fully merged texts; the last one may be smaller."""
+def full_batches(texts: Sequence[str], data: DataConfig, text_encoder: TextEncoder) -> list[TextBatch]:
+    """Batches of fully merged texts; the last one may be smaller.
+
+    Args:
+      texts: to validate on.
+      data: how training batches are made; share and seed play no part.
+      text_encoder: of the model.
+    """
     return [
         make_text_batch(
             texts[at : at + data.batch_size],
@@ -187,6 +213,30 @@ def _full_batches(texts: Sequence[str], *, data: DataConfig, text_encoder: TextE
             max_length=data.max_length,
             prefix=data.prefix,
             predict_all=data.predict_all,
+            mask_probability=data.mask_probability,
+            rng=np.random.default_rng(at),
         )
         for at in range(0, len(texts), data.batch_size)
+    ]
+
+
+def with_pieces(batches: Sequence[TextBatch], data: DataConfig, tokenizer: ByteLevelTokenizer) -> list[TrainingBatch]:
+    """Batches to validate on: each with as many vocabulary pieces as a training batch has, the same at any time."""
+    if not data.pieces_per_batch:
+        return [TrainingBatch(batch, None) for batch in batches]
+    pieces = vocabulary_pieces(tokenizer, max_subwords=data.max_subwords, mode=data.pieces)
+    rng = np.random.default_rng(0)
+    language_P = np.zeros(data.pieces_per_batch, np.int32)
+    return [
+        TrainingBatch(
+            batch,
+            make_piece_batch(
+                pieces,
+                rng.integers(0, len(pieces), data.pieces_per_batch),
+                language_P,
+                random_probability=0.0,
+                rng=rng,
+            ),
+        )
+        for batch in batches
     ]

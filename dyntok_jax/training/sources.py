@@ -8,7 +8,7 @@ A source is written as one string, so that it fits a command line and a config f
     hf:NAME  hf:NAME:CONFIG:SPLIT          a data set of the Hugging Face Hub or in a folder; its column `text`
 
 `::FIELD` behind any but the first names another field or column: `de.jsonl::body`. Texts of several lines are several
-paragraphs. All of a source is read into memory; a part of a data set is asked for by its split (`train[:5%]`).
+paragraphs. A part of a data set is asked for by its split (`train[:5%]`).
 """
 
 import json
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dyntok_jax.errors import InputError
-from dyntok_jax.text.lines import decode_line, read_bytes, read_lines
+from dyntok_jax.text.lines import decode_line, stream_byte_lines, stream_lines
 
 DATASET = "hf:"
 FIELD = "text"
@@ -27,7 +27,16 @@ _SAVED_DATASET_FILES = ("state.json", "dataset_dict.json")
 
 
 def read_paragraphs(source: str) -> list[str]:
-    """Reads all paragraphs of a source, without white space around them; empty ones are left out.
+    """Reads all paragraphs of a source into memory, without white space around them; empty ones are left out.
+
+    Raises:
+      InputError: as `stream_paragraphs`.
+    """
+    return list(stream_paragraphs(source))
+
+
+def stream_paragraphs(source: str) -> Iterator[str]:
+    """The same one by one; of a file no more than a line, or a parquet file's batch, is held.
 
     Raises:
       InputError: it cannot be read, is damaged, or has no such field; or a package is missing.
@@ -42,12 +51,13 @@ def read_paragraphs(source: str) -> list[str]:
     elif field:
         raise InputError(f"{source} names the field {field!r}, but {name} is read as plain text: call it .jsonl.")
     else:
-        texts = read_lines(name)
-    return [line.strip() for text in texts for line in text.split("\n") if line.strip()]
+        texts = stream_lines(name)
+    for text in texts:
+        yield from filter(None, map(str.strip, text.split("\n")))
 
 
 def _json_texts(file: str, field: str) -> Iterator[str]:
-    for number, line in enumerate(read_bytes(file).removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+    for number, line in enumerate(stream_byte_lines(file), start=1):
         if not line.strip():
             continue
         where = f"{file}, line {number}"

@@ -11,7 +11,6 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
-from jaxtyping import Array, Int32
 
 from dyntok_jax.embedding.hypernet import Hypernet
 from dyntok_jax.errors import ConfigError
@@ -27,7 +26,7 @@ class OptimizerConfig:
 
     Attributes:
       learning_rate: at its peak.
-      warmup_steps: steps to get there, from 0.
+      warmup_steps: steps to get there, in equal parts.
       final_share: what is left of it at the end.
       weight_decay: of kernels, each step, times the learning rate.
       clip: gradients whose norm is larger are scaled down to it.
@@ -56,17 +55,17 @@ class OptimizerConfig:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """All that a step changes. Nothing in a step is drawn at random, so there is no key.
+    """All that a step changes; its shapes or shardings have the same form. Nothing is drawn at random: there is no key.
 
     Attributes:
       hypernet: the parameters.
       optimizer: AdamW's moments and counts.
-      step: steps done.
+      step: steps done, an int32.
     """
 
     hypernet: Hypernet
     optimizer: Any
-    step: Int32[Array, ""]
+    step: Any
 
 
 Step = Callable[[TrainState, FrozenModel, Sequence[TrainingBatch]], tuple[TrainState, Metrics]]
@@ -87,7 +86,7 @@ def learning_rate_schedule(config: OptimizerConfig, n_steps: int) -> optax.Sched
 def make_optimizer(config: OptimizerConfig, n_steps: int) -> optax.GradientTransformation:
     """The optimizer; scalers stay as the tables set them, as in ZeTT, and only kernels decay."""
     return optax.chain(
-        optax.masked(optax.set_to_zero(), lambda tree: _where(tree, lambda path: "scaler" in path)),
+        optax.masked(optax.set_to_zero(), lambda tree: _where(tree, _is_held)),
         optax.clip_by_global_norm(config.clip),
         optax.adamw(
             learning_rate_schedule(config, n_steps),
@@ -114,7 +113,7 @@ def make_step(optimizer: optax.GradientTransformation, weights: Objectives, dtyp
 
     Returns:
       A function of state, frozen model and the batches of one step, to the next state and metrics: the objectives
-      averaged over the batches, `loss` and `gradient_norm`.
+      averaged over the batches, `loss`, and the `gradient_norm` before clipping.
     """
 
     def loss_of(hypernet, frozen, batch):
@@ -126,8 +125,9 @@ def make_step(optimizer: optax.GradientTransformation, weights: Objectives, dtyp
     def update(state, gradient, metrics, n_batches):
         share = 1 / n_batches
         gradient, metrics = jax.tree.map(lambda x: x * jnp.asarray(share, x.dtype), (gradient, metrics))
-        norm = optax.tree.norm(gradient)
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.hypernet)
+        norm = optax.tree.norm([leaf for path, leaf in flat_parameters(gradient).items() if not _is_held(path)])
+        with jax.numpy_dtype_promotion("standard"):  # optax takes its own counts of steps to floating powers
+            updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.hypernet)
         hypernet = optax.apply_updates(state.hypernet, updates)
         return TrainState(hypernet, optimizer_state, state.step + 1), metrics | {"gradient_norm": norm}
 
@@ -136,7 +136,7 @@ def make_step(optimizer: optax.GradientTransformation, weights: Objectives, dtyp
         return update(state, gradient, metrics, 1)
 
     step_of_one = jax.jit(whole, donate_argnums=0)
-    step_of_many = jax.jit(update, donate_argnums=(0, 1), static_argnums=3)
+    step_of_many = jax.jit(update, donate_argnums=0, static_argnums=3)
 
     def step(state, frozen, batches):
         if len(batches) == 1:
@@ -174,11 +174,16 @@ def place_batch(batch: TrainingBatch, mesh: Mesh | None) -> TrainingBatch:
         return jax.device_put(batch)
     everywhere, split = NamedSharding(mesh, P()), batch_sharding(mesh)
 
-    def sharding_of(array):
+    def place(array):
         divides = np.ndim(array) > 0 and np.shape(array)[0] % mesh.shape["data"] == 0
-        return split if divides else everywhere
+        return jax.device_put(array, split if divides else everywhere)
 
-    return jax.device_put(batch, jax.tree.map(sharding_of, batch))
+    return jax.tree.map(place, batch)
+
+
+def _is_held(path: str) -> bool:
+    """Whether a parameter stays as it is."""
+    return "scaler" in path
 
 
 def _where(tree: Any, condition: Callable[[str], bool]) -> Any:
