@@ -1,11 +1,13 @@
 """Generation: read the prompts, choose their first tokens, then one jitted loop over the key/value cache.
 
 The loop stops by itself when every sequence is done, and comes up for air every few steps, so that the host can look
-for stop strings and hand text on. Nothing depends on where it does: the state goes in and comes out whole.
+for stop strings and hand text on. Nothing depends on where it does: the state goes in and comes out whole. `start` and
+`advance` write in the model's own vocabulary; `start_with` and `advance_with` are the same for any other.
 """
 
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +37,47 @@ class Limits:
 
     end_E: Int32[AnyArray, "E"]
     max_tokens_B: Int32[AnyArray, "B"]
+
+
+@runtime_checkable
+class Vocabulary(Protocol):
+    """What tokens are: the rows they are read as, and how the next one is proposed."""
+
+    def embed(self, token_BT: Int32[Array, "B T"]) -> Float[Array, "B T D"]:
+        """The word embeddings of tokens that were chosen."""
+
+    def propose(
+        self, hidden_BD: Float[Array, "B D"], seen_BV: Bool[Array, "B V"] | None
+    ) -> tuple[Int32[Array, "B K"] | None, Float32[Array, "B K"], Bool[Array, "B K"] | None]:
+        """Tokens that may follow (None: all, in order), their logits, and which of them a repetition penalty hits."""
+
+    def mark_seen(
+        self, seen_BV: Bool[Array, "B V"], token_B: Int32[Array, "B"], is_active_B: Bool[Array, "B"]
+    ) -> Bool[Array, "B V"]:
+        """Adds each sequence's token to the subwords it has seen, where it is active."""
+
+
+@dataclass(frozen=True)
+class OwnVocabulary:
+    """The model's own vocabulary, all of it scored at each step."""
+
+    model: Decoder
+
+    def embed(self, token_BT: Int32[Array, "B T"]) -> Float[Array, "B T D"]:
+        """See `Vocabulary`."""
+        return embed_ids(self.model, token_BT)
+
+    def propose(
+        self, hidden_BD: Float[Array, "B D"], seen_BV: Bool[Array, "B V"] | None
+    ) -> tuple[None, Float32[Array, "B V"], Bool[Array, "B V"] | None]:
+        """See `Vocabulary`."""
+        return None, logits(self.model, hidden_BD), seen_BV
+
+    def mark_seen(
+        self, seen_BV: Bool[Array, "B V"], token_B: Int32[Array, "B"], is_active_B: Bool[Array, "B"]
+    ) -> Bool[Array, "B V"]:
+        """See `Vocabulary`."""
+        return mark_seen(seen_BV, token_B, is_active_B)
 
 
 @jax.tree_util.register_dataclass
@@ -97,19 +140,20 @@ def start(
       last_stretch: the same at the end of prompts, see `prefill`.
       mesh: places the cache by the rules in `sharding.py`.
     """
-    cache = constrain_cache(empty_cache(model, len(mask_BT), capacity), mesh)
-    hidden_BTD, cache = prefill(model, embeddings_BTD, mask_BT, cache, stretch=stretch, last_stretch=last_stretch)
-    n_batch = len(mask_BT)
-    state = GenerationState(
-        cache=constrain_cache(cache, mesh),
-        token_B=jnp.zeros(n_batch, jnp.int32),
-        n_chosen_B=jnp.zeros(n_batch, jnp.int32),
-        is_done_B=limits.max_tokens_B <= 0,
-        is_bad_B=jnp.zeros(n_batch, bool),
-        seen_BV=seen_BV,
-        key_B=key_B,
+    return start_with(
+        model,
+        OwnVocabulary(model),
+        embeddings_BTD,
+        mask_BT,
+        seen_BV,
+        key_B,
+        sampling,
+        limits,
+        capacity=capacity,
+        stretch=stretch,
+        last_stretch=last_stretch,
+        mesh=mesh,
     )
-    return _choose(state, logits(model, last_token(hidden_BTD, mask_BT)), sampling, limits)
 
 
 @partial(jax.jit, static_argnames=("size", "mesh"), donate_argnames=("state",))
@@ -137,6 +181,52 @@ def advance(
     Returns:
       The state, and the tokens chosen in this call, `NOTHING` where a sequence was done.
     """
+    return advance_with(model, OwnVocabulary(model), state, sampling, limits, n_steps, size=size, mesh=mesh)
+
+
+def start_with(
+    model: Decoder,
+    vocabulary: Vocabulary,
+    embeddings_BTD: Float[Array, "B T D"],
+    mask_BT: Bool[Array, "B T"],
+    seen_BV: Bool[Array, "B V"] | None,
+    key_B: Key[Array, "B"],
+    sampling: Sampling,
+    limits: Limits,
+    *,
+    capacity: int,
+    stretch: int,
+    last_stretch: int | None,
+    mesh: Mesh | None,
+) -> GenerationState:
+    """What `start` does, with a vocabulary to choose from; to be called inside `jax.jit`."""
+    cache = constrain_cache(empty_cache(model, len(mask_BT), capacity), mesh)
+    hidden_BTD, cache = prefill(model, embeddings_BTD, mask_BT, cache, stretch=stretch, last_stretch=last_stretch)
+    n_batch = len(mask_BT)
+    state = GenerationState(
+        cache=constrain_cache(cache, mesh),
+        token_B=jnp.zeros(n_batch, jnp.int32),
+        n_chosen_B=jnp.zeros(n_batch, jnp.int32),
+        is_done_B=limits.max_tokens_B <= 0,
+        is_bad_B=jnp.zeros(n_batch, bool),
+        seen_BV=seen_BV,
+        key_B=key_B,
+    )
+    return _choose(vocabulary, state, last_token(hidden_BTD, mask_BT), sampling, limits)
+
+
+def advance_with(
+    model: Decoder,
+    vocabulary: Vocabulary,
+    state: GenerationState,
+    sampling: Sampling,
+    limits: Limits,
+    n_steps: Int32[Array, ""],
+    *,
+    size: int,
+    mesh: Mesh | None,
+) -> tuple[GenerationState, Int32[Array, "B size"]]:
+    """What `advance` does, with a vocabulary to choose from; to be called inside `jax.jit`."""
     chunk_BO = jnp.full((len(state.token_B), size), NOTHING, jnp.int32)
 
     def goes_on(carry):
@@ -146,10 +236,10 @@ def advance(
     def one_step(carry):
         step, state, chunk_BO = carry
         is_active_B = ~state.is_done_B
-        embeddings_B1D = constrain_hidden(embed_ids(model, state.token_B[:, None]), mesh)
+        embeddings_B1D = constrain_hidden(vocabulary.embed(state.token_B[:, None]), mesh)
         hidden_B1D, cache = extend(model, embeddings_B1D, is_active_B[:, None], state.cache)
         hidden_BD = constrain_hidden(hidden_B1D, mesh)[:, 0]
-        state = _choose(replace(state, cache=cache), logits(model, hidden_BD), sampling, limits)
+        state = _choose(vocabulary, replace(state, cache=cache), hidden_BD, sampling, limits)
         chosen_B1 = jnp.where(is_active_B, state.token_B, NOTHING)[:, None]
         return step + 1, state, lax.dynamic_update_slice_in_dim(chunk_BO, chosen_B1, step, axis=1)
 
@@ -158,13 +248,16 @@ def advance(
 
 
 def _choose(
-    state: GenerationState, logits_BV: Float32[Array, "B V"], sampling: Sampling, limits: Limits
+    vocabulary: Vocabulary, state: GenerationState, hidden_BD: Float[Array, "B D"], sampling: Sampling, limits: Limits
 ) -> GenerationState:
     """The next token of every sequence that is not done; the others keep theirs."""
     is_active_B = ~state.is_done_B
-    token_B = choose_tokens(logits_BV, state.seen_BV, step_keys(state.key_B, state.n_chosen_B), sampling)
+    ids_BK, logits_BK, seen_BK = vocabulary.propose(hidden_BD, state.seen_BV)
+    token_B = choose_tokens(logits_BK, seen_BK, step_keys(state.key_B, state.n_chosen_B), sampling)
+    if ids_BK is not None:
+        token_B = jnp.take_along_axis(ids_BK, token_B[:, None], axis=1)[:, 0]
     token_B = jnp.where(is_active_B, token_B, state.token_B)
-    is_bad_B = state.is_bad_B | (is_active_B & is_bad_row(logits_BV))
+    is_bad_B = state.is_bad_B | (is_active_B & is_bad_row(logits_BK))
     n_chosen_B = state.n_chosen_B + is_active_B.astype(jnp.int32)
     is_end_B = (token_B[:, None] == limits.end_E[None, :]).any(axis=1)
     return replace(
@@ -173,7 +266,7 @@ def _choose(
         n_chosen_B=n_chosen_B,
         is_done_B=state.is_done_B | is_end_B | (n_chosen_B >= limits.max_tokens_B) | is_bad_B,
         is_bad_B=is_bad_B,
-        seen_BV=None if state.seen_BV is None else mark_seen(state.seen_BV, token_B, is_active_B),
+        seen_BV=None if state.seen_BV is None else vocabulary.mark_seen(state.seen_BV, token_B, is_active_B),
     )
 
 
