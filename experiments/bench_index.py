@@ -44,7 +44,7 @@ from dyntok_jax.convert.mistral import load_decoder
 from dyntok_jax.embedding.vocabulary_table import open_table
 from dyntok_jax.errors import DyntokError, InputError
 from dyntok_jax.generation.hidden_queries import hidden_queries
-from dyntok_jax.generation.index import MipsIndex, exact_search, search
+from dyntok_jax.generation.index import exact_search, search
 from dyntok_jax.generation.index_build import build_index, recall_of
 from dyntok_jax.hub import DEFAULT_DECODER, find_model
 from dyntok_jax.models.mistral import Decoder
@@ -146,12 +146,8 @@ def ours(rows, queries, options: Options) -> list[Rival]:
         for probe in options.probes:
             if probe <= len(index.blocks):
                 find = partial(_search_ours, _compiled_search(options.k, probe), index, table if is_8_bit else None)
-                rivals.append(Rival(f"{name}, {probe} blocks", find, seconds, n_bytes(index) / 1e6))
+                rivals.append(Rival(f"{name}, {probe} blocks", find, seconds, index.n_bytes / 1e6))
     return rivals
-
-
-def n_bytes(index: MipsIndex) -> int:
-    return sum(leaf.nbytes for leaf in jax.tree.leaves(index))
 
 
 def _compiled_search(k, n_probe):

@@ -11,6 +11,7 @@ from typing import Annotated
 import tyro
 
 from dyntok_jax.cli import (
+    build_index,
     build_vocab,
     convert,
     embed_vocab,
@@ -32,6 +33,7 @@ COMMANDS = {
     "convert": (convert.Convert, convert.EXAMPLES),
     "build-vocab": (build_vocab.BuildVocab, build_vocab.EXAMPLES),
     "embed-vocab": (embed_vocab.EmbedVocab, embed_vocab.EXAMPLES),
+    "build-index": (build_index.BuildIndex, build_index.EXAMPLES),
     "train-hypernet": (train_hypernet.TrainHypernet, train_hypernet.EXAMPLES),
 }
 DESCRIPTION = """\
@@ -46,6 +48,7 @@ the unchanged model on the shorter sequence.
   dyntok train-hypernet --text de.txt --output run
   dyntok build-vocab corpus.txt --size 200000 --output vocab
   dyntok embed-vocab vocab --output table          the rows of a grown vocabulary, on disk
+  dyntok build-index table --output index
 `dyntok COMMAND --help` says more, `dyntok --version` the version.
 """
 USAGE_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141

@@ -76,6 +76,11 @@ class MipsIndex:
     special_E: Int32[AnyArray, "E"]
     special_ED: Float[AnyArray, "E D"]
 
+    @property
+    def n_bytes(self) -> int:
+        """Memory that it takes."""
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(self))
+
 
 def search(
     index: MipsIndex,

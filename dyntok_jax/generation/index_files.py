@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from dyntok_jax.embedding.vocabulary_table import TableConfig
 from dyntok_jax.errors import CheckpointError, InputError
 from dyntok_jax.folders import new_folder
 from dyntok_jax.generation.index import MipsIndex, RowBlocks
@@ -29,6 +31,12 @@ def table_hash(table_VD: Any) -> str:
     for start in range(0, len(table_VD), HASHED_ROWS):
         digest.update(np.ascontiguousarray(table_VD[start : start + HASHED_ROWS]).view(np.uint8).data)
     return digest.hexdigest()
+
+
+def table_identity(config: TableConfig) -> str:
+    """The same for a table on disk, by what its output rows were made of: nothing has to be read."""
+    made_of = {name: value for name, value in asdict(config).items() if name not in ("model", "chunk_rows")}
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
 
 def save_index(

@@ -1,0 +1,108 @@
+"""`dyntok build-index`: a table of embeddings laid out for search, and how much of the truth a search finds."""
+
+import time
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from dyntok_jax.cli.inputs import read_columns
+from dyntok_jax.cli.options import OptionalPath, arg
+from dyntok_jax.cli.screen import print_out, progress_bar
+
+EXAMPLES = """\
+  dyntok build-index table --output index                          shaped by hidden states on the packaged sample
+  dyntok build-index table --output index --texts mine.txt         on texts of your own
+  dyntok build-index table --output index --eight-bit              a quarter of the memory
+"""
+
+SAMPLE_LANGUAGES = ("en", "de", "es", "fr")
+"""Those of the packaged sample that a decoder such as the packaged one reads well."""
+MOST_TEXTS = 128
+
+
+@dataclass(frozen=True)
+class BuildIndex:
+    """Builds the index by which a decoder finds its next token among a large vocabulary.
+
+    Attributes:
+      table: folder that `dyntok embed-vocab` wrote.
+      output: folder of the index.
+      model: the decoder that will search (default: the one that the table was made for).
+      texts: a file whose texts' hidden states shape the index, and measure it. Left out: the packaged sample.
+      eight_bit: keep 8-bit rows, a quarter of the memory; candidates are still scored by the table's own rows.
+      seed: of the rows that cells are trained on.
+      overwrite: replace another index of that name.
+    """
+
+    table: tyro.conf.Positional[Annotated[str, arg(metavar="TABLE")]]
+    output: Annotated[str, arg(metavar="INDEX")]
+    model: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    texts: OptionalPath = None
+    eight_bit: bool = False
+    seed: Annotated[int, arg(metavar="N")] = 0
+    overwrite: bool = False
+
+    def run(self) -> None:
+        """Reads the table, takes hidden states, builds, writes, says what the build measured."""
+        from dyntok_jax.cli.compile_clock import keep_compiled_programs
+        from dyntok_jax.convert.mistral import load_decoder
+        from dyntok_jax.embedding.vocabulary_table import open_table
+        from dyntok_jax.folders import check_free
+        from dyntok_jax.generation.hidden_queries import hidden_queries
+        from dyntok_jax.generation.index_build import RECALL_AT, build_index
+        from dyntok_jax.generation.index_files import save_index, table_identity
+        from dyntok_jax.hub import find_model
+        from dyntok_jax.prompts import end_ids
+        from dyntok_jax.text.byte_level import ByteLevelTokenizer
+
+        keep_compiled_programs()
+        check_free(Path(self.output).absolute(), self.overwrite)
+        table = open_table(self.table)
+        folder = find_model(self.model or table.config.model)
+        tokenizer = ByteLevelTokenizer.load(folder)
+        texts = [tokenizer.own.encode(text).ids for text in self._texts()]
+        queries_QD = hidden_queries(load_decoder(folder)[1], texts)
+        rows_VD = table.rows(0, table.config.rows, "output")
+        began = time.perf_counter()
+        with progress_bar("Building", 100) as advance:
+            built = build_index(
+                rows_VD,
+                queries_QD,
+                special_ids=end_ids(folder, tokenizer),
+                is_8_bit=self.eight_bit,
+                seed=self.seed,
+                progress=_in_steps(advance, 100),
+            )
+        seconds = time.perf_counter() - began
+        about = {"model": table.config.model, "vocabulary": table.config.vocabulary}
+        save_index(self.output, built, table=table_identity(table.config), about=about, overwrite=self.overwrite)
+        recall = ", ".join(f"{share:.1%} in {probe}" for probe, share in built.recall.items())
+        blocks = built.index.blocks
+        print_out(
+            f"{table.config.rows:,} rows in {len(blocks):,} blocks of up to {blocks.size}, "
+            f"{built.index.n_bytes / 1e9:.2f} GB, in {seconds:.0f} s.",
+            f"Of the {RECALL_AT} best rows of {built.n_held_out} hidden states that shaped nothing, a search finds "
+            f"{recall} blocks.",
+            f"Written: {self.output}",
+        )
+
+    def _texts(self) -> list[str]:
+        """Texts in turns by language, so that both halves of the queries have all of them."""
+        columns = read_columns(self.texts, () if self.texts else SAMPLE_LANGUAGES)
+        turns = zip_longest(*(column.texts for column in columns))
+        return [text for turn in turns for text in turn if text is not None][:MOST_TEXTS]
+
+
+def _in_steps(advance, n_steps):
+    """Advances a bar of whole steps by a share of it that is done."""
+    done = 0
+
+    def progress(share: float) -> None:
+        nonlocal done
+        advance(round(share * n_steps) - done)
+        done = round(share * n_steps)
+
+    return progress
