@@ -171,7 +171,7 @@ def test_sharded_search_of_a_few_blocks_finds_about_as_much(case):
 
 @pytest.mark.parametrize("n_rows", [1, 40, 2500])
 def test_exact_search_is_sorting_all_scores(monkeypatch, n_rows):
-    monkeypatch.setattr("dyntok_jax.generation.index.TABLE_BLOCK", 1000)
+    monkeypatch.setattr("dyntok_jax.generation.index.SCORES", 5000)
     table, queries = table_and_queries(n_rows)
     k = min(5, n_rows)
     ids, logits = exact_search(jnp.asarray(table), jnp.asarray(queries[:3]), k)

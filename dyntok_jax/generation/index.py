@@ -29,8 +29,8 @@ RESCORED = 4
 """Candidates of 8-bit rows that are scored again, for each one wanted."""
 GROUP = 64
 """Scores of which the first level of a top-k keeps the best."""
-TABLE_BLOCK = 1 << 16
-"""Rows of a table that exact search scores at a time."""
+SCORES = 1 << 26
+"""Logits that exact search holds at a time."""
 
 
 @jax.tree_util.register_dataclass
@@ -147,24 +147,17 @@ def exact_search(
     n_rows = len(table_VD)
     _check_width(table_VD.shape[1], queries_BD)
     _check_count(k, n_rows, "the table has")
-    size = min(TABLE_BLOCK, n_rows)
     table_VD, queries_BD = jnp.asarray(table_VD), jnp.asarray(queries_BD)
+    choose = lax.approx_max_k if is_approximate else top_k
 
-    def score_block(number):
-        # the last block begins earlier to be whole, and leaves out what the one before it had
-        start = jnp.minimum(number * size, n_rows - size)
-        ids_R = start + jnp.arange(size, dtype=jnp.int32)
-        logits_BR = _product(queries_BD, lax.dynamic_slice_in_dim(table_VD, start, size))
-        logits_BR = jnp.where((ids_R >= number * size)[None], logits_BR, EXCLUDED)
-        if is_approximate:
-            logits_BK, place_BK = lax.approx_max_k(logits_BR, min(k, size))
-        else:
-            logits_BK, place_BK = top_k(logits_BR, min(k, size))
-        return ids_R[place_BK], logits_BK
+    def find(query_GD):
+        logits_GK, ids_GK = choose(_scores(query_GD, table_VD), k)
+        return best(ids_GK.astype(jnp.int32), logits_GK, k)
 
-    ids, logits = lax.map(score_block, jnp.arange(-(-n_rows // size), dtype=jnp.int32))
-    of_query = partial(jnp.reshape, shape=(len(queries_BD), -1))
-    return best(of_query(jnp.swapaxes(ids, 0, 1)), of_query(jnp.swapaxes(logits, 0, 1)), k)
+    size = max(1, SCORES // n_rows)
+    if len(queries_BD) <= size:
+        return find(queries_BD)
+    return lax.map(lambda query_D: jax.tree.map(jnp.ravel, find(query_D[None])), queries_BD, batch_size=size)
 
 
 def top_k(scores_BN: Float32[Array, "B N"], k: int) -> tuple[Float32[Array, "B K"], Int32[Array, "B K"]]:
@@ -259,6 +252,13 @@ def _rescored(table_VD, queries_BD, ids_BK, logits_BK):
     rows_BKD = jnp.asarray(table_VD).at[jnp.maximum(ids_BK, 0)].get(mode="fill", fill_value=0)
     exact_BK = jnp.einsum("BD,BKD->BK", queries_BD, rows_BKD, preferred_element_type=jnp.float32)
     return jnp.where(ids_BK == NO_ROW, logits_BK, exact_BK)
+
+
+def _scores(queries_BD, table_VD):
+    """The whole product, its rows the table's for several queries: see `mistral.logits`."""
+    if len(queries_BD) == 1:
+        return _product(queries_BD, table_VD)
+    return lax.optimization_barrier(_product(table_VD, queries_BD)).T
 
 
 def _product(queries_BD, rows_RD):
