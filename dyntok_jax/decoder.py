@@ -21,7 +21,7 @@ from dyntok_jax.errors import InputError
 from dyntok_jax.generated import Choice, GeneratedText, ScoredText
 from dyntok_jax.generation.sampling import SamplingConfig
 from dyntok_jax.generation.text_stream import TextStream
-from dyntok_jax.hub import DEFAULT_DECODER, find_model
+from dyntok_jax.hub import AUTO, DEFAULT_DECODER, find_hypernet, find_model
 from dyntok_jax.merging import Goal, MergeList, Scope
 from dyntok_jax.models.mistral import Decoder
 from dyntok_jax.models.mistral_config import DecoderConfig
@@ -81,7 +81,7 @@ class DynamicDecoder:
     def load(
         cls,
         model: str | Path = DEFAULT_DECODER,
-        hypernet: str | Path | None = None,
+        hypernet: str | Path | None = AUTO,
         *,
         dtype: DTypeLike = jnp.float32,
         mesh: Mesh | None = None,
@@ -94,7 +94,8 @@ class DynamicDecoder:
 
         Args:
           model: a folder, a Hub id, or an offline package's name (`smollm2`).
-          hypernet: a folder or Hub id of a ZeTT hypernetwork; None for FVT.
+          hypernet: a folder or Hub id of a ZeTT hypernetwork; `auto` for the one that comes with the model, if any;
+            None for FVT.
           dtype: of the parameters, and so of the computation; logits are float32 whatever it is.
           mesh: places parameters, key/value cache and batches by the rules in `sharding.py`.
           keep_normalizer: normalise text as the model was trained; ZeTT and the paper's reference do not.
@@ -113,8 +114,8 @@ class DynamicDecoder:
         is_stacked = mesh is not None or jax.default_backend() != "cpu"
         config, decoder = load_decoder(folder, dtype=dtype, shardings=place, is_stacked=is_stacked)
         loaded = None
-        if hypernet is not None:
-            loaded = load_hypernet(find_model(hypernet, kind="hypernetwork"), dtype=dtype, shardings=place)
+        if found := find_hypernet(hypernet, model):
+            loaded = load_hypernet(found, dtype=dtype, shardings=place)
         embedder = TokenEmbedder(
             tokenizer,
             decoder.word_embeddings[...],

@@ -24,7 +24,7 @@ from dyntok_jax.embedding.hypernet_config import HypernetConfig
 from dyntok_jax.embedding.inputs import TokenInputs, embed_tokens
 from dyntok_jax.encoded import EncodedTexts, Timings
 from dyntok_jax.errors import ConfigError, InputError
-from dyntok_jax.hub import DEFAULT_MODEL, find_model
+from dyntok_jax.hub import AUTO, DEFAULT_MODEL, find_hypernet, find_model
 from dyntok_jax.merging import Goal, MergeList, Scope
 from dyntok_jax.models.heads import l2_normalize, mean_pool
 from dyntok_jax.models.xlmr import Encoder, EncoderConfig, encode
@@ -85,7 +85,7 @@ class DynamicEncoder:
     def load(
         cls,
         model: str | Path = DEFAULT_MODEL,
-        hypernet: str | Path | None = None,
+        hypernet: str | Path | None = AUTO,
         *,
         dtype: DTypeLike = jnp.float32,
         mesh: Mesh | None = None,
@@ -98,7 +98,8 @@ class DynamicEncoder:
 
         Args:
           model: a folder, a Hub id, or an offline package's name (`e5-small`).
-          hypernet: a folder or Hub id of a ZeTT hypernetwork; None for FVT.
+          hypernet: a folder or Hub id of a ZeTT hypernetwork; `auto` for the one that comes with the model, if any;
+            None for FVT.
           dtype: of the parameters, and so of the computation; results are float32 whatever it is.
           mesh: places the parameters by the rules in `sharding.py` and splits batches over `data`.
           keep_normalizer: normalise text as the model was trained; ZeTT and the paper's reference do not.
@@ -114,8 +115,8 @@ class DynamicEncoder:
         place = partial(shardings_for, mesh=mesh) if mesh is not None else None
         config, encoder = load_encoder(folder, dtype=dtype, shardings=place)
         loaded: tuple[HypernetConfig, Hypernet] | None = None
-        if hypernet is not None:
-            loaded = load_hypernet(find_model(hypernet, kind="hypernetwork"), dtype=dtype, shardings=place)
+        if found := find_hypernet(hypernet, model):
+            loaded = load_hypernet(found, dtype=dtype, shardings=place)
         embedder = TokenEmbedder(
             tokenizer,
             encoder.word_embeddings[...],

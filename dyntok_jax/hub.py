@@ -26,12 +26,16 @@ from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled, Repo
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from dyntok_jax.assets import packaged_hypernet
 from dyntok_jax.errors import CheckpointError, InputError, ModelNotFoundError
 
 DEFAULT_MODEL = "e5-small"
 DEFAULT_DECODER = "smollm2"
 LOOKUP_SECONDS = 8.0
 """How long the Hub may take to say whether it has a model, before the local cache is used instead."""
+
+AUTO = "auto"
+"""As a hypernetwork's name: the one that comes with the model, or none."""
 
 Kind = Literal["model", "hypernetwork", "tokenizer"]
 
@@ -149,6 +153,27 @@ def find_model(name: str | Path, kind: Kind = "model") -> Path:
             raise ModelNotFoundError(f"{name!r} is a packaged model, not a hypernetwork: name a folder or a Hub id.")
         return _packaged_folder(name, PACKAGED_MODELS[name])
     return _check_folder(_hub_folder(name, kind), kind, where=f"The Hub repository {name}")
+
+
+def find_hypernet(name: str | Path | None, model: str | Path) -> Path | None:
+    """Finds a hypernetwork for a model.
+
+    Args:
+      name: as `find_model` takes it; `AUTO` for the one that comes with a packaged model (`e5-small` has one), if it
+        has one; None for none.
+      model: the model's name, as `find_model` takes it.
+
+    Returns:
+      Its folder; None where new tokens are to be embedded by FVT.
+
+    Raises:
+      ModelNotFoundError, CheckpointError: as `find_model`.
+    """
+    if name is None:
+        return None
+    if name != AUTO or _is_path(AUTO):
+        return find_model(name, kind="hypernetwork")
+    return None if isinstance(model, Path) or _is_path(model) else packaged_hypernet(model)
 
 
 def cache_folder() -> Path:

@@ -141,7 +141,7 @@ def torch_forward(folder: Path) -> Callable[[Batch], np.ndarray]:
 def bench_throughput(model: str, rounds: int, per_language: int | None) -> Figures:
     """All modes over the sample."""
     texts = [text for paragraphs in load_sample().values() for text in paragraphs[:per_language]]
-    plain = DynamicEncoder.load(model)
+    plain = DynamicEncoder.load(model, None)
     predicting = zett_shaped(plain)
     warm_cache = EmbeddingCache(DEFAULT_CACHE_ROWS, plain.config.width)
 

@@ -34,7 +34,7 @@ from dyntok_jax import DynamicEncoder, EncodedTexts, Share
 from dyntok_jax.assets import load_sample
 from dyntok_jax.embedding.embedder import TokenEmbedder
 from dyntok_jax.errors import DyntokError, InputError
-from dyntok_jax.hub import DEFAULT_MODEL
+from dyntok_jax.hub import AUTO, DEFAULT_MODEL
 from dyntok_jax.text.aligned import read_aligned
 from dyntok_jax.text.boundaries import Boundary
 
@@ -52,7 +52,7 @@ class Options:
       languages: which languages; all in the data by default.
       limit: the most pairs a language, the first ones.
       model: a folder, a Hub id, or a packaged model.
-      hypernet: a folder or Hub id; its curve stands beside FVT's.
+      hypernet: a folder or Hub id, whose curve stands beside FVT's; by default the one that comes with the model.
       boundary: what merging may not cross.
       max_subwords: the longest token; None for no limit.
       shares: percentages of the maximum reduction.
@@ -67,7 +67,7 @@ class Options:
     languages: tuple[str, ...] = ()
     limit: int | None = None
     model: str = DEFAULT_MODEL
-    hypernet: str | None = None
+    hypernet: str | None = AUTO
     boundary: Boundary = "pretoken"
     max_subwords: int | None = 7
     shares: tuple[float, ...] = (0, 25, 50, 75, 100)
@@ -127,7 +127,7 @@ def load_pairs(data: str, languages: Sequence[str], limit: int | None) -> tuple[
 def encoders_by_method(model: str, hypernet: str | None) -> dict[str, DynamicEncoder]:
     """The methods, in the order of the table; they share the model's parameters."""
     loaded = DynamicEncoder.load(model, hypernet)
-    if hypernet is None:
+    if loaded.cache is None:
         return {"fvt": loaded}
     fvt = TokenEmbedder(loaded.tokenizer, loaded.encoder.word_embeddings[...])
     return {"fvt": DynamicEncoder(loaded.config, loaded.encoder, fvt, prefix=loaded.prefix), "hypernet": loaded}

@@ -32,7 +32,7 @@ from dyntok_jax import DynamicDecoder, ScoredText, Share
 from dyntok_jax.assets import load_sample
 from dyntok_jax.embedding.embedder import TokenEmbedder
 from dyntok_jax.errors import DyntokError, InputError
-from dyntok_jax.hub import DEFAULT_DECODER
+from dyntok_jax.hub import AUTO, DEFAULT_DECODER
 from dyntok_jax.text.aligned import read_aligned
 from dyntok_jax.text.boundaries import Boundary
 from dyntok_jax.text.encode import TextEncoder
@@ -55,7 +55,7 @@ class Options:
       min_static: tokens a text, at least, to the model's own tokenizer.
       stride: paragraphs from the beginning of one text to that of the next.
       model: a folder, a Hub id, or a packaged model.
-      hypernet: a folder or Hub id; its curve stands beside FVT's.
+      hypernet: a folder or Hub id, whose curve stands beside FVT's; by default the one that comes with the model.
       boundary: what merging may not cross, and where texts may be cut.
       max_subwords: the longest token; None for no limit.
       shares: percentages of the maximum reduction.
@@ -70,7 +70,7 @@ class Options:
     min_static: int = 256
     stride: int = 2
     model: str = DEFAULT_DECODER
-    hypernet: str | None = None
+    hypernet: str | None = AUTO
     boundary: Boundary = "pretoken"
     max_subwords: int | None = 7
     shares: tuple[float, ...] = (0, 25, 50, 75, 100)
@@ -165,7 +165,7 @@ def load_halves(decoder: DynamicDecoder, options: Options) -> dict[str, Halves]:
 def decoders_by_method(model: str, hypernet: str | None) -> dict[str, DynamicDecoder]:
     """The methods, in the order of the table; they share the model's parameters."""
     loaded = DynamicDecoder.load(model, hypernet)
-    if hypernet is None:
+    if loaded.embedder.cache is None:
         return {"fvt": loaded}
     fvt = TokenEmbedder(loaded.tokenizer, loaded.decoder.word_embeddings[...])
     return {"fvt": DynamicDecoder(loaded.config, loaded.decoder, fvt, end_ids=loaded.end_ids), "hypernet": loaded}

@@ -1,9 +1,10 @@
-"""Files that travel inside the package: the sample text and XLM-R's normaliser. Origins and licences: `NOTICE`.
+"""What travels inside the package: sample text, XLM-R's normaliser, hypernetworks. Origins and licences: `NOTICE`.
 
 Everything is opened through `importlib.resources`, so it works from a zipped package too.
 """
 
 from importlib.resources import as_file, files
+from pathlib import Path
 
 from dyntok_jax.text.aligned import KEY_FIELD, read_rows
 
@@ -32,6 +33,12 @@ def xlmr_charsmap() -> bytes:
       237,539 bytes, as `tokenizers.normalizers.Precompiled` takes them.
     """
     return (files(__name__) / "xlmr_charsmap.bin").read_bytes()
+
+
+def packaged_hypernet(model: str) -> Path | None:
+    """The folder of the hypernetwork that was trained for a packaged model; None if there is none."""
+    folder = Path(str(files(__name__) / "hypernets" / model))
+    return folder if folder.is_dir() else None
 
 
 def _complete_rows() -> list[dict[str, str]]:

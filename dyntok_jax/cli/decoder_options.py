@@ -7,7 +7,9 @@ import tyro
 
 from dyntok_jax.cli.options import (
     DEFAULT_DECODER,
+    DEFAULT_HYPERNET,
     Count,
+    HypernetName,
     MaxSubwords,
     Model,
     OptionalBoundary,
@@ -16,6 +18,7 @@ from dyntok_jax.cli.options import (
     Scope,
     arg,
     goal_of,
+    hypernet_of,
     merge_rules,
     mesh_shape,
 )
@@ -36,14 +39,15 @@ class ModelOptions:
 
     Attributes:
       model: a folder, a Hugging Face Hub id, or a packaged model.
-      hypernet: folder or Hub id of a ZeTT hypernetwork. Left out: a new token is the mean of its subwords (FVT).
+      hypernet: folder or Hub id of a ZeTT hypernetwork; auto: the one that comes with the model, if any; none: a new
+        token is the mean of its subwords (FVT).
       language: code of the prompts' language, for a multilingual hypernetwork.
       dtype: of parameters and computation.
       mesh: devices that share the batches × devices that share the model, such as 4x2.
     """
 
     model: Model = DEFAULT_DECODER
-    hypernet: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    hypernet: HypernetName = DEFAULT_HYPERNET
     language: Annotated[str | None, arg(metavar="CODE", help_behavior_hint="")] = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     mesh: Annotated[str | None, arg(metavar="DATAxMODEL", help_behavior_hint="")] = None
@@ -61,7 +65,7 @@ class ModelOptions:
         keep_compiled_programs()
         shape = mesh_shape(self.mesh)
         mesh = None if shape is None else make_mesh(*shape)
-        return DynamicDecoder.load(self.model, self.hypernet, dtype=self.dtype, mesh=mesh)
+        return DynamicDecoder.load(self.model, hypernet_of(self.hypernet), dtype=self.dtype, mesh=mesh)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,10 @@ import tyro
 
 from dyntok_jax.cli.inputs import TextColumn, read_columns
 from dyntok_jax.cli.options import (
+    DEFAULT_HYPERNET,
     DEFAULT_MODEL,
     Count,
+    HypernetName,
     MaxSubwords,
     Model,
     OptionalBoundary,
@@ -20,6 +22,7 @@ from dyntok_jax.cli.options import (
     SurfaceMode,
     arg,
     goal_of,
+    hypernet_of,
     merge_rules,
     mesh_shape,
 )
@@ -49,7 +52,8 @@ class Encode:
       file: UTF-8 text with one text a line (.gz too), aligned JSON lines (.jsonl, .jsonl.gz; a field a language), or -
         for standard input. Left out: the packaged sample.
       model: a folder, a Hugging Face Hub id, or a packaged model.
-      hypernet: folder or Hub id of a ZeTT hypernetwork. Left out: a new token is the mean of its subwords (FVT).
+      hypernet: folder or Hub id of a ZeTT hypernetwork; auto: the one that comes with the model, if any; none: a new
+        token is the mean of its subwords (FVT).
       share: merge until this share of the maximum reduction is reached.
       merges: merge this many times a batch.
       budget: merge until every text has at most so many tokens, special tokens included.
@@ -74,7 +78,7 @@ class Encode:
 
     file: tyro.conf.Positional[Annotated[str | None, arg(metavar="[FILE]", help_behavior_hint="")]] = None
     model: Model = DEFAULT_MODEL
-    hypernet: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    hypernet: HypernetName = DEFAULT_HYPERNET
     share: Percent = None
     merges: Count = None
     budget: Annotated[int | None, arg(metavar="TOKENS", help_behavior_hint="")] = None
@@ -100,8 +104,6 @@ class Encode:
         """Reads, encodes, writes, prints."""
         goal = goal_of(self.share, self.merges, self.budget)
         shape = mesh_shape(self.mesh)
-        if self.cache is not None and self.hypernet is None:
-            raise InputError("--cache keeps predicted embeddings, and without --hypernet nothing is predicted.")
         if self.batch_size < 1:
             raise InputError(f"--batch-size must be 1 or more, not {self.batch_size}.")
         columns = read_columns(self.file, self.only)
@@ -156,8 +158,10 @@ class Encode:
 
         mesh = None if shape is None else make_mesh(*shape)
         encoder = DynamicEncoder.load(
-            self.model, self.hypernet, mesh=mesh, surface=self.surface, predict_all=self.predict_all
+            self.model, hypernet_of(self.hypernet), mesh=mesh, surface=self.surface, predict_all=self.predict_all
         )
+        if self.cache is not None and encoder.cache is None:
+            raise InputError("--cache keeps predicted embeddings, and without --hypernet nothing is predicted.")
         if self.cache is not None and Path(self.cache).exists():
             capacity, width = encoder.cache.capacity, encoder.config.width
             encoder.cache = EmbeddingCache.load(self.cache, capacity=capacity, width=width)

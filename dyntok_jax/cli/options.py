@@ -19,6 +19,7 @@ Pooling = Literal["mean", "first", "none"]
 
 DEFAULT_MODEL = "e5-small"
 DEFAULT_DECODER = "smollm2"
+DEFAULT_HYPERNET = "auto"
 DEFAULT_BOUNDARY = "pretoken"
 FULL_SHARE = 100.0
 
@@ -28,7 +29,13 @@ Percent = Annotated[float | None, arg(metavar="PERCENT", help_behavior_hint="(de
 Count = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
 MaxSubwords = Annotated[int | Literal["auto", "none"] | None, arg(metavar="N|none", help_behavior_hint="")]
 OptionalBoundary = Annotated[Boundary | None, arg(metavar=f"{{{','.join(get_args(Boundary))}}}", help_behavior_hint="")]
+HypernetName = Annotated[str, arg(metavar="NAME|none")]
 OptionalPath = Annotated[str | None, arg(metavar="PATH", help_behavior_hint="")]
+
+
+def hypernet_of(name: str) -> str | None:
+    """`--hypernet` as the library takes it."""
+    return None if name == "none" else name
 
 
 def goal_of(share: float | None, merges: int | None, budget: int | None = None) -> "Goal":
