@@ -4,8 +4,8 @@
     python experiments/bench_encoder.py --rounds 0 --stream 500 --json bench_stream.json
 
 The whole sample (15 languages × 50 paragraphs) with e5-small, in batches of 32; full merging, pretokens, at most 7
-subwords a token. The hypernetwork is a random one of the shape that ZeTT gives XLM-R, scaled to a width of 384: what it
-predicts means nothing, what it costs is right. Everything is run once before the clock starts, so compilation is not
+subwords a token. The hypernetwork is the one that comes with the model; for a model that has none, a random one of the
+shape that ZeTT gives XLM-R: what it predicts means nothing, what it costs is right. Everything is run once before the clock starts, so compilation is not
 counted. Then the modes take turns, 256 texts a call, for `--rounds` rounds, since a busy machine drifts within seconds.
 A mode's time is the sum over calls of the best round; beside it stand the ratios of whole rounds, as medians.
 A cold cache is empty at each call; a warm one has seen the whole sample. The rival for static encoding is the forward
@@ -141,8 +141,9 @@ def torch_forward(folder: Path) -> Callable[[Batch], np.ndarray]:
 def bench_throughput(model: str, rounds: int, per_language: int | None) -> Figures:
     """All modes over the sample."""
     texts = [text for paragraphs in load_sample().values() for text in paragraphs[:per_language]]
-    plain = DynamicEncoder.load(model, None)
-    predicting = zett_shaped(plain)
+    plain, predicting = DynamicEncoder.load(model, None), DynamicEncoder.load(model)
+    if predicting.cache is None:
+        predicting = zett_shaped(plain)
     warm_cache = EmbeddingCache(DEFAULT_CACHE_ROWS, plain.config.width)
 
     def encode_predicting(texts: list[str], cache: EmbeddingCache) -> EncodedTexts:
@@ -265,7 +266,11 @@ def markdown_table(figures: Figures) -> str:
         for title, name, target in (
             ("throughput, FVT ÷ static", "throughput_fvt_per_static", f"≥ {max(1.2, 0.92 * tokens):.3f}"),
             ("throughput, warm hypernetwork ÷ FVT", "throughput_hypernet_warm_per_fvt", "≥ 0.9"),
-            ("throughput, warm hypernetwork ÷ static", "throughput_hypernet_warm_per_static", ""),
+            (
+                "throughput, warm hypernetwork ÷ static",
+                "throughput_hypernet_warm_per_static",
+                f"≥ {max(1.15, 0.92 * tokens):.3f}",
+            ),
             ("throughput, cold hypernetwork ÷ static", "throughput_hypernet_cold_per_static", ""),
             ("static forward pass, ours ÷ PyTorch", "throughput_static_forward_ours_per_torch", "≥ 0.95"),
         ):

@@ -258,6 +258,15 @@ def test_programs_are_the_functions_that_run(programs, monkeypatch):
         programs.prefill_program(TINY, mesh, jnp.bfloat16, n_batch=4, length=60, stretch=16)
 
 
+def test_the_training_step_keeps_the_form_of_its_state(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    program = import_module("train_program").train_program(TINY, make_mesh(8, 1), jnp.bfloat16, n_batch=8, length=16)
+    state, metrics = program.function.lower(*program.arguments, **program.options).out_info
+    shapes = [jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (state, program.arguments[0])]
+    assert shapes[0] == shapes[1]
+    assert set(metrics) == {"hidden", "next_subword", "loss", "gradient_norm"}
+
+
 def test_a_model_is_found_by_name_or_by_its_config(programs, tmp_path):
     assert programs.find_config("mistral-7b").n_kv_heads == 8
     (tmp_path / "config.json").write_text(json.dumps(TINY.to_hf()))

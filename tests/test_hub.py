@@ -11,7 +11,7 @@ import pytest
 
 from dyntok_jax import hub
 from dyntok_jax.errors import CheckpointError, ModelNotFoundError
-from dyntok_jax.hub import find_model
+from dyntok_jax.hub import AUTO, find_hypernet, find_model
 
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 GOLDEN = Path(__file__).parent / "golden"
@@ -57,6 +57,19 @@ def test_a_hypernetwork_needs_no_tokenizer():
 def test_a_folder_that_is_no_model_is_told_what_it_lacks(tmp_path, files, message):
     with pytest.raises(CheckpointError, match=message):
         find_model(make_folder(tmp_path / "model", *files))
+
+
+def test_a_packaged_hypernetwork_is_found_by_its_model(tmp_path, monkeypatch):
+    found = find_hypernet(AUTO, "e5-small")
+    assert {path.name for path in found.iterdir()} >= {"config.json", "model.safetensors", "README.md"}
+    assert (found / "model.safetensors").stat().st_size < 20e6
+    assert find_hypernet(None, "e5-small") is None
+    assert find_hypernet(AUTO, "smollm2") is None  # none was trained that beats FVT
+    assert find_hypernet(AUTO, found) is None
+    assert find_hypernet(found, "whatever") == found
+    monkeypatch.chdir(tmp_path)  # folders win over packaged names, and other weights need another hypernetwork
+    (tmp_path / "e5-small").mkdir()
+    assert find_hypernet(AUTO, "e5-small") is None
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/no/such/folder", "a/b/c", "nowhere/", "~nobody/x", "/" + "x" * 5000])

@@ -18,7 +18,7 @@ def print_details(console: Console, place: str, compiled: Compiled) -> None:
     console.print(f", compiled in {compiled.seconds:.0f} s")
     console.print(memory_table(compiled), work_table(compiled), sep="")
     meanings = ", ".join(f"{loop.trips:g} {loop.meaning}" for loop in compiled.meanings)
-    lines = [f"Loops as run: {meanings}; the others as often as the program says."]
+    lines = [f"Loops as run: {meanings}; the others as often as the program says."] if meanings else []
     if compiled.runs.unknown:
         lines.append(f"Taken to run once, for nothing says how often: {', '.join(compiled.runs.unknown)}.")
     speeds = f"{chip.peak_flops / 1e12:.0f} TFLOP/s, {chip.peak_bytes / 1e9:.0f} GB/s"
