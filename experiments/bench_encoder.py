@@ -5,11 +5,12 @@
 
 The whole sample (15 languages × 50 paragraphs) with e5-small, in batches of 32; full merging, pretokens, at most 7
 subwords a token. The hypernetwork is the one that comes with the model; for a model that has none, a random one of the
-shape that ZeTT gives XLM-R: what it predicts means nothing, what it costs is right. Everything is run once before the clock starts, so compilation is not
-counted. Then the modes take turns, 256 texts a call, for `--rounds` rounds, since a busy machine drifts within seconds.
-A mode's time is the sum over calls of the best round; beside it stand the ratios of whole rounds, as medians.
-A cold cache is empty at each call; a warm one has seen the whole sample. The rival for static encoding is the forward
-pass of PyTorch transformers (sdpa, inference mode, all cores), on exactly the arrays that ours gets, batch by batch.
+shape that ZeTT gives XLM-R: what it predicts means nothing, what it costs is right. Everything is run once before the
+clock starts, so compilation is not counted. Then the modes take turns, 256 texts a call, for `--rounds` rounds, since a
+busy machine drifts within seconds. A mode's time is the sum over calls of the best round; beside it stand the ratios of
+whole rounds, as medians. A cold cache is empty at each call; a warm one has seen the whole sample. The rival for static
+encoding is the forward pass of PyTorch transformers (sdpa, inference mode, all cores), on exactly the arrays that ours
+gets, batch by batch.
 
 `--stream N` sends N batches of 32 random paragraphs through a tiny random encoder with the real tokenizer and counts
 the programs that were compiled, summed over all steps.

@@ -41,7 +41,7 @@ def test_it_is_taken_by_itself_and_keeps_what_fvt_loses(encoder, static):
     assert lost < 0.02
 
 
-def test_static_tokenization_does_not_see_it(encoder, static):
+def test_static_tokenization_does_not_see_it(static):
     fvt = DynamicEncoder.load("e5-small", None)
     found = fvt.encode(texts()[:4], goal=None).embeddings_ND
     np.testing.assert_allclose(found, static.embeddings_ND[:4], atol=1e-5)
