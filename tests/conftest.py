@@ -13,6 +13,8 @@ from dyntok_jax.hub import find_model
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# commands keep compiled programs; in one process with all tests, writing those of 8 devices can crash XLA
+jax.config.update("jax_enable_compilation_cache", False)
 
 
 @pytest.fixture(scope="session")
