@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from tiny_training import KINDS, MASK_ROW, QUICKLY, D, V, random_batch, random_hypernet, random_texts, tiny_frozen
 
 from dyntok_jax.embedding.average import average_embeddings
@@ -194,7 +195,7 @@ def test_every_part_of_the_hypernetwork_learns(case):
 
 def test_the_model_gets_no_gradient_through_the_teacher(kind):
     """What is distilled is a target: a gradient of the hypernetwork would not change it, nor one of the rows."""
-    hypernet, frozen, batch = random_hypernet(kind), tiny_frozen(kind), random_batch()
+    hypernet, frozen, batch = random_hypernet(kind), tiny_frozen(kind), jax.tree.map(jnp.asarray, random_batch())
     weights = replace(Objectives(), hidden=1.0)
 
     def loss(static_table):
@@ -258,14 +259,15 @@ def test_texts_without_anything_to_compare_cost_nothing(case, kind):
 
 
 def test_a_fresh_residual_network_reads_texts_as_fvt_does(kind):
-    frozen, texts = tiny_frozen(kind), random_texts()
+    frozen, texts = tiny_frozen(kind), jax.tree.map(jnp.asarray, random_texts())
     config = random_hypernet(kind, residual=True).config
     hypernet = jax.jit(init_hypernet, static_argnums=0)(config, jax.random.key(0))
     rows = jax.jit(token_rows)(hypernet, frozen, texts)
     is_own_PS = texts.forms.is_subword_PS & (texts.forms.surface_PS < V)
     count_P1 = texts.forms.is_subword_PS.sum(axis=1, keepdims=True)
     averages_PM = average_embeddings(texts.forms.surface_PS, is_own_PS, frozen.source_VM)
-    averages_PM = np.asarray(averages_PM) * np.maximum(is_own_PS.sum(axis=1, keepdims=True), 1) / count_P1
+    n_own_P1 = np.asarray(is_own_PS).sum(axis=1, keepdims=True)
+    averages_PM = np.asarray(averages_PM) * np.maximum(n_own_P1, 1) / np.asarray(count_P1)
     n_forms = len(averages_PM)
     np.testing.assert_allclose(rows.input_RD[:n_forms], averages_PM[:, :D], rtol=1e-6, atol=1e-7)
     np.testing.assert_allclose(rows.output_RD[:n_forms], averages_PM[:, -D:], rtol=1e-6, atol=1e-7)
@@ -286,7 +288,7 @@ def test_a_decoder_has_no_bias_to_learn():
     hypernet = random_hypernet("decoder", seed=3)
     with_bias = random_hypernet("encoder", seed=3).bias_linear
     hypernet.config = replace(hypernet.config, predict_bias=True)
-    hypernet.bias_linear = with_bias
+    hypernet.bias_linear = nnx.data(with_bias)
     assert not np.asarray(jax.jit(token_rows)(hypernet, tiny_frozen("decoder"), random_texts()).bias_R).any()
 
 
@@ -307,7 +309,7 @@ def test_equal_readings_do_not_diverge():
 
 
 def test_what_a_model_cannot_do_is_named():
-    hypernet, batch = random_hypernet(), random_batch()
+    hypernet, batch = random_hypernet(), jax.tree.map(jnp.asarray, random_batch())
     with pytest.raises(ConfigError, match="next_subword compares a decoder's predictions"):
         total_loss(hypernet, tiny_frozen(), batch, Objectives(next_subword=1.0))
     headless = freeze(tiny_frozen().body)

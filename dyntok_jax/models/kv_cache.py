@@ -146,7 +146,8 @@ def _add_keys(
     scores_BKGTS = jnp.einsum("BTKGH,BKSH->BKGTS", query_BTKGH, key_BKSH, preferred_element_type=jnp.float32)
     is_seen = sees_BTS[:, None, None]
     top_BKGT = jnp.maximum(partial.top_BKGT, jnp.where(is_seen, scores_BKGTS, partial.top_BKGT[..., None]).max(axis=-1))
-    weight_BKGTS = jnp.where(is_seen, jnp.exp(scores_BKGTS - top_BKGT[..., None]), 0)
+    # masked before exp: a query that sees nothing would get an infinite weight, and NaN gradients through the mask
+    weight_BKGTS = jnp.exp(jnp.where(is_seen, scores_BKGTS - top_BKGT[..., None], -jnp.inf))
     mixed_BKGTH = jnp.einsum(
         "BKGTS,BKSH->BKGTH", weight_BKGTS.astype(value_BKSH.dtype), value_BKSH, preferred_element_type=jnp.float32
     )
