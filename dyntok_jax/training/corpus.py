@@ -74,16 +74,12 @@ def load_corpus(
       n_held_out: paragraphs of each language to leave out, see `held_out_paragraphs`.
 
     Raises:
-      InputError: a language that has no text; a file that cannot be read or is no UTF-8.
+      InputError: a language that has no text, or none but short lines once paragraphs are held out; a file that cannot
+        be read or is no UTF-8.
     """
     parts, offsets, lengths, first_row = [], [np.zeros(1, np.int64)], [], [0]
     for code, files in sources.items():
-        lines, held_out = read_language(code, files, n_held_out)
-        if not lines:
-            raise InputError(
-                f"Language {code} has {len(held_out)} paragraphs long enough to be held out and nothing else to train "
-                f"on: give more text, or hold out fewer than {n_held_out}."
-            )
+        lines, _ = read_language(code, files, n_held_out)
         density = subwords_per_character(lines, text_encoder)
         texts = list(fit_lengths(lines, shortest=SHORTEST / density, longest=longest / density))
         encoded = [text.encode() for text in texts]
@@ -108,7 +104,10 @@ def held_out_paragraphs(sources: Mapping[str, Sequence[str]], n_held_out: int) -
 
     Args:
       sources: language code → files and the like.
-      n_held_out: paragraphs of each language; fewer where fewer are long enough.
+      n_held_out: paragraphs of each language; none where all lines are short.
+
+    Raises:
+      InputError: a language that has no more paragraphs than are to be held out.
     """
     return {code: read_language(code, files, n_held_out)[1] for code, files in sources.items()}
 
@@ -117,7 +116,7 @@ def read_language(code: str, sources: Sequence[str], n_held_out: int) -> tuple[l
     """The paragraphs of a language to train on, and those held out.
 
     Raises:
-      InputError: it has no text.
+      InputError: it has no text, or no more paragraphs than are to be held out.
     """
     lines = [line for source in sources for line in read_paragraphs(source)]
     if not lines:
@@ -127,6 +126,12 @@ def read_language(code: str, sources: Sequence[str], n_held_out: int) -> tuple[l
         return lines, []
     long_enough = {line for line in lines if len(line.encode()) >= _HELD_OUT_BYTES}
     held_out = sorted(long_enough, key=lambda line: hashlib.blake2b(line.encode()).digest())[:n_held_out]
+    if held_out and len(held_out) == len(long_enough):
+        raise InputError(
+            f"Language {code} has {len(held_out)} paragraphs that are long enough to be held out, and {n_held_out} are "
+            f"to be: only short lines would be left to train on. Give more text, or hold out fewer than "
+            f"{len(held_out)}."
+        )
     is_held_out = set(held_out)
     return [line for line in lines if line not in is_held_out], held_out
 
