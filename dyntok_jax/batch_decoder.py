@@ -4,7 +4,7 @@ The buckets are few, and the prompts of a batch are padded as far as its cache g
 compiles a handful of programs; how much is computed follows the prompts themselves, not the padding.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,10 +18,12 @@ from jaxtyping import Bool, Float32, Int, Int32, UInt32
 from dyntok_jax.embedding.embedder import TokenEmbedder
 from dyntok_jax.embedding.inputs import TokenInputs, embed_tokens
 from dyntok_jax.errors import NotANumberError, TooLongError
+from dyntok_jax.generation import vocabulary_loop
 from dyntok_jax.generation.loop import NOTHING, GenerationState, Limits, advance, sequence_keys, start, stop_sequences
 from dyntok_jax.generation.sampling import SamplingConfig, sampling_of
 from dyntok_jax.generation.scoring import score_continuations
 from dyntok_jax.generation.text_stream import TextStream
+from dyntok_jax.large_vocabulary import LoadedVocabulary
 from dyntok_jax.models.mistral import Decoder
 from dyntok_jax.models.mistral_config import DecoderConfig
 from dyntok_jax.prompts import ReadPrompts
@@ -80,6 +82,7 @@ class BatchDecoder:
         sampling: SamplingConfig,
         seed_B: UInt32[np.ndarray, "rows"],
         chunk: int,
+        vocabulary: LoadedVocabulary | None = None,
     ) -> Iterator[dict[int, str]]:
         """Generates for a batch of prompts.
 
@@ -91,6 +94,7 @@ class BatchDecoder:
           sampling: how tokens are chosen.
           seed_B: one a row.
           chunk: steps between two looks at the text, at most `CHUNK`.
+          vocabulary: to write in; None for the model's own.
 
         Yields:
           After every look, the text that each row's stream gave out.
@@ -107,15 +111,14 @@ class BatchDecoder:
             max_tokens_B=self._place(padded(np.full(len(rows), max_tokens, np.int32))),
         )
         settings = self._place(sampling_of([sampling] * n_batch))
-        state = _start(
-            self.model,
+        begin, go_on = self._steps(vocabulary)
+        state = begin(
             self._inputs(read, rows, n_batch, capacity),
             self._place(self._seen(read, rows, n_batch)) if sampling.repetition_penalty != 1 else None,
             sequence_keys(padded(seed_B), padded(digest_B)),
             settings,
             limits,
             capacity=capacity,
-            mesh=self.mesh,
         )
         chosen_BO = np.asarray(state.token_B)[:, None]
         while True:
@@ -134,7 +137,7 @@ class BatchDecoder:
                 return
             if (is_stopped_B & ~is_done_B).any():
                 state = stop_sequences(state, self._place(is_stopped_B))
-            state, chosen_BO = advance(self.model, state, settings, limits, np.int32(chunk), size=CHUNK, mesh=self.mesh)
+            state, chosen_BO = go_on(state, settings, limits, np.int32(chunk))
             chosen_BO = np.asarray(chosen_BO)
 
     def score(
@@ -180,6 +183,14 @@ class BatchDecoder:
             raise NotANumberError(_BAD_NUMBERS.format(prompt=bad))
         return log_BO, best_BO
 
+    def _steps(self, vocabulary: LoadedVocabulary | None) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        """What begins a batch in a vocabulary, and what goes on with it."""
+        if vocabulary is None:
+            return partial(_start, self.model, mesh=self.mesh), partial(advance, self.model, size=CHUNK, mesh=self.mesh)
+        options = {"k": vocabulary.k, "n_probe": vocabulary.n_probe, "mesh": self.mesh}
+        begin = partial(_start, self.model, large=vocabulary.large, **options)
+        return begin, partial(vocabulary_loop.advance, self.model, vocabulary.large, size=CHUNK, **options)
+
     def _inputs(self, read: ReadPrompts, rows: Int[np.ndarray, "rows"], n_batch: int, capacity: int) -> TokenInputs:
         """The prompts of a batch as the model reads them; as long as the cache, so that one program serves all."""
         batch = pad_batch(read.subwords, rows, pad_id=self.embedder.tokenizer.pad_id)
@@ -221,12 +232,15 @@ class BatchDecoder:
         return tuple(sorted({-(-size // n_data) * n_data for size in BATCH_BUCKETS}))
 
 
-@partial(jax.jit, static_argnames=("capacity", "mesh"))
-def _start(model, inputs, seen_BV, key_B, sampling, limits, *, capacity, mesh) -> GenerationState:
-    embeddings_BTD = embed_tokens(model.word_embeddings[...], inputs)
-    return start(
-        model,
-        embeddings_BTD,
+@partial(jax.jit, static_argnames=("k", "n_probe", "capacity", "mesh"))
+def _start(
+    model, inputs, seen_BV, key_B, sampling, limits, *, large=None, k=None, n_probe=None, capacity, mesh
+) -> GenerationState:
+    begin = partial(start, model)
+    if large is not None:
+        begin = partial(vocabulary_loop.start, model, large, k=k, n_probe=n_probe)
+    return begin(
+        embed_tokens(model.word_embeddings[...], inputs),
         inputs.mask_BT,
         seen_BV,
         key_B,

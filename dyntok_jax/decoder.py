@@ -1,5 +1,6 @@
-"""`DynamicDecoder`: a trained decoder that reads dynamic tokens and writes its own."""
+"""`DynamicDecoder`: a trained decoder that reads dynamic tokens and writes its own, or those of a large vocabulary."""
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -22,6 +23,7 @@ from dyntok_jax.generated import Choice, GeneratedText, ScoredText
 from dyntok_jax.generation.sampling import SamplingConfig
 from dyntok_jax.generation.text_stream import TextStream
 from dyntok_jax.hub import AUTO, DEFAULT_DECODER, find_hypernet, find_model
+from dyntok_jax.large_vocabulary import CANDIDATES, PROBES, LoadedVocabulary, load_large_vocabulary
 from dyntok_jax.merging import Goal, MergeList, Scope
 from dyntok_jax.models.mistral import Decoder
 from dyntok_jax.models.mistral_config import DecoderConfig
@@ -128,6 +130,41 @@ class DynamicDecoder:
         ends, chat = end_ids(folder, tokenizer), ChatTemplate.load(folder)
         return cls(config, decoder, embedder, end_ids=ends, chat=chat, mesh=mesh)
 
+    def load_vocabulary(
+        self,
+        vocabulary: str | os.PathLike,
+        table: str | os.PathLike,
+        index: str | os.PathLike | None = None,
+        *,
+        k: int = CANDIDATES,
+        n_probe: int = PROBES,
+    ) -> LoadedVocabulary:
+        """Loads a large vocabulary for `generate` and `stream` to write in.
+
+        Args:
+          vocabulary: folder that `dyntok build-vocab` wrote.
+          table: folder of its rows, that `dyntok embed-vocab` wrote.
+          index: folder of an index of the rows, that `dyntok build-index` wrote; None scores all rows at every step.
+          k: candidates that every step chooses among, the best by their logits.
+          n_probe: blocks of the index that every step reads for each text; with all of them, none is missed.
+
+        Raises:
+          InputError: folders that are none of this, or do not belong together or to the model; more candidates than
+            there are; a table larger than the memory.
+          ConfigError: the mesh does not divide the rows.
+          CheckpointError: a folder is damaged.
+        """
+        return load_large_vocabulary(
+            vocabulary,
+            table,
+            index,
+            tokenizer=self.tokenizer,
+            model=self.decoder,
+            mesh=self.mesh,
+            k=k,
+            n_probe=n_probe,
+        )
+
     def read(
         self,
         prompts: Sequence[Prompt],
@@ -192,6 +229,7 @@ class DynamicDecoder:
         stop: Sequence[str] = (),
         sampling: SamplingConfig = GREEDY,
         seed: int | Sequence[int] = 0,
+        vocabulary: LoadedVocabulary | None = None,
         batch_size: int = 8,
         on_text: Callable[[int, str], None] | None = None,
         on_progress: Callable[[int], None] | None = None,
@@ -206,6 +244,7 @@ class DynamicDecoder:
           sampling: how tokens are chosen; by default the most probable one.
           seed: one for all, or one each. A text depends on its seed and its prompt, never on its neighbours: several
             samples of a prompt need several seeds.
+          vocabulary: to write in, from `load_vocabulary`; None for the model's own.
           batch_size: prompts a batch.
           on_text: called with a prompt's number and its next piece of text, token by token, which costs some speed.
           on_progress: called with the number of prompts of each batch when it is done.
@@ -222,13 +261,14 @@ class DynamicDecoder:
         started = time.perf_counter()
         read = self.read(prompts, batch_size=batch_size, **reading)
         self._check_room(read, max_tokens)
-        streams = [TextStream(self.tokenizer, end_ids=self.end_ids, stop=_stop_strings(stop)) for _ in prompts]
+        streams = self._streams(len(prompts), stop, sampling, vocabulary)
         seed_N = _seeds(seed, len(prompts))
         written: dict[int, GeneratedText] = {}
         chunk = 1 if on_text is not None else STOP_CHUNK if stop else CHUNK
         for rows in group_by_length(read.n_tokens, batch_size):
             seconds = []
-            for pieces in self._batches.write(read, rows, streams, max_tokens, sampling, seed_N[rows], chunk):
+            seed_B = seed_N[rows]
+            for pieces in self._batches.write(read, rows, streams, max_tokens, sampling, seed_B, chunk, vocabulary):
                 seconds.append(time.perf_counter() - started)
                 if on_text is not None:
                     for row, piece in pieces.items():
@@ -247,6 +287,7 @@ class DynamicDecoder:
         stop: Sequence[str] = (),
         sampling: SamplingConfig = GREEDY,
         seed: int = 0,
+        vocabulary: LoadedVocabulary | None = None,
         **reading: Any,
     ) -> Iterator[str]:
         """Writes on behind one prompt and yields the text as it comes, whole characters at a time.
@@ -255,8 +296,8 @@ class DynamicDecoder:
         """
         read = self.read([prompt], **reading)
         self._check_room(read, max_tokens)
-        text = TextStream(self.tokenizer, end_ids=self.end_ids, stop=_stop_strings(stop))
-        for pieces in self._batches.write(read, np.arange(1), [text], max_tokens, sampling, _seeds(seed, 1), chunk=1):
+        streams, seed_B = self._streams(1, stop, sampling, vocabulary), _seeds(seed, 1)
+        for pieces in self._batches.write(read, np.arange(1), streams, max_tokens, sampling, seed_B, 1, vocabulary):
             yield from filter(None, pieces.values())
 
     def score(
@@ -355,6 +396,16 @@ class DynamicDecoder:
             choices.append(Choice(int(np.argmax(scores)), scores, texts[0].prompt_tokens, texts[0].n_static))
         return choices
 
+    def _streams(
+        self, count: int, stop: Sequence[str], sampling: SamplingConfig, vocabulary: LoadedVocabulary | None
+    ) -> list[TextStream]:
+        """What takes the tokens of each text."""
+        if vocabulary is not None:
+            vocabulary.check_use(self.tokenizer, sampling)
+        entries = None if vocabulary is None else vocabulary.entries
+        options = {"end_ids": self.end_ids, "stop": _stop_strings(stop), "vocabulary": entries}
+        return [TextStream(self.tokenizer, **options) for _ in range(count)]
+
     def _check_room(self, read: ReadPrompts, max_tokens: int) -> None:
         if max_tokens < 1:
             raise InputError(f"max_tokens must be 1 or more, not {max_tokens}.")
@@ -383,6 +434,7 @@ def _generated(read: ReadPrompts, row: int, stream: TextStream, seconds: Sequenc
     return GeneratedText(
         text=stream.text,
         ids=stream.ids,
+        n_new=stream.n_new,
         finish=stream.finish,
         prompt_tokens=read.tokens[row],
         n_static=int(read.n_static[row]),

@@ -22,9 +22,11 @@ from dyntok_jax.cli.options import (
     merge_rules,
     mesh_shape,
 )
+from dyntok_jax.errors import InputError
 
 if TYPE_CHECKING:
     from dyntok_jax.decoder import DynamicDecoder
+    from dyntok_jax.large_vocabulary import LoadedVocabulary
 
 flattened = tyro.conf.arg(name="")
 """Puts a group's options among the command's own: `--share`, not `--merging.share`."""
@@ -66,6 +68,51 @@ class ModelOptions:
         shape = mesh_shape(self.mesh)
         mesh = None if shape is None else make_mesh(*shape)
         return DynamicDecoder.load(self.model, hypernet_of(self.hypernet), dtype=self.dtype, mesh=mesh)
+
+
+@dataclass(frozen=True)
+class VocabularyOptions:
+    """A large vocabulary to write in.
+
+    Attributes:
+      vocab: write in the grown vocabulary of this folder, which `dyntok build-vocab` wrote; needs --table.
+      table: with --vocab, its rows: a folder that `dyntok embed-vocab` wrote.
+      index: with --vocab, what finds the next token without scoring all rows: a folder that `dyntok build-index` wrote.
+      candidates: with --vocab, tokens that each step chooses among, the best by their scores (default: 64).
+      probes: with --index, blocks of it that each step reads; more miss fewer tokens and take longer (default: 64).
+    """
+
+    vocab: OptionalPath = None
+    table: OptionalPath = None
+    index: OptionalPath = None
+    candidates: Count = None
+    probes: Count = None
+
+    def check(self) -> None:
+        """Raises InputError for options without those that they need."""
+        for name in ("table", "index", "candidates", "probes"):
+            if self.vocab is None and getattr(self, name) is not None:
+                raise InputError(
+                    f"--{name} is of a large vocabulary: give --vocab too, a folder of `dyntok build-vocab`."
+                )
+        if self.vocab is not None and self.table is None:
+            raise InputError(
+                "--vocab needs the rows of its entries: give --table too, a folder of `dyntok embed-vocab`."
+            )
+        if self.probes is not None and self.index is None:
+            raise InputError("--probes says how much of an index is read: give --index too, or leave it out.")
+
+    def load(self, decoder: "DynamicDecoder") -> "LoadedVocabulary | None":
+        """The vocabulary, if one was given.
+
+        Raises:
+          DyntokError: what `DynamicDecoder.load_vocabulary` raises.
+        """
+        if self.vocab is None:
+            return None
+        given = {"k": self.candidates, "n_probe": self.probes}
+        given = {name: value for name, value in given.items() if value is not None}
+        return decoder.load_vocabulary(self.vocab, self.table, self.index, **given)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from dyntok_jax.cli.decoder_options import STATIC, MergingOptions, ModelOptions, flattened
+from dyntok_jax.cli.decoder_options import STATIC, MergingOptions, ModelOptions, VocabularyOptions, flattened
 from dyntok_jax.cli.inputs import read_prompts
 from dyntok_jax.cli.options import OptionalPath, arg
 from dyntok_jax.cli.outputs import check_writable, write_json, write_json_lines
@@ -20,6 +20,7 @@ EXAMPLES = """\
   dyntok generate "Once upon a time" --temperature 0.8 --top-p 0.95 --samples 3
   cat article.txt | dyntok generate - --share 50    standard input, half of the possible merging
   dyntok generate --file prompts.txt --output answers.jsonl
+  dyntok generate "Freedom of" --vocab vocab --table table --index index     in a vocabulary grown far beyond its own
 """
 
 Number = Annotated[float | None, arg(metavar="NUMBER", help_behavior_hint="")]
@@ -67,6 +68,7 @@ class Generate:
     no_stream: bool = False
     output: OptionalPath = None
     json: OptionalPath = None
+    large: Annotated[VocabularyOptions, flattened] = field(default_factory=VocabularyOptions)
     merging: Annotated[MergingOptions, flattened] = field(default_factory=MergingOptions)
     source: Annotated[ModelOptions, flattened] = field(default_factory=ModelOptions)
 
@@ -84,6 +86,7 @@ class Generate:
         names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
         sampling = SamplingConfig(**{name: getattr(self, name) for name in names})
         decoder = self.source.load()
+        vocabulary = self.large.load(decoder)
         reading = self.merging.reading(decoder, self.source.language) | (STATIC if self.static else {})
         prompts = [prompt for prompt in prompts for _ in range(self.samples)]
         seeds = [self.seed + sample for sample in range(self.samples)] * (len(prompts) // self.samples)
@@ -98,6 +101,7 @@ class Generate:
                     max_tokens=self.max_tokens,
                     stop=self.stop,
                     sampling=sampling,
+                    vocabulary=vocabulary,
                     seed=seeds,
                     on_text=(lambda _, piece: show(piece)) if streams else None,
                     on_progress=advance,
@@ -117,6 +121,7 @@ class Generate:
             raise InputError("--system opens a chat: give --chat too.")
         if self.static and self.merging.given:
             raise InputError(f"--static merges nothing: leave out {', '.join(self.merging.given)}.")
+        self.large.check()
         if self.samples < 1:
             raise InputError(f"--samples must be 1 or more, not {self.samples}.")
         if self.samples > 1 and self.temperature == 0:

@@ -11,6 +11,7 @@ from dyntok_jax.cli.compile_clock import CompileClock
 from dyntok_jax.decoder import GREEDY, DynamicDecoder
 from dyntok_jax.generated import Choice, GeneratedText, ScoredText
 from dyntok_jax.generation.sampling import SamplingConfig
+from dyntok_jax.large_vocabulary import LoadedVocabulary
 from dyntok_jax.prompts import Prompt
 from dyntok_jax.report import figures_table, percent, rate, reduction_percent
 from dyntok_jax.text.byte_level import ByteLevelTokenizer
@@ -53,16 +54,23 @@ class Writing:
         return sum(len(text.ids) for text in self.texts)
 
     @property
+    def new(self) -> int | None:
+        """Those of them that are new entries of a large vocabulary; None where texts are in the model's own."""
+        return None if self.texts[0].n_new is None else sum(text.n_new for text in self.texts)
+
+    @property
     def characters(self) -> int:
         """Characters of the texts."""
         return sum(len(text.text) for text in self.texts)
 
     def notes(self) -> list[str]:
         """What the table's numbers mean, in sentences."""
+        new = [] if self.new is None else ["new: tokens written that the model's own vocabulary does not have."]
         return [
             "static: the prompt to the model's own tokenizer; tokens: after merging; special tokens not counted.",
             "1st token, tokens/s, chars/s (characters): counted from the prompt's text on; "
             f"compiling ({self.compile_seconds:.1f} s, once) not counted.",
+            *new,
         ]
 
 
@@ -73,6 +81,7 @@ def write_texts(
     *,
     max_tokens: int,
     sampling: SamplingConfig = GREEDY,
+    vocabulary: LoadedVocabulary | None = None,
     **options: Any,
 ) -> Writing:
     """Generates, on a clock that leaves compilation out.
@@ -83,15 +92,17 @@ def write_texts(
       reading: options of `DynamicDecoder.read`.
       max_tokens: the most tokens a text.
       sampling: how tokens are chosen.
+      vocabulary: to write in; None for the model's own.
       **options: more of `DynamicDecoder.generate`.
 
     Raises:
       DyntokError: what these raise.
     """
     with CompileClock() as clock:
-        _warm_up(decoder, prompts, reading, max_tokens, sampling)
+        writing = {"sampling": sampling, "vocabulary": vocabulary}
+        _warm_up(decoder, prompts, reading, max_tokens, writing)
         compiled, started = clock.seconds, time.perf_counter()
-        texts = decoder.generate(prompts, max_tokens=max_tokens, sampling=sampling, **options, **reading)
+        texts = decoder.generate(prompts, max_tokens=max_tokens, **writing, **options, **reading)
         seconds, first = time.perf_counter() - started, min(text.seconds_to_first for text in texts)
         return Writing(
             texts=texts,
@@ -106,7 +117,7 @@ def _warm_up(
     prompts: Sequence[Prompt],
     reading: dict[str, Any],
     max_tokens: int,
-    sampling: SamplingConfig,
+    writing: dict[str, Any],
 ) -> None:
     """Runs what the prompts will run: the first time pays for more than compiling, some of it a second long.
 
@@ -117,7 +128,7 @@ def _warm_up(
         return
     alike = {"goal": None if reading["goal"] is None else FULL, "language": reading["language"]}
     n_probe = int(decoder.read([PROBE], **alike).n_tokens[0])
-    next(decoder.stream(PROBE, max_tokens=max(1, room - n_probe), sampling=sampling, **alike), None)
+    next(decoder.stream(PROBE, max_tokens=max(1, room - n_probe), **writing, **alike), None)
 
 
 def writing_table(run: Writing) -> Table:
@@ -129,6 +140,9 @@ def writing_table(run: Writing) -> Table:
         "reduction": percent(reduction_percent(run.static_tokens, run.tokens)),
         "1st token": f"{run.seconds_to_first:.2f} s",
         "written": f"{run.written}",
+    }
+    row |= {} if run.new is None else {"new": f"{run.new}"}
+    row |= {
         "tokens/s": rate(run.written / run.seconds),
         "chars/s": rate(run.characters / run.seconds),
     }
@@ -137,6 +151,7 @@ def writing_table(run: Writing) -> Table:
 
 def writing_figures(run: Writing) -> dict[str, float | int | None]:
     """The same as one flat object."""
+    new = {} if run.new is None else {"new_tokens": run.new}
     return {
         "texts": len(run.texts),
         "static_tokens": run.static_tokens,
@@ -149,7 +164,7 @@ def writing_figures(run: Writing) -> dict[str, float | int | None]:
         "tokens_per_second": run.written / run.seconds,
         "characters_per_second": run.characters / run.seconds,
         "compile_seconds": run.compile_seconds,
-    }
+    } | new
 
 
 def text_rows(
@@ -158,7 +173,8 @@ def text_rows(
     """One object a text, for JSON lines.
 
     `tokens` are those of the prompt after merging; `uncounted` are the places of special tokens among them, which
-    neither `n_static` nor `n_tokens` counts.
+    neither `n_static` nor `n_tokens` counts. `n_written` and `n_new` are of texts in a large vocabulary: their tokens,
+    and those that are new entries.
     """
     for prompt, seed, text in zip(prompts, seeds, texts, strict=True):
         yield {
@@ -170,7 +186,7 @@ def text_rows(
             "n_tokens": n_tokens(text),
             "tokens": text.prompt_tokens.strings(tokenizer),
             "uncounted": (~text.prompt_tokens.is_counted_T).nonzero()[0].tolist(),
-        }
+        } | ({} if text.n_new is None else {"n_written": len(text.ids), "n_new": text.n_new})
 
 
 def titled(prompts: Sequence[str], seeds: Sequence[int], texts: Sequence[GeneratedText]) -> str:

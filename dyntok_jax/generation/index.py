@@ -250,6 +250,7 @@ def _probe(blocks, queries_BD, n_probe):
 def _rescored(table_VD, queries_BD, ids_BK, logits_BK):
     """Inner products with the table's own rows in place of those of 8-bit rows."""
     rows_BKD = jnp.asarray(table_VD).at[jnp.maximum(ids_BK, 0)].get(mode="fill", fill_value=0)
+    queries_BD, rows_BKD = _of_one_dtype(queries_BD, rows_BKD)
     exact_BK = jnp.einsum("BD,BKD->BK", queries_BD, rows_BKD, preferred_element_type=jnp.float32)
     return jnp.where(ids_BK == NO_ROW, logits_BK, exact_BK)
 
@@ -263,9 +264,15 @@ def _scores(queries_BD, table_VD):
 
 def _product(queries_BD, rows_RD):
     rows_RD = rows_RD.astype(queries_BD.dtype) if rows_RD.dtype == jnp.int8 else rows_RD
-    wide = jnp.promote_types(queries_BD.dtype, rows_RD.dtype)
-    queries_BD, rows_RD = queries_BD.astype(wide), rows_RD.astype(wide)
+    queries_BD, rows_RD = _of_one_dtype(queries_BD, rows_RD)
     return jnp.einsum("BD,RD->BR", queries_BD, rows_RD, preferred_element_type=jnp.float32)
+
+
+def _of_one_dtype(queries_BD, rows):
+    """Both in float32 where their dtypes differ."""
+    if queries_BD.dtype == rows.dtype:
+        return queries_BD, rows
+    return queries_BD.astype(jnp.float32), rows.astype(jnp.float32)
 
 
 def _check_search(index, queries_BD, k, n_probe, n_read, table_VD):

@@ -236,7 +236,8 @@ def advance_with(
     def one_step(carry):
         step, state, chunk_BO = carry
         is_active_B = ~state.is_done_B
-        embeddings_B1D = constrain_hidden(vocabulary.embed(state.token_B[:, None]), mesh)
+        embeddings_B1D = vocabulary.embed(state.token_B[:, None]).astype(model.word_embeddings.dtype)
+        embeddings_B1D = constrain_hidden(embeddings_B1D, mesh)
         hidden_B1D, cache = extend(model, embeddings_B1D, is_active_B[:, None], state.cache)
         hidden_BD = constrain_hidden(hidden_B1D, mesh)[:, 0]
         state = _choose(vocabulary, replace(state, cache=cache), hidden_BD, sampling, limits)

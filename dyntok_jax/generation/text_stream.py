@@ -6,6 +6,7 @@ from typing import Literal
 
 from dyntok_jax.text.byte_characters import to_bytes
 from dyntok_jax.text.byte_level import ByteLevelTokenizer
+from dyntok_jax.text.vocabulary import GrownVocabulary
 
 Finish = Literal["end", "stop", "length"]
 """Why a text ended: the model ended it, a stop string was met, or it has as many tokens as it may."""
@@ -20,14 +21,34 @@ class TextStream:
       finish: why the text ended; None while it goes on.
     """
 
-    def __init__(self, tokenizer: ByteLevelTokenizer, *, end_ids: Iterable[int], stop: Sequence[str] = ()):
-        """Takes the tokens and the strings that end the text; neither is part of it."""
+    def __init__(
+        self,
+        tokenizer: ByteLevelTokenizer,
+        *,
+        end_ids: Iterable[int],
+        stop: Sequence[str] = (),
+        vocabulary: GrownVocabulary | None = None,
+    ):
+        """Takes the tokens and the strings that end the text; neither is part of it.
+
+        Args:
+          tokenizer: of the model.
+          end_ids: the tokens.
+          stop: the strings.
+          vocabulary: that tokens are entries of; None where they are the model's own.
+        """
         self.ids: list[int] = []
         self.text = ""
         self.finish: Finish | None = None
         self._tokenizer, self._end_ids, self._stop = tokenizer, frozenset(end_ids), tuple(stop)
+        self._vocabulary = vocabulary
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._held = ""
+
+    @property
+    def n_new(self) -> int | None:
+        """How many tokens are new entries of a large vocabulary; None where they are the model's own."""
+        return None if self._vocabulary is None else sum(index >= self._vocabulary.n_own for index in self.ids)
 
     def push(self, ids: Iterable[int]) -> str:
         """Takes the next tokens; those behind the end are left out.
@@ -70,6 +91,8 @@ class TextStream:
         return shown
 
     def _bytes(self, index: int) -> bytes:
+        if self._vocabulary is not None and index >= self._vocabulary.n_own:
+            return to_bytes(self._vocabulary.string(index))
         if index in self._tokenizer.special_ids or index >= self._tokenizer.n_own:
             return b""  # special tokens, and spare rows of a table, stand for no text
         return to_bytes(self._tokenizer.token_string([index]))

@@ -4,19 +4,20 @@ The loop is that of `loop.py`. Input rows come from the large table, and in plac
 for the k largest inner products with the last hidden state; a token is chosen among these, by their exact logits.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Float32, Int32, Key
 
 from dyntok_jax.errors import InputError
-from dyntok_jax.generation.index import MipsIndex, exact_search, place_index, search
+from dyntok_jax.generation.index import MipsIndex, best, exact_search, place_index, search
 from dyntok_jax.generation.loop import GenerationState, Limits, advance_with, start_with
-from dyntok_jax.generation.sampling import Sampling
+from dyntok_jax.generation.sampling import EXCLUDED, Sampling
 from dyntok_jax.models.mistral import Decoder
 from dyntok_jax.types import AnyArray
 
@@ -31,12 +32,14 @@ class LargeVocabulary:
       output_VD: the row that it is scored by; None where that is the input row.
       index: of the output rows; None to score all of them.
       constituents_VS: the model's own subwords that each token is made of, -1 behind them.
+      barred_E: tokens that are never chosen.
     """
 
     input_VD: Float[AnyArray, "V D"]
     output_VD: Float[AnyArray, "V D"] | None
     index: MipsIndex | None
     constituents_VS: Int32[AnyArray, "V S"]
+    barred_E: Int32[AnyArray, "E"] = field(default_factory=lambda: np.zeros(0, np.int32))
 
 
 @dataclass(frozen=True)
@@ -69,10 +72,16 @@ class SearchedVocabulary:
         """
         large = self.large
         output_VD = large.input_VD if large.output_VD is None else large.output_VD
+        n_found = self.k + len(large.barred_E)  # so that k are left
         if large.index is None:
-            ids_BK, logits_BK = exact_search(output_VD, hidden_BD, self.k)
+            ids_BK, logits_BK = exact_search(output_VD, hidden_BD, n_found)
         else:
-            ids_BK, logits_BK = search(large.index, hidden_BD, self.k, self.n_probe, table_VD=output_VD, mesh=self.mesh)
+            ids_BK, logits_BK = search(
+                large.index, hidden_BD, n_found, self.n_probe, table_VD=output_VD, mesh=self.mesh
+            )
+        if n_found > self.k:
+            is_barred_BK = jnp.isin(ids_BK, large.barred_E)
+            ids_BK, logits_BK = best(ids_BK, jnp.where(is_barred_BK, EXCLUDED, logits_BK), self.k)
         if seen_BV is None:
             return ids_BK, logits_BK, None
         parts_BKS = large.constituents_VS[jnp.maximum(ids_BK, 0)]
@@ -106,6 +115,7 @@ def place_vocabulary(large: LargeVocabulary, mesh: Mesh | None) -> LargeVocabula
         output_VD=None if large.output_VD is None else jax.device_put(large.output_VD, by_width),
         index=None if large.index is None else place_index(large.index, mesh),
         constituents_VS=jax.device_put(large.constituents_VS, whole),
+        barred_E=jax.device_put(large.barred_E, whole),
     )
 
 
