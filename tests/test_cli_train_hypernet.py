@@ -110,8 +110,10 @@ def test_options_may_come_from_a_file(given, tmp_path):
     [
         (["--objectives", "sentence"], "There is no objective 'sentence'"),
         (["--objectives", "hidden=x"], "The weight of hidden is 'x'"),
-        (["--words-share", "much"], "'much' is no share of pseudo-texts"),
-        (["--words-share", "de=0.5"], "no list of words is in that language"),
+        (["--words-share", "much"], "--words-share is given 'much', which is no number"),
+        (["--words-share", "de=0.5"], "--words-share is given 'de=0.5', and nothing is in language de; there are none"),
+        (["--language-weights", "fr=2"], "there are de"),
+        (["--language-weights", "de=0"], "language_weights of de is 0.0"),
         (["--identity-steps", "3"], "add the objective pieces"),
         (["--objectives", "next_subword"], "compares a decoder's predictions"),
         (["--objectives", "language_model"], "masked-LM head"),

@@ -182,6 +182,8 @@ def test_a_corpus_may_move(config, tokenizer, tmp_path):
         ({"language_exponent": float("nan")}, "language_exponent is nan"),
         ({"words": {"en": ("w.txt",)}, "words_share": {"en": 2.0}}, "words_share of en is 2.0"),
         ({"words_share": {"en": 0.5}}, "words_share names en"),
+        ({"language_weights": {"en": float("inf")}}, "language_weights of en is inf: it must be a positive number"),
+        ({"language_weights": {"tr": 2.0}}, "language_weights names tr"),
     ],
 )
 def test_values_that_make_no_sense_are_named(monkeypatch, options, message):

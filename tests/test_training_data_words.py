@@ -89,6 +89,19 @@ def test_pseudo_texts_make_up_their_share(tmp_path, tokenizer, word_file):
     assert len(set(new)) == len(new)
 
 
+def test_a_language_is_drawn_as_often_as_its_weight_says(tmp_path, tokenizer):
+    for code, n_lines in (("en", 16), ("tr", 64)):
+        lines = [f"this is line {number} of a longer text in {code}" for number in range(n_lines)]
+        (tmp_path / code).write_text("\n".join(lines), encoding="utf-8")
+    texts = {code: (str(tmp_path / code),) for code in ("en", "tr")}
+    config = DataConfig(texts, batch_size=4, language_exponent=0.5, language_weights={"en": 3.0}, max_length=48)
+    samples = load_samples(config, TextEncoder(tokenizer))
+    ratio = 3 * (len(samples.text_rows("en")) / len(samples.text_rows("tr"))) ** 0.5
+    rows = mixed_rows(samples, config)
+    n_english = sum(samples.language(rows[index]) == "en" for index in range(1000))
+    assert n_english == pytest.approx(1000 * ratio / (1 + ratio), abs=3)
+
+
 def test_words_alone_make_batches(tokenizer, word_file):
     stream = training_batches(DataConfig({}, words={"en": (word_file,)}, batch_size=4, max_length=48), tokenizer)
     assert next(stream).texts.mask_BT.shape[0] == 4

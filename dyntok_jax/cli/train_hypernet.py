@@ -78,6 +78,7 @@ class TrainHypernet:
       share: how each batch's share of the maximum reduction is drawn.
       full_probability: how often it is exactly 100 %.
       language_exponent: languages are drawn in proportion to their texts to this power.
+      language_weights: some of them so many times as often, as CODE=NUMBER.
       prefix: put before each text (default: what the model expects).
       seed: of parameters and data.
       validate_every: steps between validations.
@@ -122,6 +123,7 @@ class TrainHypernet:
     share: Literal["uniform", "gaussian", "fixed"] = "uniform"
     full_probability: Number = 0.25
     language_exponent: Number = 0.3
+    language_weights: Annotated[tuple[str, ...], arg(metavar="CODE=NUMBER ...", help_behavior_hint="")] = ()
     prefix: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")] = None
     seed: N = 0
     validate_every: N = 200
@@ -214,7 +216,7 @@ class TrainHypernet:
         return DataConfig(
             texts=texts,
             words=words,
-            words_share=setup.shares_by_language(self.words_share, words),
+            words_share=setup.numbers_by_language("--words-share", self.words_share, words),
             batch_size=self.batch_size,
             max_length=self.max_length,
             max_subwords=max_subwords,
@@ -222,6 +224,7 @@ class TrainHypernet:
             share=self.share,
             full_probability=self.full_probability,
             language_exponent=self.language_exponent,
+            language_weights=setup.numbers_by_language("--language-weights", self.language_weights, {**texts, **words}),
             prefix=default_prompt(find_model(self.model)) if self.prefix is None else self.prefix,
             mask_probability=MASK_PROBABILITY if weights.language_model else 0.0,
             seed=self.seed,

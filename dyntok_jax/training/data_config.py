@@ -42,6 +42,7 @@ class DataConfig:
       full_probability: how often the share is exactly 100 %, whatever else is drawn.
       language_exponent: a language is drawn in proportion to its number of texts to this power: 1 takes texts as they
         come, 0 all languages alike.
+      language_weights: language code → how many times as often as that it is drawn, 1 where not given.
       prefix: what the model expects before a text (`query: `).
       mask_probability: how many of the text's tokens a masked-LM objective hides.
       predict_all: predict single subwords too, as the paper does.
@@ -69,6 +70,7 @@ class DataConfig:
     share_spread: float = 25.0
     full_probability: float = 0.25
     language_exponent: float = 0.3
+    language_weights: dict[str, float] = field(default_factory=dict)
     prefix: str = ""
     mask_probability: float = 0.0
     predict_all: bool = False
@@ -97,10 +99,14 @@ class DataConfig:
             _check(name, repr(value), value in known, f"one of {', '.join(known)}")
         for code, share in self.words_share.items():
             _check(f"words_share of {code}", share, 0 <= share <= 1, "a part of the samples, from 0 to 1")
+        for code, weight in self.language_weights.items():
+            _check(f"language_weights of {code}", weight, 0 < weight < math.inf, "a positive number")
         if self.identity_batches and not self.pieces_per_batch:
             raise ConfigError("identity_batches are batches of pieces: set pieces_per_batch, too.")
         if unknown := sorted(self.words_share.keys() - self.words.keys()):
             raise ConfigError(f"words_share names {', '.join(unknown)}, but words has no list of words there.")
+        if unknown := sorted(self.language_weights.keys() - {*self.texts, *self.words}):
+            raise ConfigError(f"language_weights names {', '.join(unknown)}, but nothing there is in that language.")
         self._check_sources()
 
     def _check_sources(self) -> None:

@@ -46,7 +46,7 @@ def mixed_rows(samples: Samples, config: DataConfig) -> grain.MapDataset[int]:
     for number, code in enumerate(samples.languages):
         texts, words = samples.text_rows(code), samples.word_rows(code)
         words_share = (config.words_share.get(code, WORDS_SHARE) if len(texts) else 1.0) if len(words) else 0.0
-        weight = samples.weight(code) ** config.language_exponent
+        weight = samples.weight(code) ** config.language_exponent * config.language_weights.get(code, 1.0)
         if words_share < 1:
             parts.append(_dataset(texts).seed(config.seed + number).shuffle().repeat())
             weights.append(weight * (1 - words_share))

@@ -141,22 +141,28 @@ def by_language(files: Sequence[str]) -> dict[str, tuple[str, ...]]:
     return {code: tuple(of_language) for code, of_language in sorted_files.items()}
 
 
-def shares_by_language(shares: Sequence[str], languages: Iterable[str]) -> dict[str, float]:
-    """`SHARE` for all languages, `CODE=SHARE` for one, as a number for each that is given one.
+def numbers_by_language(option: str, numbers: Sequence[str], languages: Iterable[str]) -> dict[str, float]:
+    """`NUMBER` for all languages, `CODE=NUMBER` for one, as a number for each that is given one.
+
+    Args:
+      option: its name, for messages.
+      numbers: what it was given.
+      languages: the codes that there are.
 
     Raises:
       InputError: something is no number, or names a language that is not there.
     """
     found: dict[str, float] = {}
-    for entry in sorted(shares, key=lambda entry: "=" in entry):  # a language's own number comes after that for all
-        code, _, number = entry.rpartition("=")
+    for entry in sorted(numbers, key=lambda entry: "=" in entry):  # a language's own number comes after that for all
+        code, _, digits = entry.rpartition("=")
         try:
-            share = float(number)
+            number = float(digits)
         except ValueError:
-            raise InputError(f"{entry!r} is no share of pseudo-texts: write 0.3, or fr=0.3.") from None
+            raise InputError(f"{option} is given {entry!r}, which is no number: write 0.3, or fr=0.3.") from None
         if code and code not in languages:
-            raise InputError(f"{entry!r} names {code}, and no list of words is in that language.")
-        found |= {code: share} if code else dict.fromkeys(languages, share)
+            known = ", ".join(languages) or "none"
+            raise InputError(f"{option} is given {entry!r}, and nothing is in language {code}; there are {known}.")
+        found |= {code: number} if code else dict.fromkeys(languages, number)
     return found
 
 
