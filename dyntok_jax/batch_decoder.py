@@ -4,7 +4,7 @@ The buckets are few, and the prompts of a batch are padded as far as its cache g
 compiles a handful of programs; how much is computed follows the prompts themselves, not the padding.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,14 +18,14 @@ from jaxtyping import Bool, Float32, Int, Int32, UInt32
 from dyntok_jax.embedding.embedder import TokenEmbedder
 from dyntok_jax.embedding.inputs import TokenInputs, embed_tokens
 from dyntok_jax.errors import NotANumberError, TooLongError
-from dyntok_jax.generation import vocabulary_loop
 from dyntok_jax.generation.loop import NOTHING, GenerationState, Limits, advance, sequence_keys, start, stop_sequences
 from dyntok_jax.generation.sampling import SamplingConfig, sampling_of
 from dyntok_jax.generation.scoring import score_continuations
 from dyntok_jax.generation.text_stream import TextStream
-from dyntok_jax.large_vocabulary import LoadedVocabulary
+from dyntok_jax.generation.vocabularies import OWN, LargeVocabulary, Vocabulary
 from dyntok_jax.models.mistral import Decoder
 from dyntok_jax.models.mistral_config import DecoderConfig
+from dyntok_jax.prompt_vocabulary import PromptEntries, prompt_vocabulary
 from dyntok_jax.prompts import ReadPrompts
 from dyntok_jax.sharding import shard_batch
 from dyntok_jax.text.batches import bucket, pad_batch, pad_to
@@ -82,7 +82,7 @@ class BatchDecoder:
         sampling: SamplingConfig,
         seed_B: UInt32[np.ndarray, "rows"],
         chunk: int,
-        vocabulary: LoadedVocabulary | None = None,
+        vocabulary: LargeVocabulary | Sequence[PromptEntries] | None = None,
     ) -> Iterator[dict[int, str]]:
         """Generates for a batch of prompts.
 
@@ -94,7 +94,7 @@ class BatchDecoder:
           sampling: how tokens are chosen.
           seed_B: one a row.
           chunk: steps between two looks at the text, at most `CHUNK`.
-          vocabulary: to write in; None for the model's own.
+          vocabulary: to write in: a large one, or the model's own with the tokens of all prompts, or its own alone.
 
         Yields:
           After every look, the text that each row's stream gave out.
@@ -111,14 +111,18 @@ class BatchDecoder:
             max_tokens_B=self._place(padded(np.full(len(rows), max_tokens, np.int32))),
         )
         settings = self._place(sampling_of([sampling] * n_batch))
-        begin, go_on = self._steps(vocabulary)
-        state = begin(
-            self._inputs(read, rows, n_batch, capacity),
+        inputs = self._inputs(read, rows, n_batch, capacity)
+        candidates = self._vocabulary(vocabulary, read, rows, inputs)
+        state = _start(
+            self.model,
+            candidates,
+            inputs.place(self.mesh),
             self._place(self._seen(read, rows, n_batch)) if sampling.repetition_penalty != 1 else None,
             sequence_keys(padded(seed_B), padded(digest_B)),
             settings,
             limits,
             capacity=capacity,
+            mesh=self.mesh,
         )
         chosen_BO = np.asarray(state.token_B)[:, None]
         while True:
@@ -137,7 +141,16 @@ class BatchDecoder:
                 return
             if (is_stopped_B & ~is_done_B).any():
                 state = stop_sequences(state, self._place(is_stopped_B))
-            state, chosen_BO = go_on(state, settings, limits, np.int32(chunk))
+            state, chosen_BO = advance(
+                self.model,
+                state,
+                settings,
+                limits,
+                np.int32(chunk),
+                vocabulary=candidates,
+                size=CHUNK,
+                mesh=self.mesh,
+            )
             chosen_BO = np.asarray(chosen_BO)
 
     def score(
@@ -170,7 +183,7 @@ class BatchDecoder:
         capacity = self._capacity(int(read.n_tokens[rows].max()) + int(lengths_B.max()))
         log_BO, best_BO = _score(
             self.model,
-            self._inputs(read, rows, bucket(len(rows), self._batch_buckets()), capacity),
+            self._inputs(read, rows, bucket(len(rows), self._batch_buckets()), capacity).place(self.mesh),
             self._place(np.pad(prompt_B, (0, n_batch - len(ids)))),
             self._place(pad_to(continuation_BO, n_batch, mask_BO.shape[1])),
             self._place(pad_to(mask_BO, n_batch, mask_BO.shape[1])),
@@ -183,20 +196,33 @@ class BatchDecoder:
             raise NotANumberError(_BAD_NUMBERS.format(prompt=bad))
         return log_BO, best_BO
 
-    def _steps(self, vocabulary: LoadedVocabulary | None) -> tuple[Callable[..., Any], Callable[..., Any]]:
-        """What begins a batch in a vocabulary, and what goes on with it."""
-        if vocabulary is None:
-            return partial(_start, self.model, mesh=self.mesh), partial(advance, self.model, size=CHUNK, mesh=self.mesh)
-        options = {"k": vocabulary.k, "n_probe": vocabulary.n_probe, "mesh": self.mesh}
-        begin = partial(_start, self.model, large=vocabulary.large, **options)
-        return begin, partial(vocabulary_loop.advance, self.model, vocabulary.large, size=CHUNK, **options)
+    def _vocabulary(
+        self,
+        vocabulary: LargeVocabulary | Sequence[PromptEntries] | None,
+        read: ReadPrompts,
+        rows: Int[np.ndarray, "rows"],
+        inputs: TokenInputs,
+    ) -> Vocabulary:
+        """What a batch is written in."""
+        if vocabulary is None or isinstance(vocabulary, LargeVocabulary):
+            return OWN if vocabulary is None else vocabulary
+        output_UD = None
+        if self.model.output_embeddings is not None:
+            batch = pad_batch(read.subwords, rows, pad_id=self.embedder.tokenizer.pad_id)
+            merged, table = join_tokens([read.tokens[row] for row in rows]), self.model.output_embeddings[...]
+            output_UD = self.embedder.new_output_rows(batch.ids_BL, merged, read.language_N[rows], table)
+        texts = [read.tokens[row] for row in rows]
+        return prompt_vocabulary([vocabulary[row] for row in rows], texts, inputs, output_UD, self.mesh)
 
     def _inputs(self, read: ReadPrompts, rows: Int[np.ndarray, "rows"], n_batch: int, capacity: int) -> TokenInputs:
-        """The prompts of a batch as the model reads them; as long as the cache, so that one program serves all."""
+        """The prompts of a batch as the model reads them; as long as the cache, so that one program serves all.
+
+        They lie on the host.
+        """
         batch = pad_batch(read.subwords, rows, pad_id=self.embedder.tokenizer.pad_id)
         length = -(-capacity // STRETCH) * STRETCH
         merged = join_tokens([read.tokens[row] for row in rows])
-        inputs = self.embedder.inputs(
+        return self.embedder.inputs(
             batch.ids_BL,
             merged,
             read.language_N[rows],
@@ -205,7 +231,6 @@ class BatchDecoder:
             n_rows=(length, 4 * length),
             is_static=read.is_static,
         )
-        return inputs.place(self.mesh)
 
     def _seen(self, read: ReadPrompts, rows: Int[np.ndarray, "rows"], n_batch: int) -> Bool[np.ndarray, "B V"]:
         """The subwords of each prompt; a merged token counts as its constituents."""
@@ -232,20 +257,18 @@ class BatchDecoder:
         return tuple(sorted({-(-size // n_data) * n_data for size in BATCH_BUCKETS}))
 
 
-@partial(jax.jit, static_argnames=("k", "n_probe", "capacity", "mesh"))
-def _start(
-    model, inputs, seen_BV, key_B, sampling, limits, *, large=None, k=None, n_probe=None, capacity, mesh
-) -> GenerationState:
-    begin = partial(start, model)
-    if large is not None:
-        begin = partial(vocabulary_loop.start, model, large, k=k, n_probe=n_probe)
-    return begin(
-        embed_tokens(model.word_embeddings[...], inputs),
+@partial(jax.jit, static_argnames=("capacity", "mesh"))
+def _start(model, vocabulary, inputs, seen_BV, key_B, sampling, limits, *, capacity, mesh) -> GenerationState:
+    embeddings_BTD = embed_tokens(model.word_embeddings[...], inputs)
+    return start(
+        model,
+        embeddings_BTD,
         inputs.mask_BT,
         seen_BV,
         key_B,
         sampling,
         limits,
+        vocabulary=vocabulary,
         capacity=capacity,
         stretch=STRETCH,
         last_stretch=LAST_STRETCH,

@@ -1,11 +1,11 @@
-"""`DynamicDecoder`: a trained decoder that reads dynamic tokens and writes its own, or those of a large vocabulary."""
+"""`DynamicDecoder`: a trained decoder that reads dynamic tokens and writes its own, the prompt's, or many others."""
 
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,11 +22,14 @@ from dyntok_jax.errors import InputError
 from dyntok_jax.generated import Choice, GeneratedText, ScoredText
 from dyntok_jax.generation.sampling import SamplingConfig
 from dyntok_jax.generation.text_stream import TextStream
+from dyntok_jax.generation.vocabularies import CANDIDATES, PROBES, LargeVocabulary
 from dyntok_jax.hub import AUTO, DEFAULT_DECODER, find_hypernet, find_model
-from dyntok_jax.large_vocabulary import CANDIDATES, PROBES, LoadedVocabulary, load_large_vocabulary
+from dyntok_jax.large_vocabulary import LoadedVocabulary, load_large_vocabulary
 from dyntok_jax.merging import Goal, MergeList, Scope
 from dyntok_jax.models.mistral import Decoder
 from dyntok_jax.models.mistral_config import DecoderConfig
+from dyntok_jax.multiple_choice import Style, choice_of, choice_prompts
+from dyntok_jax.prompt_vocabulary import PromptEntries
 from dyntok_jax.prompts import Prompt, ReadPrompts, continuation_ids, end_ids, read_prompts
 from dyntok_jax.sharding import shardings_for
 from dyntok_jax.text.batches import group_by_length
@@ -35,14 +38,12 @@ from dyntok_jax.text.byte_level import ByteLevelTokenizer
 from dyntok_jax.text.chat import ChatTemplate
 from dyntok_jax.text.encode import TextEncoder
 from dyntok_jax.tokens import FULL, merge_rules
-
-Style = Literal["letters", "full"]
+from dyntok_jax.written_in import WrittenIn, what_to_choose_from
 
 STOP_CHUNK = 8
 """Steps between two looks at the text where stop strings are given: what is computed behind one is lost."""
 MOST_CONTINUATIONS = 32
 """Continuations scored at a time."""
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 GREEDY = SamplingConfig()
 
 
@@ -229,7 +230,7 @@ class DynamicDecoder:
         stop: Sequence[str] = (),
         sampling: SamplingConfig = GREEDY,
         seed: int | Sequence[int] = 0,
-        vocabulary: LoadedVocabulary | None = None,
+        vocabulary: WrittenIn = None,
         batch_size: int = 8,
         on_text: Callable[[int, str], None] | None = None,
         on_progress: Callable[[int], None] | None = None,
@@ -244,7 +245,8 @@ class DynamicDecoder:
           sampling: how tokens are chosen; by default the most probable one.
           seed: one for all, or one each. A text depends on its seed and its prompt, never on its neighbours: several
             samples of a prompt need several seeds.
-          vocabulary: to write in, from `load_vocabulary`; None for the model's own.
+          vocabulary: to write in, from `load_vocabulary`; `prompt` for the model's own and the tokens that each prompt
+            was merged to; None for the model's own.
           batch_size: prompts a batch.
           on_text: called with a prompt's number and its next piece of text, token by token, which costs some speed.
           on_progress: called with the number of prompts of each batch when it is done.
@@ -261,14 +263,14 @@ class DynamicDecoder:
         started = time.perf_counter()
         read = self.read(prompts, batch_size=batch_size, **reading)
         self._check_room(read, max_tokens)
-        streams = self._streams(len(prompts), stop, sampling, vocabulary)
+        streams, candidates = self._streams(read, stop, sampling, vocabulary)
         seed_N = _seeds(seed, len(prompts))
         written: dict[int, GeneratedText] = {}
         chunk = 1 if on_text is not None else STOP_CHUNK if stop else CHUNK
         for rows in group_by_length(read.n_tokens, batch_size):
             seconds = []
             seed_B = seed_N[rows]
-            for pieces in self._batches.write(read, rows, streams, max_tokens, sampling, seed_B, chunk, vocabulary):
+            for pieces in self._batches.write(read, rows, streams, max_tokens, sampling, seed_B, chunk, candidates):
                 seconds.append(time.perf_counter() - started)
                 if on_text is not None:
                     for row, piece in pieces.items():
@@ -287,7 +289,7 @@ class DynamicDecoder:
         stop: Sequence[str] = (),
         sampling: SamplingConfig = GREEDY,
         seed: int = 0,
-        vocabulary: LoadedVocabulary | None = None,
+        vocabulary: WrittenIn = None,
         **reading: Any,
     ) -> Iterator[str]:
         """Writes on behind one prompt and yields the text as it comes, whole characters at a time.
@@ -296,8 +298,8 @@ class DynamicDecoder:
         """
         read = self.read([prompt], **reading)
         self._check_room(read, max_tokens)
-        streams, seed_B = self._streams(1, stop, sampling, vocabulary), _seeds(seed, 1)
-        for pieces in self._batches.write(read, np.arange(1), streams, max_tokens, sampling, seed_B, 1, vocabulary):
+        (streams, candidates), seed_B = self._streams(read, stop, sampling, vocabulary), _seeds(seed, 1)
+        for pieces in self._batches.write(read, np.arange(1), streams, max_tokens, sampling, seed_B, 1, candidates):
             yield from filter(None, pieces.values())
 
     def score(
@@ -375,36 +377,18 @@ class DynamicDecoder:
         Raises:
           InputError: no such style, a question without options, or with more than there are letters.
         """
-        if style not in get_args(Style):
-            raise InputError(f"No style {style!r}: choose one of {', '.join(get_args(Style))}.")
-        if len(questions) != len(options):
-            raise InputError(f"There are {len(questions)} questions and options for {len(options)}: give each a list.")
-        prompts, continuations = [], []
-        for number, (question, of_question) in enumerate(zip(questions, options, strict=True)):
-            if not 1 <= len(of_question) <= len(LETTERS):
-                raise InputError(f"Question {number} has {len(of_question)} options: give 1 to {len(LETTERS)}.")
-            letters = LETTERS[: len(of_question)]
-            listed = [f"\n{letter}. {option}" for letter, option in zip(letters, of_question, strict=True)]
-            listing, answers = ("".join(listed), letters) if style == "letters" else ("", of_question)
-            prompts += [f"{context}{question}{listing}\nAnswer:"] * len(of_question)
-            continuations += [f" {answer}" for answer in answers]
+        prompts, continuations = choice_prompts(questions, options, style, context)
         scored = iter(self.score(prompts, continuations, **scoring))
-        choices = []
-        for of_question in options:
-            texts = [next(scored) for _ in of_question]
-            scores = [text.total if style == "letters" else -text.bits_per_byte for text in texts]
-            choices.append(Choice(int(np.argmax(scores)), scores, texts[0].prompt_tokens, texts[0].n_static))
-        return choices
+        return [choice_of([next(scored) for _ in of_question], style) for of_question in options]
 
     def _streams(
-        self, count: int, stop: Sequence[str], sampling: SamplingConfig, vocabulary: LoadedVocabulary | None
-    ) -> list[TextStream]:
-        """What takes the tokens of each text."""
-        if vocabulary is not None:
-            vocabulary.check_use(self.tokenizer, sampling)
-        entries = None if vocabulary is None else vocabulary.entries
-        options = {"end_ids": self.end_ids, "stop": _stop_strings(stop), "vocabulary": entries}
-        return [TextStream(self.tokenizer, **options) for _ in range(count)]
+        self, read: ReadPrompts, stop: Sequence[str], sampling: SamplingConfig, vocabulary: WrittenIn
+    ) -> tuple[list[TextStream], LargeVocabulary | list[PromptEntries] | None]:
+        """What takes the tokens of each text, and what they are chosen from."""
+        stop = _stop_strings(stop)
+        candidates, entries_N = what_to_choose_from(vocabulary, read, self.tokenizer, self.config.vocab_size, sampling)
+        streams = [TextStream(self.tokenizer, end_ids=self.end_ids, stop=stop, entries=one) for one in entries_N]
+        return streams, candidates
 
     def _check_room(self, read: ReadPrompts, max_tokens: int) -> None:
         if max_tokens < 1:

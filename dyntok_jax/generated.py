@@ -18,7 +18,7 @@ class GeneratedText:
     Attributes:
       text: without the prompt, special tokens and stop string; what was written so far, while it is streamed.
       ids: its tokens in the vocabulary that it was written in, without the one that ended it.
-      n_new: how many of them are new entries of a large vocabulary; None where it was written in the model's own.
+      n_new: how many of them the model's own vocabulary does not have; None where it was written in that.
       finish: `end` (the model ended it), `stop` (a stop string was met) or `length`; None while it is streamed.
       prompt_tokens: the prompt as the model read it.
       n_static: tokens of the prompt to the model's own tokenizer, special tokens included.

@@ -12,16 +12,12 @@ from dyntok_jax.errors import InputError
 from dyntok_jax.generation.index import MipsIndex
 from dyntok_jax.generation.index_files import load_index, table_identity
 from dyntok_jax.generation.sampling import SamplingConfig
-from dyntok_jax.generation.vocabulary_loop import LargeVocabulary, place_vocabulary
+from dyntok_jax.generation.vocabularies import LargeVocabulary, place_vocabulary
 from dyntok_jax.models.mistral import Decoder
 from dyntok_jax.text.byte_level import ByteLevelTokenizer
 from dyntok_jax.text.vocabulary import GrownVocabulary
 from dyntok_jax.text.vocabulary_folder import load_vocabulary
 
-CANDIDATES = 64
-"""Tokens that a step chooses among."""
-PROBES = 64
-"""Blocks of an index that a step reads."""
 COMPARED_ROWS = 256
 """The model's own rows by which its table is known."""
 ROUNDING = 2**-7
@@ -35,22 +31,18 @@ class LoadedVocabulary:
     Attributes:
       entries: what its tokens are.
       large: their rows, placed.
-      k: candidates a step.
-      n_probe: blocks of the index read for each text.
     """
 
     entries: GrownVocabulary
     large: LargeVocabulary
-    k: int
-    n_probe: int
 
     def check_use(self, tokenizer: ByteLevelTokenizer, sampling: SamplingConfig) -> None:
         """Raises InputError for another decoder than it was loaded for, or a top-k that its candidates cannot give."""
         if self.entries.tokenizer is not tokenizer:
             raise InputError("The vocabulary was loaded for another decoder: load it with this one's load_vocabulary.")
-        if sampling.top_k is not None and sampling.top_k > self.k:
+        if sampling.top_k is not None and sampling.top_k > self.large.k:
             raise InputError(
-                f"top_k draws from {sampling.top_k} tokens, and a step in the large vocabulary has {self.k} "
+                f"top_k draws from {sampling.top_k} tokens, and a step in the large vocabulary has {self.large.k} "
                 "candidates: ask for more candidates, or a smaller top_k."
             )
 
@@ -98,8 +90,10 @@ def load_large_vocabulary(
         index=found,
         constituents_VS=_constituents(entries),
         barred_E=barred_E,
+        k=k,
+        n_probe=n_probe,
     )
-    return LoadedVocabulary(entries, place_vocabulary(large, mesh), k, n_probe)
+    return LoadedVocabulary(entries, place_vocabulary(large, mesh))
 
 
 def _constituents(entries: GrownVocabulary) -> Int32[np.ndarray, "V S"]:

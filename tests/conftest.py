@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from hypothesis import settings
 from sentencepiece import SentencePieceProcessor
 from tokenizers import Tokenizer, models, normalizers
 
@@ -15,6 +16,8 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # commands keep compiled programs; in one process with all tests, writing those of 8 devices can crash XLA
 jax.config.update("jax_enable_compilation_cache", False)
+settings.register_profile("untimed", deadline=None)  # nothing here says how long an example takes on a busy machine
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -201,6 +201,28 @@ def test_an_update_in_place_counts_what_it_touches(hlo, costs):
     assert costs.computation_work(module, "main").bytes == 2 * 8 * 4
 
 
+def test_a_slice_of_what_only_gets_another_layout_counts_as_the_slice(hlo, costs):
+    module = hlo.parse_module(
+        "%relabel (p: s8[100,8]) -> s8[100,8] {\n"
+        "  %p = s8[100,8]{1,0:T(32,128)(4,1)} parameter(0)\n"
+        "  ROOT %c = s8[100,8]{1,0:T(8,128)(4,1)} copy(%p)\n"
+        "}\n\n"
+        "%body (w: s8[100,8], i: s32[]) -> s8[1,8] {\n"
+        "  %w = s8[100,8]{1,0:T(32,128)(4,1)} parameter(0)\n"
+        "  %i = s32[]{:S(6)} parameter(1)\n"
+        "  %f = s8[100,8]{1,0:T(8,128)(4,1)} fusion(%w), kind=kLoop, output_to_operand_aliasing={{}: (0, {})}, "
+        "calls=%relabel\n"
+        "  ROOT %s = s8[1,8]{1,0} dynamic-slice(%f, %i, %i), dynamic_slice_sizes={1,8}\n"
+        "}\n\n"
+        "ENTRY %main (rows: s8[100,8], at: s32[]) -> s8[1,8] {\n"
+        "  %rows = s8[100,8]{1,0} parameter(0)\n"
+        "  %at = s32[]{:S(6)} parameter(1)\n"
+        "  ROOT %one = s8[1,8]{1,0} fusion(%rows, %at), kind=kLoop, calls=%body\n"
+        "}\n"
+    )
+    assert costs.computation_work(module, "main").bytes == 2 * 8
+
+
 @pytest.mark.parametrize(
     ("message", "sizes"),
     [
@@ -256,6 +278,25 @@ def test_programs_are_the_functions_that_run(programs, monkeypatch):
     assert device_bytes(decode.held["cache"]) == 3 * 2 * 2 * 64 * 1 * 8 * 2 + 2 * 4
     with pytest.raises(InputError, match="A length of 60 is no multiple of the 16 tokens"):
         programs.prefill_program(TINY, mesh, jnp.bfloat16, n_batch=4, length=60, stretch=16)
+
+
+def test_the_search_of_a_large_vocabulary_and_its_step_are_those_that_run(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # shapes alone are no arrays
+    large_program, mesh = import_module("large_program"), make_mesh(2, 4)
+    sizes = {"n_batch": 4, "n_rows": 50_000}
+    search = large_program.search_program(TINY, mesh, jnp.bfloat16, **sizes)
+    ids, logits = search.function.lower(*search.arguments).out_info
+    assert (ids.shape, logits.dtype) == ((4, large_program.CANDIDATES), jnp.float32)
+    exact = large_program.exact_program(TINY, mesh, jnp.bfloat16, **sizes)
+    assert jax.tree.map(jnp.shape, exact.function.lower(*exact.arguments).out_info) == (ids.shape, logits.shape)
+    step = large_program.large_decode_program(TINY, mesh, jnp.bfloat16, **sizes, capacity=64, size=8)
+    state, _ = step.function.lower(*step.arguments, **step.options).out_info
+    assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, step.arguments[1])
+    # blocks that are nine tenths full, a quarter of them on each device: 8-bit rows, ids and scales; centroids, counts
+    n_blocks = round(50_000 / 0.9 / 256 / 4)
+    index = n_blocks * (256 * (TINY.width + 8) + 4 * TINY.width + 4)
+    special = large_program.N_SPECIAL * (4 + 2 * TINY.width)
+    assert import_module("compiled").device_bytes(step.held["index"]) == pytest.approx(index + special, rel=0.02)
 
 
 def test_the_training_step_keeps_the_form_of_its_state(monkeypatch):

@@ -20,7 +20,7 @@ from dyntok_jax.embedding.vocabulary_table import open_table
 from dyntok_jax.errors import ConfigError, InputError
 from dyntok_jax.generation.index_build import build_index
 from dyntok_jax.generation.index_files import save_index, table_identity
-from dyntok_jax.generation.vocabulary_loop import LargeVocabulary, SearchedVocabulary
+from dyntok_jax.generation.vocabularies import LargeVocabulary
 from dyntok_jax.models.mistral import forward
 from dyntok_jax.sharding import make_mesh
 from dyntok_jax.text.byte_level import ByteLevelTokenizer
@@ -176,14 +176,15 @@ def test_model_and_table_may_have_different_dtypes(tiny, tmp_path, dtypes):
 
 
 @pytest.mark.parametrize("is_indexed", [True, False], ids=["index", "exact"])
-def test_barred_tokens_are_no_candidates(is_indexed):
+def test_barred_tokens_are_no_candidates(decoder, is_indexed):
     rng = np.random.default_rng(0)
     table, hidden = rng.normal(size=(600, 8)).astype(np.float32), rng.normal(size=(2, 8)).astype(np.float32)
     order = np.argsort(-(hidden @ table.T), axis=1)
     barred = np.unique(order[:, [0, 2]]).astype(np.int32)
     index = build_index(table, hidden, special_ids=barred[:1].tolist(), probes=()).index if is_indexed else None
-    large = LargeVocabulary(table, None, index, np.arange(600, dtype=np.int32)[:, None], barred)
-    ids, logits, _ = SearchedVocabulary(large, 5, ALL, None).propose(jnp.asarray(hidden), None)
+    singles = np.arange(600, dtype=np.int32)[:, None]
+    large = LargeVocabulary(table, None, index, singles, barred, k=5, n_probe=ALL)
+    ids, logits, _ = large.propose(decoder.decoder, jnp.asarray(hidden), None)
     expected = np.stack([row[~np.isin(row, barred)][:5] for row in order])
     assert ids.tolist() == expected.tolist()
     np.testing.assert_allclose(logits, np.take_along_axis(hidden @ table.T, expected, axis=1), rtol=1e-5)
@@ -262,7 +263,8 @@ def test_a_top_k_beyond_the_candidates_is_told(decoder, tiny):
     vocabulary = loaded(decoder, tiny / "grown")
     with pytest.raises(InputError, match="top_k draws from 21 tokens, and a step in the large vocabulary has 20"):
         written(decoder, vocabulary, sampling=SamplingConfig(1.0, top_k=21))
-    assert written(decoder, replace(vocabulary, k=21), sampling=SamplingConfig(1.0, top_k=21))
+    more = replace(vocabulary, large=replace(vocabulary.large, k=21))
+    assert written(decoder, more, sampling=SamplingConfig(1.0, top_k=21))
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
     python tpu/aot.py --json aot.json
     python tpu/aot.py --program prefill --batch 8 --length 2048 --topology v5e:2x4 --mesh 1x8
     python tpu/aot.py --program train-hypernet --topology v5e:4x4
+    python tpu/aot.py --program decode-large --topology v5e:2x4     a vocabulary of a million; search: that alone
 
 Needs the extra `aot` (libtpu, the TPU compiler; no TPU, no weights), best in an environment of its own: JAX tries to
 start whatever libtpu it finds. Two CPU cores: half a minute a program. By default Mistral-7B in bfloat16, prefill of
@@ -41,7 +42,7 @@ ENVIRONMENT = {
 }
 """Set before JAX is imported."""
 TOPOLOGIES = ("v5e:2x4", "v4:2x2x4", "v6e:4x4")
-BATCHES = {"prefill": 8, "decode": 32, "train-hypernet": 16}
+BATCHES = {"prefill": 8, "decode": 32, "train-hypernet": 16, "decode-large": 32, "search": 32, "search-exact": 32}
 """Sequences of each program."""
 LENGTHS = {"prefill": 2048, "train-hypernet": 256}
 """Tokens a sequence."""
@@ -57,25 +58,28 @@ class Options:
 
     Attributes:
       model: mistral-7b, llama-3-8b, or the path of a Mistral's or Llama's config.json.
-      program: prefill, decode (default: these two), or train-hypernet, a step of distillation into a ZeTT hypernetwork
-        as wide as the model.
+      program: prefill, decode (default: these two); train-hypernet, a step of distillation into a ZeTT hypernetwork as
+        wide as the model; decode-large, a step in a large vocabulary through an index of 8-bit rows; its search alone;
+        search-exact, the same without an index.
       topology: a chip and its grid, such as v5e:2x4 (default: v5e:2x4, v4:2x2x4 and v6e:4x4).
       mesh: data x model, such as 1x8 (default: as many on model as divide the key/value heads).
       batch: sequences (default: 8 for prefill, 32 for decode, 16 for train-hypernet).
       length: tokens a prompt of the prefill (default: 2048) or a text to train on (256).
       cache: slots a sequence of the cache in decode.
+      rows: of the large vocabulary.
       stretch: tokens of a prompt that are read at a time (default: as DynamicDecoder does).
       dtype: of the parameters, and so of the computation.
       json: where to write the figures, as one flat object.
     """
 
     model: str = "mistral-7b"
-    program: Literal["prefill", "decode", "train-hypernet"] | None = None
+    program: Literal["prefill", "decode", "train-hypernet", "decode-large", "search", "search-exact"] | None = None
     topology: str | None = None
     mesh: str | None = None
     batch: int | None = None
     length: int | None = None
     cache: int = 4096
+    rows: int = 1_000_000
     stretch: int | None = None
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     json: Path | None = None
@@ -103,7 +107,7 @@ def check_sizes(options: Options) -> None:
     """Raises InputError for a size below 1."""
     from dyntok_jax.errors import InputError
 
-    for name in ("batch", "length", "cache", "stretch"):
+    for name in ("batch", "length", "cache", "stretch", "rows"):
         size = getattr(options, name)
         if size is not None and size < 1:
             raise InputError(f"--{name} is {size}: it must be at least 1.")
@@ -152,14 +156,22 @@ def parse_mesh(text: str) -> tuple[int, int]:
 def program_of(options: Options, name: str, config: "DecoderConfig", mesh: "Mesh") -> "Program":
     """The program of that name with the sizes asked for."""
     import jax.numpy as jnp
+    from large_program import exact_program, large_decode_program, search_program
     from programs import decode_program, prefill_program
     from train_program import train_program
 
     from dyntok_jax.batch_decoder import CHUNK, STRETCH
 
     n_batch, dtype = options.batch or BATCHES[name], jnp.dtype(options.dtype)
+    sizes = {"n_batch": n_batch, "capacity": options.cache, "size": CHUNK}
     if name == "decode":
-        return decode_program(config, mesh, dtype, n_batch=n_batch, capacity=options.cache, size=CHUNK)
+        return decode_program(config, mesh, dtype, **sizes)
+    if name == "decode-large":
+        return large_decode_program(config, mesh, dtype, **sizes, n_rows=options.rows)
+    if name == "search":
+        return search_program(config, mesh, dtype, n_batch=n_batch, n_rows=options.rows)
+    if name == "search-exact":
+        return exact_program(config, mesh, dtype, n_batch=n_batch, n_rows=options.rows)
     length = options.length or LENGTHS[name]
     if name == "train-hypernet":
         return train_program(config, mesh, dtype, n_batch=n_batch, length=length)

@@ -240,7 +240,8 @@ def _read(module: Module, computation: Computation, name: str, user: Instruction
 def _read_by_all(module: Module, computation: Computation, value: Instruction) -> float:
     total = 0.0
     for user in computation.users[value.name]:
-        is_alias = user.opcode == "bitcast"
+        # a fusion in a fusion that only names another layout of what it is given
+        is_alias = user.opcode == "bitcast" or "output_to_operand_aliasing={{}: (0" in user.rest
         total += _read_by_all(module, computation, user) if is_alias else _read(module, computation, value.name, user)
     return total
 

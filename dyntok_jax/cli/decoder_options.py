@@ -26,7 +26,7 @@ from dyntok_jax.errors import InputError
 
 if TYPE_CHECKING:
     from dyntok_jax.decoder import DynamicDecoder
-    from dyntok_jax.large_vocabulary import LoadedVocabulary
+    from dyntok_jax.written_in import WrittenIn
 
 flattened = tyro.conf.arg(name="")
 """Puts a group's options among the command's own: `--share`, not `--merging.share`."""
@@ -72,9 +72,10 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class VocabularyOptions:
-    """A large vocabulary to write in.
+    """What to write in, if not in the model's own vocabulary.
 
     Attributes:
+      prompt_vocab: write in the tokens that the prompt was merged to, too.
       vocab: write in the grown vocabulary of this folder, which `dyntok build-vocab` wrote; needs --table.
       table: with --vocab, its rows: a folder that `dyntok embed-vocab` wrote.
       index: with --vocab, what finds the next token without scoring all rows: a folder that `dyntok build-index` wrote.
@@ -82,6 +83,7 @@ class VocabularyOptions:
       probes: with --index, blocks of it that each step reads; more miss fewer tokens and take longer (default: 64).
     """
 
+    prompt_vocab: bool = False
     vocab: OptionalPath = None
     table: OptionalPath = None
     index: OptionalPath = None
@@ -90,6 +92,10 @@ class VocabularyOptions:
 
     def check(self) -> None:
         """Raises InputError for options without those that they need."""
+        if self.prompt_vocab and self.vocab is not None:
+            raise InputError(
+                "--prompt-vocab adds the prompt's tokens to the model's own, and --vocab names others: choose."
+            )
         for name in ("table", "index", "candidates", "probes"):
             if self.vocab is None and getattr(self, name) is not None:
                 raise InputError(
@@ -102,14 +108,14 @@ class VocabularyOptions:
         if self.probes is not None and self.index is None:
             raise InputError("--probes says how much of an index is read: give --index too, or leave it out.")
 
-    def load(self, decoder: "DynamicDecoder") -> "LoadedVocabulary | None":
-        """The vocabulary, if one was given.
+    def load(self, decoder: "DynamicDecoder") -> "WrittenIn":
+        """What `DynamicDecoder.generate` takes.
 
         Raises:
           DyntokError: what `DynamicDecoder.load_vocabulary` raises.
         """
         if self.vocab is None:
-            return None
+            return "prompt" if self.prompt_vocab else None
         given = {"k": self.candidates, "n_probe": self.probes}
         given = {name: value for name, value in given.items() if value is not None}
         return decoder.load_vocabulary(self.vocab, self.table, self.index, **given)

@@ -20,6 +20,7 @@ EXAMPLES = """\
   dyntok generate "Once upon a time" --temperature 0.8 --top-p 0.95 --samples 3
   cat article.txt | dyntok generate - --share 50    standard input, half of the possible merging
   dyntok generate --file prompts.txt --output answers.jsonl
+  dyntok generate --file code.txt --prompt-vocab    in the prompt's merged tokens, too
   dyntok generate "Freedom of" --vocab vocab --table table --index index     in a vocabulary grown far beyond its own
 """
 

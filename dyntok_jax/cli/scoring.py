@@ -11,9 +11,10 @@ from rich.table import Table
 from dyntok_jax.cli.decoder_options import STATIC
 from dyntok_jax.cli.score_rows import Pair, Question
 from dyntok_jax.cli.writing import n_static, n_tokens
-from dyntok_jax.decoder import DynamicDecoder, Style
+from dyntok_jax.decoder import DynamicDecoder
 from dyntok_jax.errors import TooLongError
 from dyntok_jax.generated import Choice, ScoredText
+from dyntok_jax.multiple_choice import Style
 from dyntok_jax.report import NOTHING, figures_table, percent, reduction_percent
 from dyntok_jax.text.byte_level import ByteLevelTokenizer
 

@@ -11,12 +11,12 @@ from dyntok_jax.cli.compile_clock import CompileClock
 from dyntok_jax.decoder import GREEDY, DynamicDecoder
 from dyntok_jax.generated import Choice, GeneratedText, ScoredText
 from dyntok_jax.generation.sampling import SamplingConfig
-from dyntok_jax.large_vocabulary import LoadedVocabulary
 from dyntok_jax.prompts import Prompt
 from dyntok_jax.report import figures_table, percent, rate, reduction_percent
 from dyntok_jax.text.byte_level import ByteLevelTokenizer
 from dyntok_jax.text.chat import Message
 from dyntok_jax.tokens import FULL
+from dyntok_jax.written_in import WrittenIn
 
 TITLE_CHARACTERS = 60
 PROBE = "1"
@@ -55,7 +55,7 @@ class Writing:
 
     @property
     def new(self) -> int | None:
-        """Those of them that are new entries of a large vocabulary; None where texts are in the model's own."""
+        """Those of them that the model's own vocabulary does not have; None where texts are in that."""
         return None if self.texts[0].n_new is None else sum(text.n_new for text in self.texts)
 
     @property
@@ -81,7 +81,7 @@ def write_texts(
     *,
     max_tokens: int,
     sampling: SamplingConfig = GREEDY,
-    vocabulary: LoadedVocabulary | None = None,
+    vocabulary: WrittenIn = None,
     **options: Any,
 ) -> Writing:
     """Generates, on a clock that leaves compilation out.

@@ -1,6 +1,6 @@
 """`TokenEmbedder`: which tokens of a batch need a row of their own, and that row, by hypernetwork or by FVT."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from typing import Literal, get_args
 
@@ -177,6 +177,55 @@ class TokenEmbedder:
         Returns:
           For each token the index of its row, -1 where it keeps its source row; and the rows.
         """
+        wanted_BT, forms, language_U = self._new_forms(ids_BL, merged, language_B)
+        rows_UD = fetch_rows(
+            self._predict,
+            forms.surface_US,
+            forms.is_subword_US,
+            language_U,
+            width=self.source_VD.shape[1],
+            cache=self.cache,
+            namespaces=[self._namespaces[index] for index in language_U],
+            rewrite=self._rewrite,
+        )
+        return np.where(wanted_BT, forms.inverse_BT, -1).astype(np.int32), rows_UD
+
+    def new_output_rows(
+        self,
+        ids_BL: Int32[np.ndarray, "B L"],
+        merged: MergedBatch,
+        language_B: Int32[np.ndarray, "B"],
+        output_VD: Float[Array, "V D"],
+    ) -> Float32[np.ndarray, "U D"]:
+        """The rows that the tokens of `new_rows` are scored by, in the same order; nothing is cached.
+
+        Args:
+          ids_BL: subword ids.
+          merged: the tokens, on the host.
+          language_B: from `language_indices`.
+          output_VD: the model's output table, where that is not its input table.
+
+        Raises:
+          ConfigError: the hypernetwork predicts no rows of an output table.
+        """
+        if self.hypernet is not None and not self.hypernet[0].separate_output:
+            raise ConfigError(
+                "The model has an output table of its own, and this hypernetwork predicts no rows of it: take one with "
+                "separate_out_embeddings = true, or none (FVT)."
+            )
+
+        def predict(surface_US, is_subword_US, language_U) -> Float[Array, "U D"]:
+            if self.hypernet is None:
+                return _average(self.source_ids(surface_US), is_subword_US, output_VD)
+            languages = language_U if self.languages else None
+            return _predict_output(self.hypernet[1], surface_US, is_subword_US, self._hypernet_source_VM, languages)
+
+        _, forms, language_U = self._new_forms(ids_BL, merged, language_B)
+        surface = forms.surface_US, forms.is_subword_US
+        return fetch_rows(predict, *surface, language_U, width=output_VD.shape[1], rewrite=self._rewrite)
+
+    def _new_forms(self, ids_BL, merged, language_B):
+        """Which tokens keep no source row, their distinct forms, and the language of each form."""
         wanted_BT = wants_row(
             self.tokenizer,
             ids_BL,
@@ -187,18 +236,11 @@ class TokenEmbedder:
         width = self.max_subwords
         if self.hypernet is None:  # the mean takes any length: pad to a few
             width = bucket(int(merged.length_BT.max(initial=1)), WIDTH_BUCKETS[1:])
-        forms, language_U = distinct_forms(ids_BL, merged, wanted_BT, language_B, width=width)
-        rows_UD = fetch_rows(
-            self._predict,
-            forms.surface_US,
-            forms.is_subword_US,
-            language_U,
-            width=self.source_VD.shape[1],
-            cache=self.cache,
-            namespaces=[self._namespaces[index] for index in language_U],
-            rewrite=partial(retokenized, self.tokenizer) if self.surface == "retokenized" else None,
-        )
-        return np.where(wanted_BT, forms.inverse_BT, -1).astype(np.int32), rows_UD
+        return wanted_BT, *distinct_forms(ids_BL, merged, wanted_BT, language_B, width=width)
+
+    @property
+    def _rewrite(self) -> Callable[..., tuple] | None:
+        return partial(retokenized, self.tokenizer) if self.surface == "retokenized" else None
 
     def _predict(self, surface_US, is_subword_US, language_U) -> Float[Array, "U D"]:
         if self.hypernet is None:
@@ -223,6 +265,11 @@ class TokenEmbedder:
 
 
 _average = jax.jit(average_embeddings)
+
+
+@jax.jit
+def _predict_output(hypernet, surface_US, is_subword_US, source_VM, language_U) -> Float[Array, "U D"]:
+    return predict_embeddings(hypernet, surface_US, is_subword_US, source_VM, language_U).output_UD
 
 
 @jax.jit

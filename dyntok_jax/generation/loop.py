@@ -1,23 +1,22 @@
 """Generation: read the prompts, choose their first tokens, then one jitted loop over the key/value cache.
 
 The loop stops by itself when every sequence is done, and comes up for air every few steps, so that the host can look
-for stop strings and hand text on. Nothing depends on where it does: the state goes in and comes out whole. `start` and
-`advance` write in the model's own vocabulary; `start_with` and `advance_with` are the same for any other.
+for stop strings and hand text on. Nothing depends on where it does: the state goes in and comes out whole.
 """
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Float32, Int32, Key, UInt32
+from jaxtyping import Array, Bool, Float, Int32, Key, UInt32
 
-from dyntok_jax.generation.sampling import Sampling, choose_tokens, is_bad_row, mark_seen, step_keys
+from dyntok_jax.generation.sampling import Sampling, choose_tokens, is_bad_row, step_keys
+from dyntok_jax.generation.vocabularies import OWN, Vocabulary
 from dyntok_jax.models.kv_cache import KeyValueCache
-from dyntok_jax.models.mistral import Decoder, embed_ids, empty_cache, extend, logits, prefill
+from dyntok_jax.models.mistral import Decoder, empty_cache, extend, prefill
 from dyntok_jax.sharding import constrain_cache, constrain_hidden
 from dyntok_jax.types import AnyArray
 
@@ -37,47 +36,6 @@ class Limits:
 
     end_E: Int32[AnyArray, "E"]
     max_tokens_B: Int32[AnyArray, "B"]
-
-
-@runtime_checkable
-class Vocabulary(Protocol):
-    """What tokens are: the rows they are read as, and how the next one is proposed."""
-
-    def embed(self, token_BT: Int32[Array, "B T"]) -> Float[Array, "B T D"]:
-        """The word embeddings of tokens that were chosen."""
-
-    def propose(
-        self, hidden_BD: Float[Array, "B D"], seen_BV: Bool[Array, "B V"] | None
-    ) -> tuple[Int32[Array, "B K"] | None, Float32[Array, "B K"], Bool[Array, "B K"] | None]:
-        """Tokens that may follow (None: all, in order), their logits, and which of them a repetition penalty hits."""
-
-    def mark_seen(
-        self, seen_BV: Bool[Array, "B V"], token_B: Int32[Array, "B"], is_active_B: Bool[Array, "B"]
-    ) -> Bool[Array, "B V"]:
-        """Adds each sequence's token to the subwords it has seen, where it is active."""
-
-
-@dataclass(frozen=True)
-class OwnVocabulary:
-    """The model's own vocabulary, all of it scored at each step."""
-
-    model: Decoder
-
-    def embed(self, token_BT: Int32[Array, "B T"]) -> Float[Array, "B T D"]:
-        """See `Vocabulary`."""
-        return embed_ids(self.model, token_BT)
-
-    def propose(
-        self, hidden_BD: Float[Array, "B D"], seen_BV: Bool[Array, "B V"] | None
-    ) -> tuple[None, Float32[Array, "B V"], Bool[Array, "B V"] | None]:
-        """See `Vocabulary`."""
-        return None, logits(self.model, hidden_BD), seen_BV
-
-    def mark_seen(
-        self, seen_BV: Bool[Array, "B V"], token_B: Int32[Array, "B"], is_active_B: Bool[Array, "B"]
-    ) -> Bool[Array, "B V"]:
-        """See `Vocabulary`."""
-        return mark_seen(seen_BV, token_B, is_active_B)
 
 
 @jax.tree_util.register_dataclass
@@ -120,6 +78,7 @@ def start(
     sampling: Sampling,
     limits: Limits,
     *,
+    vocabulary: Vocabulary = OWN,
     capacity: int,
     stretch: int,
     last_stretch: int | None = None,
@@ -135,71 +94,12 @@ def start(
       key_B: one key a sequence.
       sampling: how tokens are chosen.
       limits: when sequences end.
+      vocabulary: what to choose from; the model's own, if not given. Ids of tokens, `limits.end_E` too, are its own.
       capacity: slots of the cache; at least the longest prompt and its `max_tokens_B` together.
       stretch: tokens of the prompts read at a time.
       last_stretch: the same at the end of prompts, see `prefill`.
       mesh: places the cache by the rules in `sharding.py`.
     """
-    return start_with(
-        model,
-        OwnVocabulary(model),
-        embeddings_BTD,
-        mask_BT,
-        seen_BV,
-        key_B,
-        sampling,
-        limits,
-        capacity=capacity,
-        stretch=stretch,
-        last_stretch=last_stretch,
-        mesh=mesh,
-    )
-
-
-@partial(jax.jit, static_argnames=("size", "mesh"), donate_argnames=("state",))
-def advance(
-    model: Decoder,
-    state: GenerationState,
-    sampling: Sampling,
-    limits: Limits,
-    n_steps: Int32[Array, ""],
-    *,
-    size: int,
-    mesh: Mesh | None = None,
-) -> tuple[GenerationState, Int32[Array, "B size"]]:
-    """Reads the tokens chosen last and chooses the next, `n_steps` times or until every sequence is done.
-
-    Args:
-      model: the parameters.
-      state: from `start` or the call before; its buffers are used again.
-      sampling: how tokens are chosen.
-      limits: when sequences end.
-      n_steps: how often, at most `size`: a number of the device, so that it compiles nothing.
-      size: width of the chunk that comes back.
-      mesh: where parameters and cache lie.
-
-    Returns:
-      The state, and the tokens chosen in this call, `NOTHING` where a sequence was done.
-    """
-    return advance_with(model, OwnVocabulary(model), state, sampling, limits, n_steps, size=size, mesh=mesh)
-
-
-def start_with(
-    model: Decoder,
-    vocabulary: Vocabulary,
-    embeddings_BTD: Float[Array, "B T D"],
-    mask_BT: Bool[Array, "B T"],
-    seen_BV: Bool[Array, "B V"] | None,
-    key_B: Key[Array, "B"],
-    sampling: Sampling,
-    limits: Limits,
-    *,
-    capacity: int,
-    stretch: int,
-    last_stretch: int | None,
-    mesh: Mesh | None,
-) -> GenerationState:
-    """What `start` does, with a vocabulary to choose from; to be called inside `jax.jit`."""
     cache = constrain_cache(empty_cache(model, len(mask_BT), capacity), mesh)
     hidden_BTD, cache = prefill(model, embeddings_BTD, mask_BT, cache, stretch=stretch, last_stretch=last_stretch)
     n_batch = len(mask_BT)
@@ -212,21 +112,36 @@ def start_with(
         seen_BV=seen_BV,
         key_B=key_B,
     )
-    return _choose(vocabulary, state, last_token(hidden_BTD, mask_BT), sampling, limits)
+    return _choose(model, vocabulary, state, last_token(hidden_BTD, mask_BT), sampling, limits)
 
 
-def advance_with(
+@partial(jax.jit, static_argnames=("size", "mesh"), donate_argnames=("state",))
+def advance(
     model: Decoder,
-    vocabulary: Vocabulary,
     state: GenerationState,
     sampling: Sampling,
     limits: Limits,
     n_steps: Int32[Array, ""],
     *,
+    vocabulary: Vocabulary = OWN,
     size: int,
-    mesh: Mesh | None,
+    mesh: Mesh | None = None,
 ) -> tuple[GenerationState, Int32[Array, "B size"]]:
-    """What `advance` does, with a vocabulary to choose from; to be called inside `jax.jit`."""
+    """Reads the tokens chosen last and chooses the next, `n_steps` times or until every sequence is done.
+
+    Args:
+      model: the parameters.
+      state: from `start` or the call before; its buffers are used again.
+      sampling: how tokens are chosen.
+      limits: when sequences end.
+      n_steps: how often, at most `size`: a number of the device, so that it compiles nothing.
+      vocabulary: as for `start`.
+      size: width of the chunk that comes back.
+      mesh: where parameters and cache lie.
+
+    Returns:
+      The state, and the tokens chosen in this call, `NOTHING` where a sequence was done.
+    """
     chunk_BO = jnp.full((len(state.token_B), size), NOTHING, jnp.int32)
 
     def goes_on(carry):
@@ -236,11 +151,11 @@ def advance_with(
     def one_step(carry):
         step, state, chunk_BO = carry
         is_active_B = ~state.is_done_B
-        embeddings_B1D = vocabulary.embed(state.token_B[:, None]).astype(model.word_embeddings.dtype)
-        embeddings_B1D = constrain_hidden(embeddings_B1D, mesh)
+        embeddings_BD = vocabulary.embed(model, state.token_B).astype(model.word_embeddings.dtype)
+        embeddings_B1D = constrain_hidden(embeddings_BD[:, None], mesh)
         hidden_B1D, cache = extend(model, embeddings_B1D, is_active_B[:, None], state.cache)
         hidden_BD = constrain_hidden(hidden_B1D, mesh)[:, 0]
-        state = _choose(vocabulary, replace(state, cache=cache), hidden_BD, sampling, limits)
+        state = _choose(model, vocabulary, replace(state, cache=cache), hidden_BD, sampling, limits)
         chosen_B1 = jnp.where(is_active_B, state.token_B, NOTHING)[:, None]
         return step + 1, state, lax.dynamic_update_slice_in_dim(chunk_BO, chosen_B1, step, axis=1)
 
@@ -249,11 +164,16 @@ def advance_with(
 
 
 def _choose(
-    vocabulary: Vocabulary, state: GenerationState, hidden_BD: Float[Array, "B D"], sampling: Sampling, limits: Limits
+    model: Decoder,
+    vocabulary: Vocabulary,
+    state: GenerationState,
+    hidden_BD: Float[Array, "B D"],
+    sampling: Sampling,
+    limits: Limits,
 ) -> GenerationState:
     """The next token of every sequence that is not done; the others keep theirs."""
     is_active_B = ~state.is_done_B
-    ids_BK, logits_BK, seen_BK = vocabulary.propose(hidden_BD, state.seen_BV)
+    ids_BK, logits_BK, seen_BK = vocabulary.propose(model, hidden_BD, state.seen_BV)
     token_B = choose_tokens(logits_BK, seen_BK, step_keys(state.key_B, state.n_chosen_B), sampling)
     if ids_BK is not None:
         token_B = jnp.take_along_axis(ids_BK, token_B[:, None], axis=1)[:, 0]

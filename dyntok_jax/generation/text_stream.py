@@ -2,14 +2,25 @@
 
 import codecs
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 from dyntok_jax.text.byte_characters import to_bytes
 from dyntok_jax.text.byte_level import ByteLevelTokenizer
-from dyntok_jax.text.vocabulary import GrownVocabulary
 
 Finish = Literal["end", "stop", "length"]
 """Why a text ended: the model ended it, a stop string was met, or it has as many tokens as it may."""
+
+
+@runtime_checkable
+class NewEntries(Protocol):
+    """Tokens that the model's own vocabulary does not have, behind those that it has."""
+
+    @property
+    def n_own(self) -> int:
+        """The id of the first."""
+
+    def string(self, index: int) -> str:
+        """The byte-level string of one of them."""
 
 
 class TextStream:
@@ -27,7 +38,7 @@ class TextStream:
         *,
         end_ids: Iterable[int],
         stop: Sequence[str] = (),
-        vocabulary: GrownVocabulary | None = None,
+        entries: NewEntries | None = None,
     ):
         """Takes the tokens and the strings that end the text; neither is part of it.
 
@@ -35,20 +46,20 @@ class TextStream:
           tokenizer: of the model.
           end_ids: the tokens.
           stop: the strings.
-          vocabulary: that tokens are entries of; None where they are the model's own.
+          entries: what tokens there are beside the model's own; None where there are no others.
         """
         self.ids: list[int] = []
         self.text = ""
         self.finish: Finish | None = None
         self._tokenizer, self._end_ids, self._stop = tokenizer, frozenset(end_ids), tuple(stop)
-        self._vocabulary = vocabulary
+        self._entries = entries
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._held = ""
 
     @property
     def n_new(self) -> int | None:
-        """How many tokens are new entries of a large vocabulary; None where they are the model's own."""
-        return None if self._vocabulary is None else sum(index >= self._vocabulary.n_own for index in self.ids)
+        """How many tokens are new entries; None where there are none but the model's own."""
+        return None if self._entries is None else sum(index >= self._entries.n_own for index in self.ids)
 
     def push(self, ids: Iterable[int]) -> str:
         """Takes the next tokens; those behind the end are left out.
@@ -91,8 +102,8 @@ class TextStream:
         return shown
 
     def _bytes(self, index: int) -> bytes:
-        if self._vocabulary is not None and index >= self._vocabulary.n_own:
-            return to_bytes(self._vocabulary.string(index))
+        if self._entries is not None and index >= self._entries.n_own:
+            return to_bytes(self._entries.string(index))
         if index in self._tokenizer.special_ids or index >= self._tokenizer.n_own:
             return b""  # special tokens, and spare rows of a table, stand for no text
         return to_bytes(self._tokenizer.token_string([index]))

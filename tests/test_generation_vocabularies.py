@@ -10,9 +10,9 @@ from test_generation_loop import N_TOKENS, PLAIN, WIDE, generated, keys_of, prom
 
 from dyntok_jax.errors import InputError
 from dyntok_jax.generation.index_build import build_index
-from dyntok_jax.generation.loop import NOTHING, Limits
+from dyntok_jax.generation.loop import NOTHING, Limits, advance, start
 from dyntok_jax.generation.sampling import SamplingConfig, sampling_of
-from dyntok_jax.generation.vocabulary_loop import LargeVocabulary, advance, place_vocabulary, start
+from dyntok_jax.generation.vocabularies import LargeVocabulary, place_vocabulary
 from dyntok_jax.models.mistral import embed_ids, forward
 from dyntok_jax.sharding import make_mesh, shard_batch, shardings_for
 
@@ -39,14 +39,14 @@ def written(
     decoder, large, ids, mask, sampling, *, k=20, n_probe=ALL, end=-1, seen=None, mesh=None, chunk=5, n_tokens=N_TOKENS
 ):
     limits = Limits(jnp.array([end], jnp.int32), jnp.full(len(ids), n_tokens, jnp.int32))
-    settings, large = sampling_of([sampling] * len(ids)), place_vocabulary(large, mesh)
-    options = {"k": k, "n_probe": n_probe, "mesh": mesh}
+    settings = sampling_of([sampling] * len(ids))
+    options = {"vocabulary": replace(place_vocabulary(large, mesh), k=k, n_probe=n_probe), "mesh": mesh}
     embeddings = embed_ids(decoder, ids)
     keys = keys_of(len(ids))
-    state = start(decoder, large, embeddings, mask, seen, keys, settings, limits, capacity=32, stretch=4, **options)
+    state = start(decoder, embeddings, mask, seen, keys, settings, limits, capacity=32, stretch=4, **options)
     columns = [np.asarray(state.token_B)[:, None]]
     while not np.asarray(state.is_done_B).all():
-        state, tokens = advance(decoder, large, state, settings, limits, jnp.int32(chunk), size=8, **options)
+        state, tokens = advance(decoder, state, settings, limits, jnp.int32(chunk), size=8, **options)
         columns.append(np.asarray(tokens))
     return [row[row != NOTHING].tolist() for row in np.concatenate(columns, axis=1)], state
 
@@ -139,15 +139,13 @@ def test_drawn_tokens_are_among_the_candidates_and_depend_on_the_seed_alone():
         limits = Limits(jnp.array([-1], jnp.int32), jnp.ones(1, jnp.int32))
         state = start(
             decoder,
-            place_vocabulary(large, None),
             embed_ids(decoder, ids[:1]),
             mask[:1],
             None,
             jax.random.split(jax.random.key(seed), 1),
             sampling_of([SamplingConfig(5.0)]),
             limits,
-            k=3,
-            n_probe=ALL,
+            vocabulary=replace(place_vocabulary(large, None), k=3, n_probe=ALL),
             capacity=32,
             stretch=4,
         )

@@ -1,0 +1,191 @@
+"""How long a step of decoding takes in the model's own vocabulary, and in a large one.
+
+    python experiments/bench_vocabulary.py VOCAB TABLE INDEX --json bench_vocabulary.json --table bench_vocabulary.md
+
+The folders are those of `dyntok build-vocab`, `embed-vocab` and `build-index`. The same loop runs on the same prompts,
+`--steps` steps a call, greedily and with no end; all ways of choosing take turns for `--rounds` rounds, and the best
+counts. *own* scores all rows of the model's table; *N blocks* reads so many of the index; *exact* scores all rows of
+the large table; *own + prompt* adds the tokens of each prompt to the model's own.
+
+Two CPU cores, a million entries: some 4 minutes.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.markdown import Markdown
+from turns import best_seconds, ratio, take_turns
+
+from dyntok_jax import DynamicDecoder
+from dyntok_jax.assets import load_sample
+from dyntok_jax.errors import DyntokError
+from dyntok_jax.generation.loop import Limits, advance, sequence_keys, start
+from dyntok_jax.generation.sampling import SamplingConfig, sampling_of
+from dyntok_jax.generation.vocabularies import OWN, PromptVocabulary, Vocabulary
+from dyntok_jax.hub import DEFAULT_DECODER
+from dyntok_jax.large_vocabulary import LoadedVocabulary
+from dyntok_jax.models.mistral import embed_ids
+
+CAPACITY, STRETCH = 256, 64
+PROMPT_TOKENS = 64
+"""New tokens of a prompt, in the way of choosing that has them."""
+Figures = dict[str, float | int | str]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How long a step takes.
+
+    Attributes:
+      vocabulary: folder of `dyntok build-vocab`.
+      rows: folder of `dyntok embed-vocab`.
+      index: folder of `dyntok build-index`.
+      model: a packaged decoder, a folder or a Hub id.
+      batches: sequences at a time.
+      probes: blocks read.
+      candidates: a step.
+      steps: a call.
+      rounds: how often each way runs.
+      json: where the figures go.
+      table: where the Markdown table goes.
+    """
+
+    vocabulary: tyro.conf.Positional[str]
+    rows: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="rows", metavar="TABLE")]
+    index: tyro.conf.Positional[str]
+    model: str = DEFAULT_DECODER
+    batches: tuple[int, ...] = (1, 8)
+    probes: tuple[int, ...] = (32, 64, 128)
+    candidates: int = 64
+    steps: int = 32
+    rounds: int = 7
+    json: Path | None = None
+    table: Path | None = None
+
+
+def ways_to_choose(decoder: DynamicDecoder, loaded: LoadedVocabulary, n_batch: int, options: Options):
+    """The vocabularies by the names that the table gives them."""
+    ways: dict[str, Vocabulary] = {"own": OWN, "own + prompt": of_prompts(decoder, n_batch)}
+    for n_probe in options.probes:
+        if n_probe <= len(loaded.large.index.blocks):
+            ways[f"{n_probe} blocks"] = replace(loaded.large, n_probe=n_probe)
+    return ways | {"exact": replace(loaded.large, index=None)}
+
+
+def of_prompts(decoder: DynamicDecoder, n_batch: int) -> PromptVocabulary:
+    """As many new tokens a sequence as a long prompt has; what they are makes no difference."""
+    rng, table_VD = np.random.default_rng(0), np.asarray(decoder.decoder.word_embeddings[...], np.float32)
+    parts_BNS = rng.integers(0, len(table_VD), (n_batch, PROMPT_TOKENS, 2)).astype(np.int32)
+    rows_RD = table_VD[parts_BNS.reshape(-1, 2)].mean(axis=1)
+    row_BN = np.arange(len(rows_RD), dtype=np.int32).reshape(n_batch, PROMPT_TOKENS)
+    output_RD = None if decoder.decoder.output_embeddings is None else rows_RD
+    return jax.tree.map(jnp.asarray, PromptVocabulary(rows_RD, output_RD, row_BN, parts_BNS))
+
+
+def prompts(decoder: DynamicDecoder, n_batch: int):
+    """Ids and mask of texts of the sample, cut to `STRETCH` tokens."""
+    texts = (load_sample()["en"] * n_batch)[:n_batch]
+    ids = [encoding.ids[:STRETCH] for encoding in decoder.tokenizer.own.encode_batch(texts)]
+    mask = np.arange(STRETCH)[None] < np.array([len(row) for row in ids])[:, None]
+    padded = np.zeros(mask.shape, np.int32)
+    padded[mask] = np.concatenate(ids)
+    return jnp.asarray(padded), jnp.asarray(mask)
+
+
+def caller(decoder: DynamicDecoder, vocabulary: Vocabulary, n_batch: int, options: Options) -> Callable:
+    """A function that takes a state and decodes `options.steps` steps from it."""
+    settings = sampling_of([SamplingConfig()] * n_batch)
+    limits = Limits(np.array([-1], np.int32), np.full(n_batch, CAPACITY, np.int32))
+
+    def begin():
+        ids, mask = prompts(decoder, n_batch)
+        keys = sequence_keys(np.zeros(n_batch, np.uint32), np.arange(n_batch, dtype=np.uint32))
+        embeddings = embed_ids(decoder.decoder, ids)
+        state = start(
+            decoder.decoder,
+            embeddings,
+            mask,
+            None,
+            keys,
+            settings,
+            limits,
+            vocabulary=vocabulary,
+            capacity=CAPACITY,
+            stretch=STRETCH,
+        )
+        return jax.block_until_ready(state)
+
+    def go_on(state):
+        n_steps = np.int32(options.steps)
+        state, tokens = advance(
+            decoder.decoder, state, settings, limits, n_steps, vocabulary=vocabulary, size=options.steps
+        )
+        return jax.block_until_ready(tokens)
+
+    return begin, go_on
+
+
+def bench(decoder: DynamicDecoder, loaded: LoadedVocabulary, n_batch: int, options: Options) -> list[Figures]:
+    """Milliseconds a step, and how they compare with the model's own vocabulary."""
+    ways = ways_to_choose(decoder, loaded, n_batch, options)
+    calls = {name: caller(decoder, vocabulary, n_batch, options) for name, vocabulary in ways.items()}
+    for begin, go_on in calls.values():
+        go_on(begin())
+    # reading the prompt is not what is measured, and a state can be gone on from once only
+    states = {name: [begin() for _ in range(options.rounds)] for name, (begin, _) in calls.items()}
+    modes = {name: (lambda _, name=name: calls[name][1](states[name].pop())) for name in calls}
+    runs = take_turns(modes, [None], options.rounds, f"Batch {n_batch}")
+    found = []
+    for name, rounds in runs.items():
+        best, middle = ratio(rounds, runs["own"])
+        milliseconds = 1000 * best_seconds(rounds) / options.steps
+        found.append({"batch": n_batch, "way": name, "milliseconds": milliseconds, "ratio": best, "median": middle})
+    return found
+
+
+def markdown_table(found: list[Figures], n_own: int, n_large: int) -> str:
+    lines = [f"A step, {n_own:,} tokens (own) and {n_large:,}.", ""]
+    lines += ["| batch | chosen from | a step | ÷ own | median |", "|--:|:--|--:|--:|--:|"]
+    for row in found:
+        times = f"{row['milliseconds']:.1f} ms | {row['ratio']:.2f} | {row['median']:.2f}"
+        lines.append(f"| {row['batch']} | {row['way']} | {times} |")
+    return "\n".join(lines) + "\n"
+
+
+def run(options: Options, console: Console) -> Figures:
+    """Measures, writes what was asked for, and returns the figures."""
+    decoder = DynamicDecoder.load(options.model, None)
+    loaded = decoder.load_vocabulary(options.vocabulary, options.rows, options.index, k=options.candidates)
+    found = [row for n_batch in options.batches for row in bench(decoder, loaded, n_batch, options)]
+    figures: Figures = {"own": decoder.config.vocab_size, "large": loaded.entries.size, "cores": os.cpu_count() or 1}
+    for row in found:
+        name = f"batch{row['batch']}_{str(row['way']).replace(' ', '_')}"
+        figures |= {f"{name}_{what}": float(f"{row[what]:.5g}") for what in ("milliseconds", "ratio", "median")}
+    table = markdown_table(found, decoder.config.vocab_size, loaded.entries.size)
+    console.print(Markdown(table))
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    if options.table:
+        options.table.write_text(table, encoding="utf-8")
+    return figures
+
+
+def main() -> None:
+    try:
+        run(tyro.cli(Options, description=__doc__), Console())
+    except DyntokError as error:
+        Console(stderr=True).print(f"[red]error:[/] {error}", highlight=False)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,285 @@
+"""What writing in a large vocabulary is worth: bits per byte, share of new tokens, speed, variety.
+
+    python experiments/generation_quality.py VOCAB TABLE INDEX --json quality.json --table quality.md
+
+The folders are those of `dyntok build-vocab`, `embed-vocab` and `build-index`.
+
+Scores: paragraphs of the packaged sample, behind the token that ends a text. *own* writes them in the model's own
+tokens and normalises over its vocabulary; *own tokens, large softmax* is the same text with all entries beside them,
+which shows what probability the new ones take away; *large* writes the text with the longest entries that fit. A text
+has one spelling in each, so that all are upper bounds of what the model needs. The softmax is exact.
+
+Texts: each paragraph's first words are a prompt, merged and embedded as always, and the model writes on, greedily and
+by sampling, in its own vocabulary, in that and the prompt's tokens, and in the large one through the index. distinct-2
+is the share of different pairs among all pairs of words; repeated, the share of four words in a row that the same text
+had before.
+
+Agreement: texts written greedily through the index beside those of exact search, and the share of steps of the latter
+at which the index finds the same token.
+
+Two CPU cores, a million entries: some 25 minutes.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from jax import lax
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.progress import track
+
+from dyntok_jax import DynamicDecoder, SamplingConfig
+from dyntok_jax.assets import load_sample
+from dyntok_jax.errors import DyntokError
+from dyntok_jax.generated import GeneratedText
+from dyntok_jax.hub import DEFAULT_DECODER
+from dyntok_jax.large_vocabulary import LoadedVocabulary
+from dyntok_jax.models.mistral import forward
+from dyntok_jax.text.batches import bucket
+
+POSITIONS = 16
+"""Positions whose logits over the large vocabulary lie in memory at a time."""
+LENGTHS = (64, 128, 256, 512, 1024)
+SAMPLED = SamplingConfig(0.8, top_p=0.95)
+SETTINGS = {"greedy": SamplingConfig(), "sampled": SAMPLED}
+Figures = dict[str, float | int | str]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a large vocabulary is worth.
+
+    Attributes:
+      vocabulary: folder of `dyntok build-vocab`.
+      rows: folder of `dyntok embed-vocab`.
+      index: folder of `dyntok build-index`.
+      model: a packaged decoder, a folder or a Hub id.
+      hypernet: what embeds prompts; none for FVT.
+      languages: of the sample's texts.
+      paragraphs: a language.
+      prompt_words: of each paragraph, to write on.
+      max_tokens: a text.
+      batch_size: texts at a time.
+      agreement_prompts: texts written to see whether index and exact search agree; 0 for none.
+      agreement_steps: their tokens.
+      json: where the figures go.
+      table: where the Markdown tables go.
+    """
+
+    vocabulary: tyro.conf.Positional[str]
+    rows: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="rows", metavar="TABLE")]
+    index: tyro.conf.Positional[str]
+    model: str = DEFAULT_DECODER
+    hypernet: str | None = None
+    languages: tuple[str, ...] = ("en", "de", "es", "fr")
+    paragraphs: int = 6
+    prompt_words: int = 16
+    max_tokens: int = 64
+    batch_size: int = 8
+    agreement_prompts: int = 100
+    agreement_steps: int = 32
+    json: Path | None = None
+    table: Path | None = None
+
+
+@jax.jit
+def log_probabilities(model, input_VD, output_VD, ids_T, n_tokens):
+    """Natural logarithm of the probability of each token but the first, over all rows; 0 for padding."""
+    is_token_T = jnp.arange(len(ids_T)) < n_tokens
+    embeddings_TD = input_VD[ids_T].astype(model.word_embeddings.dtype)
+    hidden_TD = forward(model, embeddings_TD[None], is_token_T[None])[0]
+
+    def score(block):
+        hidden_PD, next_P = block
+        logits_PV = jnp.einsum("PD,VD->PV", hidden_PD, output_VD, preferred_element_type=jnp.float32)
+        chosen_P = jnp.take_along_axis(logits_PV, next_P[:, None], axis=1)[:, 0]
+        return chosen_P - jax.nn.logsumexp(logits_PV, axis=1)
+
+    next_T = jnp.roll(ids_T, -1)
+    blocks = hidden_TD.reshape(-1, POSITIONS, hidden_TD.shape[1]), next_T.reshape(-1, POSITIONS)
+    return jnp.where(jnp.roll(is_token_T, -1) & is_token_T, lax.map(score, blocks).reshape(-1), 0)[:-1]
+
+
+def bits(model, tables, start: int, ids: Sequence[int]) -> float:
+    """Bits that a text takes behind the token `start`."""
+    whole = [start, *ids]
+    padded = np.zeros(bucket(len(whole), LENGTHS), np.int32)
+    padded[: len(whole)] = whole
+    found = np.asarray(log_probabilities(model, *tables, padded, len(whole)), np.float64)
+    return -float(found.sum()) / np.log(2)
+
+
+def score(decoder: DynamicDecoder, loaded: LoadedVocabulary, texts: Sequence[str]) -> list[Figures]:
+    """Bits per byte and bytes per token of texts, in the three ways."""
+    model, large = decoder.decoder, loaded.large
+    own = [encoding.ids for encoding in decoder.tokenizer.own.encode_batch(texts, add_special_tokens=False)]
+    split = loaded.entries.encode(texts, add_special_tokens=False)
+    longest = [split.ids_N[begin:end].tolist() for begin, end in pairwise(split.offsets.tolist())]
+    own_out = model.word_embeddings if model.output_embeddings is None else model.output_embeddings
+    own_tables = model.word_embeddings[...], own_out[...]
+    large_tables = large.input_VD, large.input_VD if large.output_VD is None else large.output_VD
+    n_bytes, start = sum(len(text.encode()) for text in texts), decoder.end_ids[0]
+    ways = {
+        "own": (own_tables, own),
+        "own tokens, large softmax": (large_tables, own),
+        "large": (large_tables, longest),
+    }
+    found = []
+    for way, (tables, ids_of) in ways.items():
+        total = sum(bits(model, tables, start, ids) for ids in track(ids_of, way, transient=True))
+        n_tokens, n_new = sum(map(len, ids_of)), sum(index >= loaded.entries.n_own for ids in ids_of for index in ids)
+        found.append(
+            {
+                "way": way,
+                "bits_per_byte": total / n_bytes,
+                "bytes_per_token": n_bytes / n_tokens,
+                "new_percent": 100 * n_new / n_tokens,
+            }
+        )
+    return found
+
+
+def describe(texts: Sequence[GeneratedText], seconds: float) -> Figures:
+    """Speed and variety of generated texts."""
+    words = [text.text.split() for text in texts]
+    pairs = [pair for of_text in words for pair in pairwise(of_text)]
+    fours = [list(zip(*(of_text[at:] for at in range(4)), strict=False)) for of_text in words]
+    n_repeated = sum(len(of_text) - len(set(of_text)) for of_text in fours)
+    n_tokens, n_characters = sum(len(text.ids) for text in texts), sum(len(text.text) for text in texts)
+    return {
+        "tokens_per_second": n_tokens / seconds,
+        "characters_per_second": n_characters / seconds,
+        "characters_per_token": n_characters / max(1, n_tokens),
+        "new_percent": 100 * sum(text.n_new or 0 for text in texts) / max(1, n_tokens),
+        "distinct_2": len(set(pairs)) / max(1, len(pairs)),
+        "repeated_percent": 100 * n_repeated / max(1, sum(map(len, fours))),
+    }
+
+
+def write(decoder: DynamicDecoder, loaded: LoadedVocabulary, prompts: Sequence[str], options: Options) -> list[Figures]:
+    """Texts in every vocabulary and setting; each is written twice, and the second time counts."""
+    found = []
+    vocabularies = {"own": None, "own + prompt": "prompt", "large": loaded}
+    for setting, sampling in SETTINGS.items():
+        for name, vocabulary in vocabularies.items():
+            generate = partial(
+                decoder.generate,
+                prompts,
+                max_tokens=options.max_tokens,
+                sampling=sampling,
+                vocabulary=vocabulary,
+                batch_size=options.batch_size,
+            )
+            generate()
+            started = time.perf_counter()
+            texts = generate()
+            described = describe(texts, time.perf_counter() - started)
+            found.append({"setting": setting, "vocabulary": name, "example": texts[0].text} | described)
+    return found
+
+
+def first_words(texts: Sequence[str], count: int) -> list[str]:
+    return [" ".join(text.split()[:count]) for text in texts]
+
+
+def agree(decoder: DynamicDecoder, loaded: LoadedVocabulary, prompts: Sequence[str], options: Options) -> Figures:
+    """How often greedy texts through the index are those of exact search; static prompts, so that ids say it all."""
+    exact = replace(loaded, large=replace(loaded.large, index=None))
+    steps = {"max_tokens": options.agreement_steps, "batch_size": options.batch_size, "goal": None}
+    texts, found = (decoder.generate(prompts, vocabulary=one, **steps) for one in (exact, loaded))
+    n_steps = n_same = 0
+    for prompt, text in zip(prompts, texts, strict=True):
+        own = decoder.tokenizer.own.encode(prompt).ids
+        whole = [*own, *text.ids]
+        padded = np.zeros(bucket(len(whole), LENGTHS), np.int32)
+        padded[: len(whole)] = whole
+        chosen = np.asarray(choices(decoder.decoder, loaded.large, padded, len(whole)))
+        n_steps += len(text.ids)
+        n_same += int((chosen[len(own) - 1 : len(whole) - 1] == text.ids).sum())
+    return {
+        "texts": len(prompts),
+        "steps": n_steps,
+        "same_steps_percent": 100 * n_same / max(1, n_steps),
+        "same_texts_percent": 100 * float(np.mean([a.ids == b.ids for a, b in zip(texts, found, strict=True)])),
+    }
+
+
+@jax.jit
+def choices(model, large, ids_T, n_tokens):
+    """The best token that the index finds behind each token of a text."""
+    is_token_T = jnp.arange(len(ids_T)) < n_tokens
+    embeddings_TD = large.input_VD[ids_T].astype(model.word_embeddings.dtype)
+    hidden_TD = forward(model, embeddings_TD[None], is_token_T[None])[0]
+    ids_TK, _, _ = large.propose(model, hidden_TD, None)
+    return ids_TK[:, 0]
+
+
+def markdown_tables(scored: list[Figures], written: list[Figures], agreement: Figures) -> str:
+    lines = ["| a text written in | bits per byte | bytes per token | new tokens |", "|:--|--:|--:|--:|"]
+    for row in scored:
+        figures = f"{row['bits_per_byte']:.3f} | {row['bytes_per_token']:.2f} | {row['new_percent']:.1f} %"
+        lines.append(f"| {row['way']} | {figures} |")
+    head = (
+        "| setting | vocabulary | tokens/s | characters/s | characters per token | new tokens | distinct-2 | repeated |"
+    )
+    lines += ["", head, "|:--|:--|--:|--:|--:|--:|--:|--:|"]
+    for row in written:
+        speed = f"{row['tokens_per_second']:.1f} | {row['characters_per_second']:.0f}"
+        shape = f"{row['characters_per_token']:.2f} | {row['new_percent']:.1f} %"
+        variety = f"{row['distinct_2']:.2f} | {row['repeated_percent']:.1f} %"
+        lines.append(f"| {row['setting']} | {row['vocabulary']} | {speed} | {shape} | {variety} |")
+    if agreement:
+        lines += ["", "Greedy choice through the index and by exact search is the same at"]
+        lines[-1] += f" {agreement['same_steps_percent']:.2f} % of {agreement['steps']} steps, and"
+        lines[-1] += f" {agreement['same_texts_percent']:.0f} % of {agreement['texts']} texts are."
+    return "\n".join(lines) + "\n"
+
+
+def run(options: Options, console: Console) -> Figures:
+    """Measures, writes what was asked for, and returns the figures."""
+    decoder = DynamicDecoder.load(options.model, options.hypernet)
+    loaded = decoder.load_vocabulary(options.vocabulary, options.rows, options.index)
+    sample = load_sample()
+    texts = [text for language in options.languages for text in sample[language][: options.paragraphs]]
+    scored = score(decoder, loaded, texts)
+    written = write(decoder, loaded, first_words(texts, options.prompt_words), options)
+    more = [text for language in options.languages for text in sample[language]]
+    more = more[:: max(1, len(more) // max(1, options.agreement_prompts))][: options.agreement_prompts]
+    agreement = agree(decoder, loaded, first_words(more, options.prompt_words), options) if more else {}
+    figures: Figures = {"entries": loaded.entries.size, "texts": len(texts), "max_tokens": options.max_tokens}
+    for rows, names in ((scored, ("way",)), (written, ("setting", "vocabulary"))):
+        for row in rows:
+            name = "_".join(str(row[part]) for part in names).replace(", ", "_").replace(" + ", "_").replace(" ", "_")
+            for what, value in row.items():
+                if what not in names:
+                    figures[f"{name}_{what}"] = float(f"{value:.5g}") if isinstance(value, float) else value
+    figures |= {f"agreement_{what}": float(f"{value:.5g}") for what, value in agreement.items()}
+    tables = markdown_tables(scored, written, agreement)
+    console.print(Markdown(tables))
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if options.table:
+        options.table.write_text(tables, encoding="utf-8")
+    return figures
+
+
+def main() -> None:
+    try:
+        run(tyro.cli(Options, description=__doc__), Console())
+    except DyntokError as error:
+        Console(stderr=True).print(f"[red]error:[/] {error}", highlight=False)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""From text to generation over a million tokens, on SmolLM2, in one command.
+
+    python experiments/million_demo.py corpus/*.txt.gz --output million
+
+Four commands in a row, each of which can be run alone: `dyntok build-vocab` grows the model's vocabulary on the text
+(and on word lists, by default of 16 languages from the package `wordfreq`: `pip install wordfreq`), `embed-vocab` gives
+each entry a row, `build-index` makes the index of these rows, `generate` writes with it. What is already in the output
+folder is not made again. Two CPU cores: some five minutes and 4 GB of disk.
+"""
+
+import shlex
+import time
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from dyntok_jax.cli.main import main as dyntok
+
+LANGUAGES = ("en", "de", "fr", "es", "it", "pt", "nl", "pl", "ru", "tr", "el", "bg", "ar", "hi", "vi", "cs")
+
+
+def demo(
+    text: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    output: Path,
+    size: int = 1_000_000,
+    words: tuple[str, ...] = tuple(f"wordfreq:{language}" for language in LANGUAGES),
+    model: str = "smollm2",
+    hypernet: str = "none",
+    prompt: str = "Freedom of thought means that",
+    max_tokens: int = 48,
+) -> None:
+    """Runs the four commands.
+
+    Args:
+      text: files to grow the vocabulary on, a paragraph a line (.gz too).
+      output: folder for vocabulary, table and index.
+      size: entries wanted; there may be fewer where there is too little text.
+      words: lists of words to grow on, too.
+      model: a packaged decoder, a folder or a Hub id.
+      hypernet: what embeds new entries; none for the mean of their subwords (FVT).
+      prompt: what to write on.
+      max_tokens: how far.
+    """
+    vocabulary, table, index = (str(output / name) for name in ("vocab", "table", "index"))
+    chosen = ["--model", model]
+    embedding = [] if hypernet == "none" else ["--hypernet", hypernet]
+    listed = ["--words", *words] if words else []
+    steps = [
+        (vocabulary, ["build-vocab", *map(str, text), *chosen, "--size", str(size), "--output", vocabulary, *listed]),
+        (table, ["embed-vocab", vocabulary, "--output", table, *embedding]),
+        (index, ["build-index", table, "--output", index]),
+        (None, ["generate", prompt, *chosen, "--vocab", vocabulary, "--table", table, "--index", index]),
+    ]
+    console = Console(stderr=True)
+    output.mkdir(parents=True, exist_ok=True)
+    for made, command in steps:
+        if made is not None and Path(made).exists() and command[0] != "embed-vocab":  # which goes on by itself
+            console.print(f"[dim]{made} is there already.[/]", highlight=False)
+            continue
+        if command[0] == "generate":
+            command += ["--max-tokens", str(max_tokens)]
+        console.print(f"[bold]dyntok {shlex.join(command)}[/]", highlight=False)
+        started = time.perf_counter()
+        if status := dyntok(command):
+            raise SystemExit(status)
+        console.print(f"[dim]{time.perf_counter() - started:.0f} s[/]\n", highlight=False)
+
+
+if __name__ == "__main__":
+    tyro.cli(demo, description=__doc__)

@@ -1,0 +1,108 @@
+"""The experiments on large vocabularies, on tiny models: their figures are there and agree with one another."""
+
+import gzip
+import json
+from importlib import import_module
+from io import StringIO
+from math import isfinite
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rich.console import Console
+from test_large_vocabulary import write_large
+from tiny import write_tiny_decoder
+
+from dyntok_jax import DynamicDecoder
+from dyntok_jax.assets import load_sample
+from dyntok_jax.models.mistral import embed_ids, forward, logits
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("large")
+    write_tiny_decoder(folder / "model", n_layers=1)
+    write_large(folder, folder / "model")
+    return folder
+
+
+@pytest.fixture
+def experiment(monkeypatch):
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    return import_module
+
+
+def named(folder):
+    return {"vocabulary": str(folder / "vocab"), "rows": str(folder / "table"), "index": str(folder / "index")}
+
+
+def test_bench_vocabulary(experiment, folder, tmp_path):
+    bench = experiment("bench_vocabulary")
+    paths = {"json": tmp_path / "figures.json", "table": tmp_path / "table.md"}
+    sizes = {"batches": (1, 2), "probes": (1, 2), "candidates": 20, "steps": 3, "rounds": 2}
+    options = bench.Options(**named(folder), model=str(folder / "model"), **sizes, **paths)
+    bench.run(options, Console(file=StringIO()))
+    figures = json.loads(paths["json"].read_text())
+    assert (figures["own"], figures["large"]) == (600, 900)
+    for batch in (1, 2):
+        for way in ("own", "own_+_prompt", "1_blocks", "2_blocks", "exact"):
+            assert figures[f"batch{batch}_{way}_milliseconds"] > 0
+            ratio = figures[f"batch{batch}_{way}_milliseconds"] / figures[f"batch{batch}_own_milliseconds"]
+            assert figures[f"batch{batch}_{way}_ratio"] == pytest.approx(ratio, rel=1e-3)
+    assert paths["table"].read_text().count("\n") == 4 + 10
+
+
+def test_generation_quality(experiment, folder, tmp_path):
+    quality = experiment("generation_quality")
+    paths = {"json": tmp_path / "figures.json", "table": tmp_path / "table.md"}
+    sizes = {"languages": ("de",), "paragraphs": 2, "prompt_words": 6, "max_tokens": 8}
+    sizes |= {"agreement_prompts": 3, "agreement_steps": 4}
+    options = quality.Options(**named(folder), model=str(folder / "model"), **sizes, **paths)
+    quality.run(options, Console(file=StringIO()))
+    figures = json.loads(paths["json"].read_text())
+    assert figures["entries"] == 900
+    for setting in ("greedy", "sampled"):
+        for vocabulary in ("own", "own_prompt", "large"):
+            some = {what: figures[f"{setting}_{vocabulary}_{what}"] for what in ("distinct_2", "new_percent")}
+            assert all(isfinite(value) for value in some.values())
+        assert figures[f"{setting}_own_new_percent"] == 0
+    # this index has fewer blocks than are read
+    assert (figures["agreement_same_steps_percent"], figures["agreement_same_texts_percent"]) == (100, 100)
+    assert 0 < figures["agreement_steps"] <= 12
+    # entries beside the model's own only take probability away, and longer tokens are fewer
+    assert figures["own_bits_per_byte"] < figures["own_tokens_large_softmax_bits_per_byte"]
+    assert figures["own_bytes_per_token"] < figures["large_bytes_per_token"]
+    decoder = DynamicDecoder.load(folder / "model")
+    assert figures["own_bits_per_byte"] == pytest.approx(bits_per_byte(decoder, load_sample()["de"][:2]), rel=1e-4)
+
+
+def bits_per_byte(decoder, texts):
+    """The same by the whole softmax at once."""
+    total = 0.0
+    for text in texts:
+        ids = np.array(
+            [decoder.end_ids[0], *decoder.tokenizer.own.encode(text, add_special_tokens=False).ids], np.int32
+        )
+        embedded = embed_ids(decoder.decoder, jnp.asarray(ids[None]))
+        hidden = forward(decoder.decoder, embedded, jnp.ones((1, len(ids)), bool))
+        scores = np.asarray(logits(decoder.decoder, hidden)[0], np.float64)
+        log_z = np.log(np.exp(scores).sum(axis=1))
+        total -= (scores[np.arange(len(ids) - 1), ids[1:]] - log_z[:-1]).sum() / np.log(2)
+    return total / sum(len(text.encode()) for text in texts)
+
+
+def test_million_demo(experiment, folder, tmp_path, capsys):
+    demo = experiment("million_demo")
+    with gzip.open(tmp_path / "de.txt.gz", "wt", encoding="utf-8") as file:
+        file.write("\n".join(load_sample()["de"][:20]))
+    options = {"output": tmp_path / "out", "size": 700, "words": (), "model": str(folder / "model"), "max_tokens": 4}
+    demo.demo((tmp_path / "de.txt.gz",), **options)
+    first = capsys.readouterr()
+    assert first.err.count("dyntok ") >= 4
+    demo.demo((tmp_path / "de.txt.gz",), **options)  # what is there is used again
+    again = capsys.readouterr()
+    assert again.out.splitlines()[-1] == first.out.splitlines()[-1]
+    assert "is there already" in again.err
