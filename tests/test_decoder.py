@@ -34,13 +34,17 @@ def decoder(folder):
     return DynamicDecoder.load(folder)
 
 
+READ = jax.jit(forward)
+
+
 def greedy(decoder, rows_TD, n_tokens):
     """The most probable tokens behind embeddings, everything read again at each step."""
-    found = []
+    table, rows, found = np.asarray(decoder.decoder.word_embeddings[...]), list(np.asarray(rows_TD)), []
     for _ in range(n_tokens):
-        hidden = forward(decoder.decoder, rows_TD[None], jnp.ones((1, len(rows_TD)), bool))
-        found.append(int(logits(decoder.decoder, hidden[:, -1])[0].argmax()))
-        rows_TD = jnp.concatenate([rows_TD, embed_ids(decoder.decoder, jnp.array([[found[-1]]], jnp.int32))[0]])
+        padded = jnp.asarray(np.pad(np.stack(rows), ((0, 256 - len(rows)), (0, 0))))  # one program for all lengths
+        hidden = READ(decoder.decoder, padded[None], jnp.arange(256)[None] < len(rows))[:, len(rows) - 1]
+        found.append(int(logits(decoder.decoder, hidden)[0].argmax()))
+        rows.append(table[found[-1]])
     return found
 
 

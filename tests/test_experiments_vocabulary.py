@@ -42,17 +42,16 @@ def named(folder):
 def test_bench_vocabulary(experiment, folder, tmp_path):
     bench = experiment("bench_vocabulary")
     paths = {"json": tmp_path / "figures.json", "table": tmp_path / "table.md"}
-    sizes = {"batches": (1, 2), "probes": (1, 2), "candidates": 20, "steps": 3, "rounds": 2}
+    sizes = {"batches": (2,), "probes": (1,), "candidates": 20, "steps": 3, "rounds": 2}
     options = bench.Options(**named(folder), model=str(folder / "model"), **sizes, **paths)
     bench.run(options, Console(file=StringIO()))
     figures = json.loads(paths["json"].read_text())
     assert (figures["own"], figures["large"]) == (600, 900)
-    for batch in (1, 2):
-        for way in ("own", "own_+_prompt", "1_blocks", "2_blocks", "exact"):
-            assert figures[f"batch{batch}_{way}_milliseconds"] > 0
-            ratio = figures[f"batch{batch}_{way}_milliseconds"] / figures[f"batch{batch}_own_milliseconds"]
-            assert figures[f"batch{batch}_{way}_ratio"] == pytest.approx(ratio, rel=1e-3)
-    assert paths["table"].read_text().count("\n") == 4 + 10
+    for way in ("own", "own_+_prompt", "1_blocks", "exact"):
+        assert figures[f"batch2_{way}_milliseconds"] > 0
+        ratio = figures[f"batch2_{way}_milliseconds"] / figures["batch2_own_milliseconds"]
+        assert figures[f"batch2_{way}_ratio"] == pytest.approx(ratio, rel=1e-3)
+    assert paths["table"].read_text().count("\n") == 4 + 4
 
 
 def test_generation_quality(experiment, folder, tmp_path):

@@ -53,16 +53,18 @@ def generated(decoder, ids, mask, sampling, *, chunk=5, end=-1, max_tokens=N_TOK
     return [row[row != NOTHING].tolist() for row in np.concatenate(columns, axis=1)], state
 
 
+READ, CHOOSE = jax.jit(forward), jax.jit(choose_tokens)
+
+
 def without_cache(decoder, ids, sampling, key, *, n_tokens=N_TOKENS, seen=None):
     """The same for one sequence, reading everything again at each step."""
-    ids, read = list(ids), jax.jit(forward)
-    found = []
+    ids, found = list(ids), []
     for step in range(n_tokens):
         padded = jnp.asarray([ids + [0] * (32 - len(ids))], jnp.int32)
-        hidden = read(decoder, embed_ids(decoder, padded), jnp.arange(32)[None] < len(ids))
+        hidden = READ(decoder, embed_ids(decoder, padded), jnp.arange(32)[None] < len(ids))
         scores = logits(decoder, hidden[:, len(ids) - 1])
         keys = step_keys(key[None], jnp.array([step], jnp.int32))
-        token = int(choose_tokens(scores, seen, keys, sampling_of([sampling]))[0])
+        token = int(CHOOSE(scores, seen, keys, sampling_of([sampling]))[0])
         seen = None if seen is None else seen.at[0, token].set(True)
         ids.append(token)
         found.append(token)

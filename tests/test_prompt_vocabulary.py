@@ -1,5 +1,7 @@
 """A decoder goes on in the tokens of its own prompt: their rows are read and scored, each prompt's for itself."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import jaxtyping
@@ -9,6 +11,7 @@ from tiny import write_tiny_decoder
 
 from dyntok_jax import DynamicDecoder, SamplingConfig
 from dyntok_jax.assets import load_sample
+from dyntok_jax.cli.main import main
 from dyntok_jax.errors import InputError
 from dyntok_jax.models.mistral import forward
 from dyntok_jax.prompt_vocabulary import prompt_entries
@@ -159,6 +162,20 @@ def test_what_cannot_be_is_told(decoder, monkeypatch):
         written(decoder, goal=None)
     with pytest.raises(InputError, match="'promt' is no vocabulary"):
         decoder.generate(PROMPTS, vocabulary="promt")
+
+
+def test_the_command_writes_what_the_library_writes(decoder, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    generate = ["generate", PROMPTS[0], "--model", str(folder / "model"), "--max-tokens", "40", "--prompt-vocab"]
+    hot = ["--temperature", str(HOT.temperature), "--seed", "4"]
+    assert main([*generate, *hot, "--output", "out.jsonl"]) == 0
+    (text,) = written(decoder, PROMPTS[:1], sampling=HOT, seed=4, max_tokens=40)
+    assert capsys.readouterr().out == text.text
+    line = json.loads((tmp_path / "out.jsonl").read_text())
+    assert (line["n_written"], line["n_new"]) == (40, text.n_new)
+    for more, said in ((["--static"], "Static tokenization merges nothing"), (["--vocab", "v"], "names others: choose")):
+        assert main([*generate, *more]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_output_rows_come_in_the_order_of_input_rows(decoder):
