@@ -173,7 +173,7 @@ def test_the_command_writes_what_the_library_writes(decoder, folder, tmp_path, m
     assert capsys.readouterr().out == text.text
     line = json.loads((tmp_path / "out.jsonl").read_text())
     assert (line["n_written"], line["n_new"]) == (40, text.n_new)
-    for more, said in ((["--static"], "Static tokenization merges nothing"), (["--vocab", "v"], "names others: choose")):
+    for more, said in ((["--static"], "Static tokenization merges nothing"), (["--vocab", "v"], "names others")):
         assert main([*generate, *more]) == 2
         assert said in capsys.readouterr().err
 
