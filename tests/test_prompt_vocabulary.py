@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
-from tiny import write_tiny_decoder
+from tiny import write_tiny_decoder, write_tiny_decoder_hypernet
 
 from dyntok_jax import DynamicDecoder, SamplingConfig
 from dyntok_jax.assets import load_sample
 from dyntok_jax.cli.main import main
-from dyntok_jax.errors import InputError
+from dyntok_jax.embedding.hypernet import predict_embeddings
+from dyntok_jax.errors import ConfigError, InputError
 from dyntok_jax.models.mistral import forward
 from dyntok_jax.prompt_vocabulary import prompt_entries
 from dyntok_jax.sharding import make_mesh
@@ -188,3 +189,26 @@ def test_output_rows_come_in_the_order_of_input_rows(decoder):
         for place, ids in enumerate(tokens.ids()):
             if row_BT[row, place] >= 0:
                 np.testing.assert_allclose(found[row_BT[row, place]], np.asarray(output)[ids].mean(axis=0), atol=1e-6)
+
+
+def test_a_hypernetwork_gives_output_rows_too_or_says_that_it_has_none(folder):
+    for name, separate in (("both", True), ("input", False)):
+        write_tiny_decoder_hypernet(folder / name, folder / "model", separate_output=separate)
+    decoder = DynamicDecoder.load(folder / "model", folder / "both")
+    read, output = decoder.read(PROMPTS), decoder.decoder.output_embeddings[...]
+    batch, merged = pad_batch(read.subwords, np.arange(3), pad_id=0), join_tokens(read.tokens)
+    row_BT, _ = decoder.embedder.new_rows(batch.ids_BL, merged, read.language_N)
+    found = decoder.embedder.new_output_rows(batch.ids_BL, merged, read.language_N, output)
+    both_VM = jnp.concatenate([decoder.decoder.word_embeddings[...], output], axis=1)
+    ids = next(ids for ids in read.tokens[0].ids() if len(ids) > 1)
+    surface = np.zeros((1, decoder.embedder.max_subwords), np.int32)
+    surface[0, : len(ids)] = ids
+    is_subword = np.arange(surface.shape[1])[None] < len(ids)
+    expected = predict_embeddings(
+        decoder.embedder.hypernet[1], jnp.asarray(surface), jnp.asarray(is_subword), both_VM, None
+    ).output_UD[0]
+    place = read.tokens[0].ids().index(ids)
+    np.testing.assert_allclose(found[row_BT[0, place]], expected, atol=1e-5)
+    assert written(decoder, max_tokens=3)
+    with pytest.raises(ConfigError, match="predicts no rows of it"):
+        written(DynamicDecoder.load(folder / "model", folder / "input"))
