@@ -5,7 +5,7 @@
 Four commands in a row, each of which can be run alone: `dyntok build-vocab` grows the model's vocabulary on the text
 (and on word lists, by default of 16 languages from the package `wordfreq`: `pip install wordfreq`), `embed-vocab` gives
 each entry a row, `build-index` makes the index of these rows, `generate` writes with it. What is already in the output
-folder is not made again. Two CPU cores: some five minutes and 4 GB of disk.
+folder is not made again. Two CPU cores: some six minutes and 5 GB of disk.
 """
 
 import shlex

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int32
+from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from dyntok_jax.embedding.average import average_embeddings
 from dyntok_jax.embedding.cache import EmbeddingCache, namespace
@@ -22,7 +22,7 @@ from dyntok_jax.errors import ConfigError, InputError
 from dyntok_jax.parameters import fingerprint
 from dyntok_jax.text.batches import bucket, pad_to
 from dyntok_jax.text.byte_level import ByteLevelTokenizer
-from dyntok_jax.types import MergedBatch
+from dyntok_jax.types import MergedBatch, UniqueTokens
 
 SurfaceMode = Literal["constituents", "retokenized"]
 
@@ -224,7 +224,9 @@ class TokenEmbedder:
         surface = forms.surface_US, forms.is_subword_US
         return fetch_rows(predict, *surface, language_U, width=output_VD.shape[1], rewrite=self._rewrite)
 
-    def _new_forms(self, ids_BL, merged, language_B):
+    def _new_forms(
+        self, ids_BL: Int32[np.ndarray, "B L"], merged: MergedBatch, language_B: Int32[np.ndarray, "B"]
+    ) -> tuple[Bool[np.ndarray, "B T"], UniqueTokens, Int32[np.ndarray, "U"]]:
         """Which tokens keep no source row, their distinct forms, and the language of each form."""
         wanted_BT = wants_row(
             self.tokenizer,
