@@ -201,18 +201,24 @@ def test_an_update_in_place_counts_what_it_touches(hlo, costs):
     assert costs.computation_work(module, "main").bytes == 2 * 8 * 4
 
 
-def test_a_slice_of_what_only_gets_another_layout_counts_as_the_slice(hlo, costs):
+@pytest.mark.parametrize(
+    ("relabel", "aliasing"), [("copy", ", output_to_operand_aliasing={{}: (0, {})}"), ("bitcast", "")]
+)
+@pytest.mark.parametrize(
+    ("use", "rows"),
+    [("dynamic-slice(%f, %i, %i), dynamic_slice_sizes={1,8}", 1), ("reduce(%f, %i), dimensions={0}", 100)],
+)
+def test_what_only_gets_another_layout_counts_as_its_user_reads_it(hlo, costs, relabel, aliasing, use, rows):
     module = hlo.parse_module(
         "%relabel (p: s8[100,8]) -> s8[100,8] {\n"
         "  %p = s8[100,8]{1,0:T(32,128)(4,1)} parameter(0)\n"
-        "  ROOT %c = s8[100,8]{1,0:T(8,128)(4,1)} copy(%p)\n"
+        f"  ROOT %c = s8[100,8]{{1,0:T(8,128)(4,1)}} {relabel}(%p)\n"
         "}\n\n"
         "%body (w: s8[100,8], i: s32[]) -> s8[1,8] {\n"
         "  %w = s8[100,8]{1,0:T(32,128)(4,1)} parameter(0)\n"
         "  %i = s32[]{:S(6)} parameter(1)\n"
-        "  %f = s8[100,8]{1,0:T(8,128)(4,1)} fusion(%w), kind=kLoop, output_to_operand_aliasing={{}: (0, {})}, "
-        "calls=%relabel\n"
-        "  ROOT %s = s8[1,8]{1,0} dynamic-slice(%f, %i, %i), dynamic_slice_sizes={1,8}\n"
+        f"  %f = s8[100,8]{{1,0:T(8,128)(4,1)}} fusion(%w), kind=kLoop{aliasing}, calls=%relabel\n"
+        f"  ROOT %s = s8[1,8]{{1,0}} {use}\n"
         "}\n\n"
         "ENTRY %main (rows: s8[100,8], at: s32[]) -> s8[1,8] {\n"
         "  %rows = s8[100,8]{1,0} parameter(0)\n"
@@ -220,7 +226,7 @@ def test_a_slice_of_what_only_gets_another_layout_counts_as_the_slice(hlo, costs
         "  ROOT %one = s8[1,8]{1,0} fusion(%rows, %at), kind=kLoop, calls=%body\n"
         "}\n"
     )
-    assert costs.computation_work(module, "main").bytes == 2 * 8
+    assert costs.computation_work(module, "main").bytes == 8 * rows + 8
 
 
 @pytest.mark.parametrize(

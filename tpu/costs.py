@@ -240,10 +240,20 @@ def _read(module: Module, computation: Computation, name: str, user: Instruction
 def _read_by_all(module: Module, computation: Computation, value: Instruction) -> float:
     total = 0.0
     for user in computation.users[value.name]:
-        # a fusion in a fusion that only names another layout of what it is given
-        is_alias = user.opcode == "bitcast" or "output_to_operand_aliasing={{}: (0" in user.rest
+        is_alias = user.opcode == "bitcast" or _only_relabels(module, user)
         total += _read_by_all(module, computation, user) if is_alias else _read(module, computation, value.name, user)
     return total
+
+
+def _only_relabels(module: Module, one: Instruction) -> bool:
+    """Whether a fusion in a fusion just names another layout of what it is given; what is read says its own user."""
+    if one.opcode != "fusion":
+        return False
+    inner = module.computations[one.calls["calls"][0]]
+    root = inner.root
+    while root.opcode == "bitcast":
+        root = inner.by_name[root.operands[0]]
+    return root.opcode == "parameter" or "output_to_operand_aliasing={{}: (0" in one.rest
 
 
 def _written(module: Module, computation: Computation, one: Instruction) -> Iterator[tuple[Shape, float]]:
