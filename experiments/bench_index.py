@@ -133,14 +133,14 @@ def real_queries(options: Options, model: Decoder, folder: Path) -> Float32[np.n
     return hidden_queries(model, [tokenizer.encode(text).ids for text in texts])
 
 
-def ours(rows, queries, options: Options) -> list[Rival]:
-    """Exact search, and the index with float32 and with 8-bit rows."""
+def ours(rows, queries, n_own: int, options: Options) -> list[Rival]:
+    """Exact search, and the index with float32 and with 8-bit rows; the first `n_own` rows are the model's own."""
     table = jnp.asarray(rows)
     exact = jax.jit(partial(exact_search, k=options.k))
     rivals = [Rival("exact", lambda batch: np.asarray(exact(table, batch)[0]), megabytes=rows.nbytes / 1e6)]
     for name, is_8_bit in (("ours", False), ("ours 8-bit", True)):
         started = time.perf_counter()
-        built = build_index(rows, queries, is_8_bit=is_8_bit, probes=())
+        built = build_index(rows, queries, n_own=n_own, is_8_bit=is_8_bit, probes=())
         seconds = time.perf_counter() - started
         index = jax.tree.map(jnp.asarray, built.index)
         for probe in options.probes:
@@ -252,7 +252,8 @@ def run(options: Options, console: Console) -> Figures:
     shaping, held_out = np.array_split(real_queries(options, model, folder), 2)
     rng = np.random.default_rng(0)
     timed = held_out[np.sort(rng.permutation(len(held_out))[: options.queries])]
-    rivals = ours(rows, shaping, options)
+    n_own = 0 if options.folder is None else len(model.word_embeddings[...])
+    rivals = ours(rows, shaping, n_own, options)
     rivals += faiss_rivals(rows, options) if find_spec("faiss") else []
     rivals += [scann_rival(rows, options)] if find_spec("scann") else []
     true = _in_batches(rivals[0].find, timed, max(options.batches))

@@ -298,9 +298,9 @@ def test_the_search_of_a_large_vocabulary_and_its_step_are_those_that_run(monkey
     step = large_program.large_decode_program(TINY, mesh, jnp.bfloat16, **sizes, capacity=64, size=8)
     state, _ = step.function.lower(*step.arguments, **step.options).out_info
     assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, step.arguments[1])
-    # blocks that are nine tenths full, a quarter of them on each device: 8-bit rows, ids and scales; centroids, counts
+    # blocks that are nine tenths full, a quarter of them on each device: 8-bit rows, ids and scales; ranking, counts
     n_blocks = round(50_000 / 0.9 / 256 / 4)
-    index = n_blocks * (256 * (TINY.width + 8) + 4 * TINY.width + 4)
+    index = n_blocks * (256 * (TINY.width + 8) + 4 * TINY.width + 8)
     special = large_program.N_SPECIAL * (4 + 2 * TINY.width)
     assert import_module("compiled").device_bytes(step.held["index"]) == pytest.approx(index + special, rel=0.02)
 

@@ -82,7 +82,8 @@ def abstract_vocabulary(config: DecoderConfig, mesh: Mesh, dtype: Any, n_rows: i
         rows=split((n_blocks, BLOCK_ROWS, config.width), jnp.int8),
         ids=split((n_blocks, BLOCK_ROWS), jnp.int32),
         count=split((n_blocks,), jnp.int32),
-        centroid=split((n_blocks, config.width), jnp.float32),
+        rank_weight=split((n_blocks, config.width), jnp.float32),
+        rank_bias=split((n_blocks,), jnp.float32),
         scale=split((n_blocks, BLOCK_ROWS), jnp.float32),
     )
     return LargeVocabulary(

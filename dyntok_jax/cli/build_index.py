@@ -72,6 +72,7 @@ class BuildIndex:
                 rows_VD,
                 queries_QD,
                 special_ids=end_ids(folder, tokenizer),
+                n_own=tokenizer.n_own,
                 is_8_bit=self.eight_bit,
                 seed=self.seed,
                 progress=_in_steps(advance, 100),
@@ -90,7 +91,7 @@ class BuildIndex:
         )
 
     def _texts(self) -> list[str]:
-        """Texts in turns by language, so that both halves of the queries have all of them."""
+        """Texts in turns by language, so that those that shape and those that measure have all of them."""
         columns = read_columns(self.texts, () if self.texts else SAMPLE_LANGUAGES)
         turns = zip_longest(*(column.texts for column in columns))
         return [text for turn in turns for text in turn if text is not None][:MOST_TEXTS]

@@ -1,9 +1,10 @@
 """Maximum inner product search in blocks: the few best rows of a table for each query, without reading all of it.
 
 Rows that lie close to each other in the metric of the queries share a block of `BLOCK_ROWS` (see `index_build.py`); a
-search ranks blocks by their centroids' inner products and reads the best `n_probe` of them whole. One block is one cell
-of the inverted file: a budget of blocks is a budget of cells, and every shape is static. A block is read by one
-`dynamic_slice`, for gathering rows by index is ten times slower on a CPU.
+search ranks blocks by the best inner product that a linear function of the query predicts for each (see
+`block_ranking.py`) and reads the best `n_probe` of them whole. One block is one cell of the inverted file: a budget of
+blocks is a budget of cells, and every shape is static. A block is read by one `dynamic_slice`, for gathering rows by
+index is ten times slower on a CPU.
 """
 
 from dataclasses import dataclass
@@ -42,14 +43,16 @@ class RowBlocks:
       rows: the blocks; places that no row fills are at a block's end and hold zeros. int8 rows count their `scale`.
       ids: the row of the table at each place; `NO_ROW` where there is none.
       count: how many rows each block holds; 0 where it only pads a mesh.
-      centroid: by which blocks are ranked.
+      rank_weight: of the query, in the prediction of a block's best inner product, by which blocks are ranked.
+      rank_bias: added to it.
       scale: one factor a row; None unless the rows are int8.
     """
 
     rows: Float[AnyArray, "blocks rows D"] | Int8[AnyArray, "blocks rows D"]
     ids: Int32[AnyArray, "blocks rows"]
     count: Int32[AnyArray, "blocks"]
-    centroid: Float32[AnyArray, "blocks D"]
+    rank_weight: Float32[AnyArray, "blocks D"]
+    rank_bias: Float32[AnyArray, "blocks"]
     scale: Float32[AnyArray, "blocks rows"] | None
 
     def __len__(self) -> int:
@@ -231,7 +234,7 @@ def _probe(blocks, queries_BD, n_probe):
         block_BP = jnp.broadcast_to(jnp.arange(n_blocks, dtype=jnp.int32)[None], (n_batch, n_blocks))
         _, logits_PBR = lax.scan(lambda _, block: (None, _product(queries_BD, block)), None, blocks.rows)
         return block_BP, jnp.swapaxes(logits_PBR, 0, 1)
-    score_BP = jnp.einsum("BD,PD->BP", queries_BD.astype(jnp.float32), blocks.centroid)
+    score_BP = jnp.einsum("BD,PD->BP", queries_BD.astype(jnp.float32), blocks.rank_weight) + blocks.rank_bias[None]
     _, block_BP = lax.top_k(jnp.where(blocks.count[None] > 0, score_BP, EXCLUDED), n_probe)
     # pairs of query and block, one after the other: those with one block follow each other while it is in the cache
     block_of = block_BP.reshape(-1)

@@ -1,15 +1,17 @@
-"""How an index is built: rows that answer the same queries are put into the same block.
+"""How an index is built: rows that answer the same queries are put into the same block, and blocks learn their ranking.
 
-Blocks shall be small where queries look. The error of ranking rows x of a block by its centroid c is, over queries q,
+Blocks shall be small where queries look. The error of scoring rows x of a block by its centroid c is, over queries q,
 E[(q·(x − c))²] = (x − c)ᵀ E[qqᵀ] (x − c): rows are clustered in the metric of the queries' second moment (Guo et al.
 2016, *Quantization based fast inner product search*, §3), which is Euclidean after a product with its square root.
 There rows are augmented to one norm (Bachrach et al. 2014, §3) and clustered by spherical k-means, so that inner
 products rank as angles do. A cell of several blocks is halved along its principal direction until every part fits one.
+A model's own rows and those of new tokens are clustered apart: their norms differ, and most best rows are own ones.
 
-Measured on 100,000 rows (SmolLM2's own and means of its subwords, norms 1.3 to 7.5) in 120 cells or some 450 blocks,
-with real hidden states, recall@20 of 32, 64 and 128 blocks: .943, .977 and .992; without the queries' metric .867, .925
-and .959; Euclidean k-means in that metric .940, .977 and .991; score-aware assignment (Guo et al. 2020, η = 4) of raw
-rows .810, .868 and .928; FAISS IVF-Flat with cells of 250 rows .572, .909 and .959.
+Clusterings, ranked by centroids (`block_ranking.py` has what learning the ranking adds), measured on 100,000 rows
+(SmolLM2's own and means of its subwords, norms 1.3 to 7.5) in 120 cells or some 450 blocks, with real hidden states,
+recall@20 of 32, 64 and 128 blocks: .943, .977 and .992; without the queries' metric .867, .925 and .959; Euclidean
+k-means in that metric .940, .977 and .991; score-aware assignment (Guo et al. 2020, η = 4) of raw rows .810, .868 and
+.928; FAISS IVF-Flat with cells of 250 rows .572, .909 and .959.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,6 +24,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Int32
 
 from dyntok_jax.errors import InputError
+from dyntok_jax.generation.block_ranking import rank_blocks, rank_fit
 from dyntok_jax.generation.index import BLOCK_ROWS, NO_ROW, MipsIndex, RowBlocks, exact_search, search
 
 BLOCKS_PER_CELL = 4
@@ -36,6 +39,10 @@ SHRINKAGE = 0.1
 """Of the queries' mean power, added in every direction: those that no query of the sample took are not free."""
 POWER_ROUNDS = 8
 """Rounds of the power iteration for a principal direction."""
+RANKED_AT_ONCE = 16
+"""Blocks whose rows meet the queries at a time."""
+SHAPING = 0.75
+"""The part of the queries that shapes the index; the rest measures it."""
 RECALL_AT = 20
 HELD_OUT_BATCH = 32
 
@@ -61,6 +68,7 @@ def build_index(
     queries_QD: Float[np.ndarray, "Q _"],
     *,
     special_ids: Sequence[int] = (),
+    n_own: int = 0,
     n_cells: int | None = None,
     is_8_bit: bool = False,
     probes: Sequence[int] = (16, 32, 64, 128),
@@ -71,8 +79,10 @@ def build_index(
 
     Args:
       table_VD: the rows; may be memory-mapped, and is read in pieces.
-      queries_QD: real ones, such as hidden states; the first half shapes the blocks, the second measures recall.
+      queries_QD: real ones, such as hidden states; the first three quarters shape the blocks and their ranking, the
+        rest measures recall.
       special_ids: rows that every search scores.
+      n_own: the model's own rows, the first ones, which share no block with the others.
       n_cells: of k-means; None for one to every `BLOCKS_PER_CELL` blocks' rows.
       is_8_bit: keep rows as int8 with a scale each, a quarter of the memory; searches then need the table too.
       probes: numbers of blocks to measure recall at; those above the number of blocks count as all.
@@ -95,23 +105,20 @@ def build_index(
         raise InputError(
             f"An index is built from two queries or more, all of them numbers; there are {len(queries_QD)}."
         )
-    shaping, held_out = np.array_split(np.asarray(queries_QD, np.float32), 2)
+    shaping, held_out = np.split(np.asarray(queries_QD, np.float32), [int(SHAPING * len(queries_QD))])
     metric_DD, back_DD = _metric(shaping)
     top_norm = _largest_norm(table_VD, metric_DD)
     lifted = partial(_lifted_rows, table_VD, metric_DD, top_norm)
 
     rng = np.random.default_rng(seed)
-    sample = np.sort(rng.permutation(row_R)[: max(n_cells, TRAINING_ROWS * n_cells)])
-    center = _train(lifted(sample), n_cells, rng)
-    progress(0.3)
-    cell_R = np.empty(len(row_R), np.int32)
-    for start in range(0, len(row_R), CHUNK):
-        some = row_R[start : start + CHUNK]
-        cell_R[start : start + CHUNK] = np.asarray(_nearest(_padded(lifted(some)), center))[: len(some)]
-        progress(0.3 + 0.4 * (start + len(some)) / len(row_R))
-    parts = _blocks_of(row_R, cell_R, n_cells, lifted)
-    progress(0.9)
-    index = _lay_out(table_VD, parts, special_E, lifted, back_DD, is_8_bit=is_8_bit)
+    parts, n_done = [], 0
+    for group_R in (row_R[row_R < n_own], row_R[row_R >= n_own]):
+        if len(group_R):
+            n_of_group = max(1, round(n_cells * len(group_R) / len(row_R)))
+            parts += _clustered(group_R, n_of_group, lifted, rng)
+            n_done += len(group_R)
+            progress(0.6 * n_done / len(row_R))
+    index = _lay_out(table_VD, parts, special_E, lifted, back_DD, shaping, is_8_bit=is_8_bit, progress=progress)
     recall = _recall(index, table_VD, held_out, sorted({min(probe, len(index.blocks)) for probe in probes}))
     progress(1.0)
     return Built(index, recall, len(held_out))
@@ -197,6 +204,17 @@ def _unit(rows_RD):
     return rows_RD / np.maximum(np.linalg.norm(rows_RD, axis=1, keepdims=True), np.finfo(np.float32).tiny)
 
 
+def _clustered(row_R, n_cells, lifted, rng) -> list[Int32[np.ndarray, "R"]]:
+    """The rows of each block: k-means on a sample, all rows assigned, cells halved."""
+    sample = np.sort(rng.permutation(row_R)[: max(n_cells, TRAINING_ROWS * n_cells)])
+    center = _train(lifted(sample), n_cells, rng)
+    cell_R = np.empty(len(row_R), np.int32)
+    for start in range(0, len(row_R), CHUNK):
+        some = row_R[start : start + CHUNK]
+        cell_R[start : start + CHUNK] = np.asarray(_nearest(_padded(lifted(some)), center))[: len(some)]
+    return _blocks_of(row_R, cell_R, n_cells, lifted)
+
+
 def _blocks_of(row_R, cell_R, n_cells, lifted) -> list[Int32[np.ndarray, "R"]]:
     """The rows of each block, cell by cell."""
     order = np.argsort(cell_R, kind="stable")
@@ -224,26 +242,35 @@ def _halved(rows_RD, place_R) -> list[Int[np.ndarray, "R"]]:
     return _halved(rows_RD, order[:middle]) + _halved(rows_RD, order[middle:])
 
 
-def _lay_out(table_VD, parts, special_E, lifted, back_DD, *, is_8_bit) -> MipsIndex:
-    """Copies rows into blocks, with the centroid of each and, for int8, the scale of each row."""
+def _lay_out(table_VD, parts, special_E, lifted, back_DD, queries_QD, *, is_8_bit, progress) -> MipsIndex:
+    """Copies rows into blocks, with the ranking of each block and, for int8, the scale of each row."""
     n_blocks, width = len(parts), table_VD.shape[1]
     dtype = np.dtype(np.int8) if is_8_bit else table_VD.dtype
     rows = np.zeros((n_blocks, BLOCK_ROWS, width), dtype)
     ids = np.full((n_blocks, BLOCK_ROWS), NO_ROW, np.int32)
     scale = np.ones((n_blocks, BLOCK_ROWS), np.float32) if is_8_bit else None
-    centroid = np.zeros((n_blocks, width), np.float32)
-    for block, row_R in enumerate(parts):
-        of_block = np.asarray(table_VD[row_R])
-        if is_8_bit:
-            scale[block, : len(row_R)] = np.abs(of_block).max(axis=1) / 127
-            of_block = np.rint(of_block / scale[block, : len(row_R), None])
-        rows[block, : len(row_R)] = of_block
-        ids[block, : len(row_R)] = row_R
-        centroid[block] = _unit(lifted(row_R).mean(axis=0, keepdims=True))[0, :width] @ back_DD
-    count = np.array([len(row_R) for row_R in parts], np.int32)
-    special_ED = np.asarray(table_VD[special_E])
-    blocks = RowBlocks(rows, ids, count.reshape(n_blocks), centroid, scale)
-    return MipsIndex(blocks, special_E, special_ED)
+    count = np.array([len(row_R) for row_R in parts], np.int32).reshape(n_blocks)
+    rank_weight, rank_bias = np.zeros((n_blocks, width), np.float32), np.zeros(n_blocks, np.float32)
+    fit = rank_fit(queries_QD)
+    for start in range(0, n_blocks, RANKED_AT_ONCE):
+        chunk = slice(start, min(start + RANKED_AT_ONCE, n_blocks))
+        rows_PRD = np.zeros((chunk.stop - start, BLOCK_ROWS, width), np.float32)
+        centroid_PD = np.zeros((chunk.stop - start, width), np.float32)
+        for block in range(start, chunk.stop):
+            row_R, of_block = parts[block], np.asarray(table_VD[parts[block]])
+            rows_PRD[block - start, : len(row_R)] = of_block
+            centroid_PD[block - start] = _unit(lifted(row_R).mean(axis=0, keepdims=True))[0, :width] @ back_DD
+            if is_8_bit:
+                scale[block, : len(row_R)] = np.abs(of_block).max(axis=1) / 127
+                of_block = np.rint(of_block / scale[block, : len(row_R), None])
+            rows[block, : len(row_R)], ids[block, : len(row_R)] = of_block, row_R
+        rank_weight[chunk], rank_bias[chunk] = rank_blocks(fit, rows_PRD, count[chunk], centroid_PD)
+        progress(0.6 + 0.35 * chunk.stop / n_blocks)
+    return MipsIndex(
+        blocks=RowBlocks(rows, ids, count, rank_weight, rank_bias, scale),
+        special_E=special_E,
+        special_ED=np.asarray(table_VD[special_E]),
+    )
 
 
 def _recall(index, table_VD, queries_QD, probes) -> dict[int, float]:

@@ -17,11 +17,11 @@ from dyntok_jax.folders import new_folder
 from dyntok_jax.generation.index import MipsIndex, RowBlocks
 from dyntok_jax.generation.index_build import Built
 
-FORMAT = "dyntok-mips-index 1"
+FORMAT = "dyntok-mips-index 2"
 ARRAYS = "index.safetensors"
 CONFIG = "config.json"
 HASHED_ROWS = 8192
-_BLOCKS = ("rows", "ids", "count", "centroid", "scale")
+_BLOCKS = ("rows", "ids", "count", "rank_weight", "rank_bias", "scale")
 _SPECIAL = ("special_E", "special_ED")
 
 
