@@ -20,7 +20,6 @@ programs are compiled before the clock starts. Shown are best times, and beside 
 Two CPU cores: some 8 minutes for 5 rounds.
 """
 
-import json
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -32,10 +31,9 @@ from statistics import median
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from jaxtyping import Float32
+from report import Figures, report, run_script
 from rich.console import Console
-from rich.markdown import Markdown
 from rich.progress import track
 from turns import Rounds, best_seconds, ratio, round_seconds, take_turns
 
@@ -43,7 +41,7 @@ from dyntok_jax import DynamicDecoder, batch_decoder
 from dyntok_jax.assets import load_sample
 from dyntok_jax.embedding import embedder as embedder_module
 from dyntok_jax.embedding.embedder import TokenEmbedder
-from dyntok_jax.errors import DyntokError, InputError
+from dyntok_jax.errors import InputError
 from dyntok_jax.generation import loop
 from dyntok_jax.hub import DEFAULT_DECODER, find_model
 from dyntok_jax.models.mistral import Decoder, unstacked
@@ -61,7 +59,6 @@ COMPILED_STEPS = (
 """Everything that `DynamicDecoder.generate` compiles by name."""
 COMPILED = "/jax/core/compile/backend_compile_duration"
 PARAGRAPH_BREAK = "\n\n"
-Figures = dict[str, float | int | str]
 
 
 @dataclass(frozen=True)
@@ -362,24 +359,9 @@ def run(options: Options, console: Console) -> Figures:
     if options.session:
         figures |= bench_session(decoder, options.session)
     figures["run_seconds"] = time.perf_counter() - started
-    figures = {name: float(f"{value:.5g}") if isinstance(value, float) else value for name, value in figures.items()}
     table = markdown_table(figures, options)
-    console.print(Markdown(table))
-    console.print(f"{figures['run_seconds']:.0f} s in all")
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    if options.table:
-        options.table.write_text(table, encoding="utf-8")
-    return figures
-
-
-def main() -> None:
-    try:
-        run(tyro.cli(Options, description=__doc__), Console())
-    except DyntokError as error:
-        Console(stderr=True).print(f"[red]error:[/] {error}", highlight=False)
-        raise SystemExit(2) from None
+    return report(figures, table, options, console)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(run, Options, __doc__)

@@ -20,7 +20,6 @@ Two CPU cores: 6 to 12 minutes for 3 rounds, 1 to 2 for the stream of 500. Expec
 time, our static forward pass 1.05 to 1.15 times as fast as PyTorch's (on a busy machine more), 6 programs a stream.
 """
 
-import json
 import os
 import time
 from collections.abc import Callable
@@ -30,9 +29,8 @@ from statistics import median
 
 import jax
 import numpy as np
-import tyro
+from report import Figures, report, run_script
 from rich.console import Console
-from rich.markdown import Markdown
 from rich.progress import track
 from turns import best_seconds, ratio, round_seconds, take_turns
 
@@ -45,7 +43,6 @@ from dyntok_jax.embedding.hypernet import init_hypernet
 from dyntok_jax.embedding.hypernet_config import HypernetConfig
 from dyntok_jax.embedding.inputs import TokenInputs
 from dyntok_jax.encoder import BATCH_BUCKETS, FULL, _forward
-from dyntok_jax.errors import DyntokError
 from dyntok_jax.hub import DEFAULT_MODEL, find_model
 from dyntok_jax.models.xlmr import Encoder, EncoderConfig
 from dyntok_jax.text.batches import bucket, group_by_length, pad_batch
@@ -58,7 +55,6 @@ COMPILED_STEPS = (_forward, embedder_module._average, embedder_module._predict_i
 
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Ids, token types and mask."""
-Figures = dict[str, float | int | str]
 
 
 @dataclass(frozen=True)
@@ -300,24 +296,9 @@ def run(options: Options, console: Console) -> Figures:
     if options.stream:
         figures |= bench_stream(options.model, options.stream)
     figures["run_seconds"] = time.perf_counter() - started
-    figures = {name: float(f"{value:.5g}") if isinstance(value, float) else value for name, value in figures.items()}
     table = markdown_table(figures)
-    console.print(Markdown(table))
-    console.print(f"{figures['run_seconds']:.0f} s in all")
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    if options.table:
-        options.table.write_text(table, encoding="utf-8")
-    return figures
-
-
-def main() -> None:
-    try:
-        run(tyro.cli(Options, description=__doc__), Console())
-    except DyntokError as error:
-        Console(stderr=True).print(f"[red]error:[/] {error}", highlight=False)
-        raise SystemExit(2) from None
+    return report(figures, table, options, console)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(run, Options, __doc__)

@@ -19,7 +19,6 @@ Two CPU cores, 1,000,000 × 576: some 17 minutes. (The extras are `pip install f
 installed is left out.)
 """
 
-import json
 import os
 import time
 from collections.abc import Callable
@@ -35,14 +34,14 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from jaxtyping import Float32
+from report import Figures, report, run_script
 from rich.console import Console
-from rich.markdown import Markdown
 from turns import best_seconds, take_turns
 
 from dyntok_jax.assets import load_sample
 from dyntok_jax.convert.mistral import load_decoder
 from dyntok_jax.embedding.vocabulary_table import open_table
-from dyntok_jax.errors import DyntokError, InputError
+from dyntok_jax.errors import InputError
 from dyntok_jax.generation.hidden_queries import hidden_queries
 from dyntok_jax.generation.index import exact_search, search
 from dyntok_jax.generation.index_build import build_index, recall_of
@@ -55,7 +54,6 @@ FAISS_TRAINING_ROWS = 64
 PQ_WIDTH = 8
 REFERENCE_LEAVES, REFERENCE_SEARCHED, REFERENCE_REORDERED = 2000, 250, 200
 Search = Callable[[Float32[np.ndarray, "B D"]], np.ndarray]
-Figures = dict[str, float | int | str]
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,8 @@ class Options:
       paragraphs: texts a language.
       k: rows wanted.
       batches: queries at a time.
-      probes: blocks or cells probed.
+      probes: blocks probed.
+      faiss_probes: cells probed by FAISS.
       queries: how many are timed, at most.
       rounds: how often each rival runs.
       json: where the figures go.
@@ -84,7 +83,8 @@ class Options:
     paragraphs: int = 24
     k: int = 20
     batches: tuple[int, ...] = (1, 32)
-    probes: tuple[int, ...] = (64, 128, 256, 512)
+    probes: tuple[int, ...] = (32, 48, 64, 128)
+    faiss_probes: tuple[int, ...] = (128, 512, 2048)
     queries: int = 256
     rounds: int = 3
     json: Path | None = None
@@ -171,7 +171,9 @@ def faiss_rivals(rows, options: Options) -> list[Rival]:
         index.train(sample)
         index.add(rows)
         seconds = time.perf_counter() - started
-        for probe in options.probes:
+        for probe in options.faiss_probes:
+            if probe > n_cells:
+                continue
             settings = faiss.SearchParametersIVF(nprobe=probe)
 
             def find(batch, index=index, settings=settings):
@@ -264,23 +266,9 @@ def run(options: Options, console: Console) -> Figures:
     for row in found:
         name = row["search"].replace(", ", "_").replace(" ", "_")
         figures |= {f"{name}_{what}": value for what, value in row.items() if what != "search" and value == value}
-    figures = {name: float(f"{value:.5g}") if isinstance(value, float) else value for name, value in figures.items()}
     table = markdown_table(found, options)
-    console.print(Markdown(table))
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    if options.table:
-        options.table.write_text(table, encoding="utf-8")
-    return figures
-
-
-def main() -> None:
-    try:
-        run(tyro.cli(Options, description=__doc__), Console())
-    except DyntokError as error:
-        Console(stderr=True).print(f"[red]error:[/] {error}", highlight=False)
-        raise SystemExit(2) from None
+    return report(figures, table, options, console)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(run, Options, __doc__)

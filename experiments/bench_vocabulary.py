@@ -10,7 +10,6 @@ the large table; *own + prompt* adds the tokens of each prompt to the model's ow
 Two CPU cores, a million entries: 7 minutes.
 """
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,13 +20,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from report import Figures, report, run_script
 from rich.console import Console
-from rich.markdown import Markdown
 from turns import best_seconds, ratio, take_turns
 
 from dyntok_jax import DynamicDecoder
 from dyntok_jax.assets import load_sample
-from dyntok_jax.errors import DyntokError
 from dyntok_jax.generation.loop import Limits, advance, sequence_keys, start
 from dyntok_jax.generation.sampling import SamplingConfig, sampling_of
 from dyntok_jax.generation.vocabularies import OWN, PromptVocabulary, Vocabulary
@@ -38,7 +36,6 @@ from dyntok_jax.models.mistral import embed_ids
 CAPACITY, STRETCH = 256, 64
 PROMPT_TOKENS = 64
 """New tokens of a prompt, in the way of choosing that has them."""
-Figures = dict[str, float | int | str]
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,7 @@ class Options:
     index: tyro.conf.Positional[str]
     model: str = DEFAULT_DECODER
     batches: tuple[int, ...] = (1, 8)
-    probes: tuple[int, ...] = (32, 64, 128, 256)
+    probes: tuple[int, ...] = (32, 48, 64, 128)
     candidates: int = 64
     steps: int = 32
     rounds: int = 7
@@ -171,21 +168,8 @@ def run(options: Options, console: Console) -> Figures:
         name = f"batch{row['batch']}_{str(row['way']).replace(' ', '_')}"
         figures |= {f"{name}_{what}": float(f"{row[what]:.5g}") for what in ("milliseconds", "ratio", "median")}
     table = markdown_table(found, decoder.config.vocab_size, loaded.entries.size)
-    console.print(Markdown(table))
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    if options.table:
-        options.table.write_text(table, encoding="utf-8")
-    return figures
-
-
-def main() -> None:
-    try:
-        run(tyro.cli(Options, description=__doc__), Console())
-    except DyntokError as error:
-        Console(stderr=True).print(f"[red]error:[/] {error}", highlight=False)
-        raise SystemExit(2) from None
+    return report(figures, table, options, console)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(run, Options, __doc__)

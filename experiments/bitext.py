@@ -16,7 +16,6 @@ hypernetwork at share 100: the sample 96.8 → 91.3 → 95.8 % (12 languages, 22
 80.4 → 91.2 % (8 languages, 26.3 % fewer tokens).
 """
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,16 +24,15 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import tyro
 from jaxtyping import Float32
+from report import report, run_script
 from rich.console import Console
-from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dyntok_jax import DynamicEncoder, EncodedTexts, Share
 from dyntok_jax.assets import load_sample
 from dyntok_jax.embedding.embedder import TokenEmbedder
-from dyntok_jax.errors import DyntokError, InputError
+from dyntok_jax.errors import InputError
 from dyntok_jax.hub import AUTO, DEFAULT_MODEL
 from dyntok_jax.text.aligned import read_aligned
 from dyntok_jax.text.boundaries import Boundary
@@ -302,15 +300,11 @@ def run(options: Options, console: Console) -> dict[str, float | int | str | boo
         "english": options.english,
         "prefix": options.prefix,
         **flat_figures(scores, settings, rows),
-        "run_seconds": round(time.perf_counter() - started, 1),
+        "run_seconds": time.perf_counter() - started,
     }
     table = markdown_table(scores, settings, rows)
-    console.print(Markdown(table))
-    console.print(f"{n_texts} paragraphs, {len(settings)} settings, {figures['run_seconds']:.0f} s")
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    if options.table:
-        options.table.write_text(table, encoding="utf-8")
+    figures = report(figures, table, options, console)
+    console.print(f"{n_texts} paragraphs, {len(settings)} settings")
     if options.plot:
         draw(
             scores,
@@ -322,14 +316,5 @@ def run(options: Options, console: Console) -> dict[str, float | int | str | boo
     return figures
 
 
-def main() -> None:
-    console = Console()
-    try:
-        run(tyro.cli(Options, description=__doc__), console)
-    except DyntokError as error:
-        Console(stderr=True).print(f"[red]error:[/] {error}", highlight=False)
-        raise SystemExit(2) from None
-
-
 if __name__ == "__main__":
-    main()
+    run_script(run, Options, __doc__)

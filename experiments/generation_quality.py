@@ -20,7 +20,6 @@ at which the index finds the same token.
 Two CPU cores, a million entries: some 10 minutes.
 """
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -34,13 +33,12 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from jax import lax
+from report import Figures, report, run_script
 from rich.console import Console
-from rich.markdown import Markdown
 from rich.progress import track
 
 from dyntok_jax import DynamicDecoder, SamplingConfig
 from dyntok_jax.assets import load_sample
-from dyntok_jax.errors import DyntokError
 from dyntok_jax.generated import GeneratedText
 from dyntok_jax.hub import DEFAULT_DECODER
 from dyntok_jax.large_vocabulary import LoadedVocabulary
@@ -52,7 +50,6 @@ POSITIONS = 16
 LENGTHS = (64, 128, 256, 512, 1024)
 SAMPLED = SamplingConfig(0.8, top_p=0.95)
 SETTINGS = {"greedy": SamplingConfig(), "sampled": SAMPLED}
-Figures = dict[str, float | int | str]
 
 
 @dataclass(frozen=True)
@@ -265,21 +262,8 @@ def run(options: Options, console: Console) -> Figures:
                     figures[f"{name}_{what}"] = float(f"{value:.5g}") if isinstance(value, float) else value
     figures |= {f"agreement_{what}": float(f"{value:.5g}") for what, value in agreement.items()}
     tables = markdown_tables(scored, written, agreement)
-    console.print(Markdown(tables))
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    if options.table:
-        options.table.write_text(tables, encoding="utf-8")
-    return figures
-
-
-def main() -> None:
-    try:
-        run(tyro.cli(Options, description=__doc__), Console())
-    except DyntokError as error:
-        Console(stderr=True).print(f"[red]error:[/] {error}", highlight=False)
-        raise SystemExit(2) from None
+    return report(figures, tables, options, console)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(run, Options, __doc__)

@@ -16,22 +16,20 @@ at share 50 → share 100, floor: en 0.605 → 0.606 → 0.605, 0.723 (0.8 % few
 1.890 (54.9 %), fr 1.366 → 1.424 → 1.493, 1.513 (37.2 %), el 1.580 → 1.656 → 1.698, 1.764 (71.9 %).
 """
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tyro
+from report import report, run_script
 from rich.console import Console
-from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dyntok_jax import DynamicDecoder, ScoredText, Share
 from dyntok_jax.assets import load_sample
 from dyntok_jax.embedding.embedder import TokenEmbedder
-from dyntok_jax.errors import DyntokError, InputError
+from dyntok_jax.errors import InputError
 from dyntok_jax.hub import AUTO, DEFAULT_DECODER
 from dyntok_jax.text.aligned import read_aligned
 from dyntok_jax.text.boundaries import Boundary
@@ -307,29 +305,16 @@ def run(options: Options, console: Console) -> dict[str, float | int | str]:
         "min_static_tokens": options.min_static,
         "stride_paragraphs": options.stride,
         **flat_figures(outcomes, halves),
-        "run_seconds": round(time.perf_counter() - started, 1),
+        "run_seconds": time.perf_counter() - started,
     }
     table = markdown_table(outcomes, settings, halves)
-    console.print(Markdown(table))
-    console.print(f"{n_texts} texts, {len(settings)} settings, {figures['run_seconds']:.0f} s")
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    if options.table:
-        options.table.write_text(table, encoding="utf-8")
+    figures = report(figures, table, options, console)
+    console.print(f"{n_texts} texts, {len(settings)} settings")
     if options.plot:
         title = f"{figures['data']}, {figures['model']}: second halves as the first ones' tokens get fewer"
         draw(outcomes, settings, list(halves), title, options.plot)
     return figures
 
 
-def main() -> None:
-    console = Console()
-    try:
-        run(tyro.cli(Options, description=__doc__), console)
-    except DyntokError as error:
-        Console(stderr=True).print(f"[red]error:[/] {error}", highlight=False)
-        raise SystemExit(2) from None
-
-
 if __name__ == "__main__":
-    main()
+    run_script(run, Options, __doc__)

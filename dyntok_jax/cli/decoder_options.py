@@ -80,7 +80,7 @@ class VocabularyOptions:
       table: with --vocab, its rows: a folder that `dyntok embed-vocab` wrote.
       index: with --vocab, what finds the next token without scoring all rows: a folder that `dyntok build-index` wrote.
       candidates: with --vocab, tokens that each step chooses among, the best by their scores (default: 64).
-      probes: with --index, blocks of it that each step reads; more miss fewer tokens and take longer (default: 64).
+      probes: with --index, blocks of it that each step reads; more miss fewer tokens and take longer (default: 48).
     """
 
     prompt_vocab: bool = False
