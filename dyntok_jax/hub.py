@@ -159,8 +159,8 @@ def find_hypernet(name: str | Path | None, model: str | Path) -> Path | None:
     """Finds a hypernetwork for a model.
 
     Args:
-      name: as `find_model` takes it; `AUTO` for the one that comes with a packaged model (`e5-small` has one), if it
-        has one; None for none.
+      name: as `find_model` takes it; `AUTO` for the one that comes with a packaged model (`e5-small` and `smollm2`
+        have one); None for none.
       model: the model's name, as `find_model` takes it.
 
     Returns:

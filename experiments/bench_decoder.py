@@ -344,7 +344,7 @@ def markdown_table(figures: Figures, options: Options) -> str:
 def run(options: Options, console: Console) -> Figures:
     """Measures, writes what was asked for, and returns the figures."""
     started = time.perf_counter()
-    decoder = endless(DynamicDecoder.load(options.model))
+    decoder = endless(DynamicDecoder.load(options.model, None))
     rival = TorchDecoder(find_model(options.model))
     figures: Figures = {"model": Path(options.model).name, "rounds": options.rounds, "cores": os.cpu_count() or 1}
     figures |= bench_decode(decoder, rival, options)

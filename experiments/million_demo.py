@@ -27,7 +27,7 @@ def demo(
     size: int = 1_000_000,
     words: tuple[str, ...] = tuple(f"wordfreq:{language}" for language in LANGUAGES),
     model: str = "smollm2",
-    hypernet: str = "none",
+    hypernet: str = "auto",
     prompt: str = "Freedom of thought means that",
     max_tokens: int = 48,
 ) -> None:
@@ -39,19 +39,20 @@ def demo(
       size: entries wanted; there may be fewer where there is too little text.
       words: lists of words to grow on, too.
       model: a packaged decoder, a folder or a Hub id.
-      hypernet: what embeds new entries; none for the mean of their subwords (FVT).
+      hypernet: what embeds prompts and new entries: a folder or Hub id; auto for the one that comes with the model;
+        none for the mean of their subwords (FVT).
       prompt: what to write on.
       max_tokens: how far.
     """
     vocabulary, table, index = (str(output / name) for name in ("vocab", "table", "index"))
     chosen = ["--model", model]
-    embedding = [] if hypernet == "none" else ["--hypernet", hypernet]
+    embedding = ["--hypernet", hypernet]
     listed = ["--words", *words] if words else []
     steps = [
         (vocabulary, ["build-vocab", *map(str, text), *chosen, "--size", str(size), "--output", vocabulary, *listed]),
         (table, ["embed-vocab", vocabulary, "--output", table, *embedding]),
         (index, ["build-index", table, "--output", index]),
-        (None, ["generate", prompt, *chosen, "--vocab", vocabulary, "--table", table, "--index", index]),
+        (None, ["generate", prompt, *chosen, "--vocab", vocabulary, "--table", table, "--index", index, *embedding]),
     ]
     console = Console(stderr=True)
     output.mkdir(parents=True, exist_ok=True)

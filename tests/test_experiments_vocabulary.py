@@ -105,3 +105,20 @@ def test_million_demo(experiment, folder, tmp_path, capsys):
     again = capsys.readouterr()
     assert again.out.splitlines()[-1] == first.out.splitlines()[-1]
     assert "is there already" in again.err
+
+
+@pytest.mark.parametrize("is_real", [True, False], ids=["table", "synthetic"])
+def test_bench_index(experiment, folder, tmp_path, monkeypatch, is_real):
+    bench = experiment("bench_index")
+    monkeypatch.setattr(bench, "find_spec", lambda _: None)
+    paths = {"json": tmp_path / "figures.json", "table": tmp_path / "table.md"}
+    sizes = {"languages": ("de",), "paragraphs": 4, "probes": (1, 3), "batches": (1, 4), "queries": 8, "rounds": 1}
+    rows = {"folder": str(folder / "table")} if is_real else {"synthetic": 900}
+    bench.run(bench.Options(**rows, model=str(folder / "model"), **sizes, **paths), Console(file=StringIO()))
+    figures = json.loads(paths["json"].read_text())
+    assert (figures["rows"], figures["exact_recall"]) == (900, 1)
+    for kind in ("ours", "ours_8-bit"):
+        assert 0 < figures[f"{kind}_1_blocks_recall"] < figures[f"{kind}_3_blocks_recall"] <= 1
+        assert figures[f"{kind}_1_blocks_batch4_milliseconds"] > 0
+    assert figures["ours_8-bit_1_blocks_megabytes"] < figures["ours_1_blocks_megabytes"]
+    assert paths["table"].read_text().count("\n") == 2 + 1 + 4

@@ -6,11 +6,12 @@ from typing import Annotated, Literal
 
 import tyro
 
-from dyntok_jax.cli.options import arg, mesh_shape
+from dyntok_jax.cli.options import DEFAULT_HYPERNET, HypernetName, arg, hypernet_of, mesh_shape
 from dyntok_jax.cli.screen import print_out, progress_bar
 
 EXAMPLES = """\
-  dyntok embed-vocab vocab --output table                             FVT: the mean of each entry's subwords
+  dyntok embed-vocab vocab --output table                             by the hypernetwork that comes with the model
+  dyntok embed-vocab vocab --output table --hypernet none             FVT: the mean of each entry's subwords
   dyntok embed-vocab vocab --output table --hypernet run/hypernet     the same command once more goes on after a kill
   dyntok embed-vocab vocab --output table --dtype bfloat16            half the size
 """
@@ -24,7 +25,8 @@ class EmbedVocab:
       folder: that `dyntok build-vocab` wrote.
       output: folder of the table: zarr arrays and table.json.
       model: the decoder whose tables are read (default: the one that the vocabulary was built for).
-      hypernet: folder or Hub id of a ZeTT hypernetwork. Left out: an entry is the mean of its subwords (FVT).
+      hypernet: folder or Hub id of a ZeTT hypernetwork; auto: the one that comes with the model, if any; none: an entry
+        is the mean of its subwords (FVT).
       language: code of the language to come, for a multilingual hypernetwork.
       dtype: of the rows.
       mesh: devices that share the batches × devices that share the hypernetwork, such as 4x2.
@@ -34,7 +36,7 @@ class EmbedVocab:
     folder: tyro.conf.Positional[Annotated[str, arg(metavar="FOLDER")]]
     output: Annotated[str, arg(metavar="TABLE")]
     model: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
-    hypernet: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    hypernet: HypernetName = DEFAULT_HYPERNET
     language: Annotated[str | None, arg(metavar="CODE", help_behavior_hint="")] = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     mesh: Annotated[str | None, arg(metavar="DATAxMODEL", help_behavior_hint="")] = None
@@ -48,7 +50,7 @@ class EmbedVocab:
         from dyntok_jax.convert.hypernet import load_hypernet
         from dyntok_jax.convert.mistral import load_tables
         from dyntok_jax.embedding.embed_vocabulary import embed_vocabulary
-        from dyntok_jax.hub import find_model
+        from dyntok_jax.hub import find_hypernet, find_model
         from dyntok_jax.sharding import make_mesh, shardings_for
         from dyntok_jax.text.byte_level import ByteLevelTokenizer
         from dyntok_jax.text.vocabulary_folder import load_vocabulary, read_vocabulary_config
@@ -61,9 +63,9 @@ class EmbedVocab:
         mesh = None if shape is None else make_mesh(*shape)
         source_VD, output_VD = load_tables(model)
         hypernet = None
-        if self.hypernet is not None:
+        if (found := find_hypernet(hypernet_of(self.hypernet), name)) is not None:
             place = None if mesh is None else partial(shardings_for, mesh=mesh)
-            hypernet = load_hypernet(find_model(self.hypernet, kind="hypernetwork"), shardings=place)
+            hypernet = load_hypernet(found, shardings=place)
         began = time.perf_counter()
         with progress_bar("Embedding", vocabulary.size) as advance:
             table = embed_vocabulary(
