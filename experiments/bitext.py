@@ -12,8 +12,8 @@ byte-level form without merges, not quite static tokenization.
 
 Two CPU cores: 2 to 4 minutes for the packaged sample (50 paragraphs in 15 languages), 4 for 250 paragraphs of software
 help in 10; twice that with a hypernetwork. Expect, mean of the languages with spaces, static → FVT → e5-small's own
-hypernetwork at share 100: the sample 96.8 → 91.3 → 95.8 % (12 languages, 22.6 % fewer tokens), software help 92.8 →
-80.4 → 91.2 % (8 languages, 26.3 % fewer tokens).
+hypernetwork at share 100: the sample 96.8 → 91.3 → 96.3 % (12 languages, 22.6 % fewer tokens), software help 92.8 →
+80.4 → 92.0 % (8 languages, 26.3 % fewer tokens).
 """
 
 import time
