@@ -15,9 +15,9 @@ is the share of different pairs among all pairs of words; repeated, the share of
 had before.
 
 Agreement: texts written greedily through the index beside those of exact search, and the share of steps of the latter
-at which the index finds the same token.
+at which the index finds the same token, for some numbers of blocks read.
 
-Two CPU cores, a million entries: some 10 minutes.
+Two CPU cores, a million entries: some 15 minutes; with `--paragraphs 0`, which leaves only agreement, 7.
 """
 
 import time
@@ -40,6 +40,7 @@ from rich.progress import track
 from dyntok_jax import DynamicDecoder, SamplingConfig
 from dyntok_jax.assets import load_sample
 from dyntok_jax.generated import GeneratedText
+from dyntok_jax.generation.vocabularies import PROBES, LargeVocabulary
 from dyntok_jax.hub import DEFAULT_DECODER
 from dyntok_jax.large_vocabulary import LoadedVocabulary
 from dyntok_jax.models.mistral import forward
@@ -63,12 +64,13 @@ class Options:
       model: a packaged decoder, a folder or a Hub id.
       hypernet: what embeds prompts; none for FVT.
       languages: of the sample's texts.
-      paragraphs: a language.
+      paragraphs: a language, to score and to write on; 0 leaves both out.
       prompt_words: of each paragraph, to write on.
       max_tokens: a text.
       batch_size: texts at a time.
       agreement_prompts: texts written to see whether index and exact search agree; 0 for none.
       agreement_steps: their tokens.
+      agreement_probes: blocks of the index read for them; 0 for all.
       json: where the figures go.
       table: where the Markdown tables go.
     """
@@ -85,6 +87,7 @@ class Options:
     batch_size: int = 8
     agreement_prompts: int = 100
     agreement_steps: int = 32
+    agreement_probes: tuple[int, ...] = (32, PROBES, 64, 0)
     json: Path | None = None
     table: Path | None = None
 
@@ -189,26 +192,38 @@ def first_words(texts: Sequence[str], count: int) -> list[str]:
     return [" ".join(text.split()[:count]) for text in texts]
 
 
-def agree(decoder: DynamicDecoder, loaded: LoadedVocabulary, prompts: Sequence[str], options: Options) -> Figures:
+def agree(decoder: DynamicDecoder, loaded: LoadedVocabulary, prompts: Sequence[str], options: Options) -> list[Figures]:
     """How often greedy texts through the index are those of exact search; static prompts, so that ids say it all."""
-    exact = replace(loaded, large=replace(loaded.large, index=None))
     steps = {"max_tokens": options.agreement_steps, "batch_size": options.batch_size, "goal": None}
-    texts, found = (decoder.generate(prompts, vocabulary=one, **steps) for one in (exact, loaded))
-    n_steps = n_same = 0
-    for prompt, text in zip(prompts, texts, strict=True):
-        own = decoder.tokenizer.own.encode(prompt).ids
-        whole = [*own, *text.ids]
-        padded = np.zeros(bucket(len(whole), LENGTHS), np.int32)
-        padded[: len(whole)] = whole
-        chosen = np.asarray(choices(decoder.decoder, loaded.large, padded, len(whole)))
-        n_steps += len(text.ids)
-        n_same += int((chosen[len(own) - 1 : len(whole) - 1] == text.ids).sum())
-    return {
-        "texts": len(prompts),
-        "steps": n_steps,
-        "same_steps_percent": 100 * n_same / max(1, n_steps),
-        "same_texts_percent": 100 * float(np.mean([a.ids == b.ids for a, b in zip(texts, found, strict=True)])),
-    }
+    exact = replace(loaded, large=replace(loaded.large, index=None))
+    texts = decoder.generate(prompts, vocabulary=exact, **steps)
+    rows: list[Figures] = []
+    for n_probe in options.agreement_probes:
+        n_read = min(n_probe or len(loaded.large.index.blocks), len(loaded.large.index.blocks))
+        large = replace(loaded.large, n_probe=n_read)
+        found = decoder.generate(prompts, vocabulary=replace(loaded, large=large), **steps)
+        same_steps = np.concatenate([same_choices(decoder, large, *pair) for pair in zip(prompts, texts, strict=True)])
+        same_texts = [a.ids == b.ids for a, b in zip(texts, found, strict=True)]
+        rows.append(
+            {
+                "blocks": "all" if n_probe == 0 else n_probe,
+                "steps": len(same_steps),
+                "same_steps_percent": 100 * float(same_steps.mean()),
+                "texts": len(texts),
+                "same_texts_percent": 100 * float(np.mean(same_texts)),
+            }
+        )
+    return rows
+
+
+def same_choices(decoder: DynamicDecoder, large: LargeVocabulary, prompt: str, text: GeneratedText) -> np.ndarray:
+    """At which steps of a text the index finds the token that the text has."""
+    own = decoder.tokenizer.own.encode(prompt).ids
+    whole = [*own, *text.ids]
+    padded = np.zeros(bucket(len(whole), LENGTHS), np.int32)
+    padded[: len(whole)] = whole
+    chosen = np.asarray(choices(decoder.decoder, large, padded, len(whole)))
+    return chosen[len(own) - 1 : len(whole) - 1] == text.ids
 
 
 @jax.jit
@@ -221,7 +236,7 @@ def choices(model, large, ids_T, n_tokens):
     return ids_TK[:, 0]
 
 
-def markdown_tables(scored: list[Figures], written: list[Figures], agreement: Figures) -> str:
+def markdown_tables(scored: list[Figures], written: list[Figures], agreement: list[Figures]) -> str:
     lines = ["| a text written in | bits per byte | bytes per token | new tokens |", "|:--|--:|--:|--:|"]
     for row in scored:
         figures = f"{row['bits_per_byte']:.3f} | {row['bytes_per_token']:.2f} | {row['new_percent']:.1f} %"
@@ -235,10 +250,9 @@ def markdown_tables(scored: list[Figures], written: list[Figures], agreement: Fi
         shape = f"{row['characters_per_token']:.2f} | {row['new_percent']:.1f} %"
         variety = f"{row['distinct_2']:.2f} | {row['repeated_percent']:.1f} %"
         lines.append(f"| {row['setting']} | {row['vocabulary']} | {speed} | {shape} | {variety} |")
-    if agreement:
-        lines += ["", "Greedy choice through the index and by exact search is the same at"]
-        lines[-1] += f" {agreement['same_steps_percent']:.2f} % of {agreement['steps']} steps, and"
-        lines[-1] += f" {agreement['same_texts_percent']:.0f} % of {agreement['texts']} texts are."
+    lines += ["", "| blocks read | steps with the token of exact search | texts |", "|--:|--:|--:|"]
+    for row in agreement:
+        lines.append(f"| {row['blocks']} | {row['same_steps_percent']:.2f} % | {row['same_texts_percent']:.0f} % |")
     return "\n".join(lines) + "\n"
 
 
@@ -248,19 +262,19 @@ def run(options: Options, console: Console) -> Figures:
     loaded = decoder.load_vocabulary(options.vocabulary, options.rows, options.index)
     sample = load_sample()
     texts = [text for language in options.languages for text in sample[language][: options.paragraphs]]
-    scored = score(decoder, loaded, texts)
-    written = write(decoder, loaded, first_words(texts, options.prompt_words), options)
+    scored = score(decoder, loaded, texts) if texts else []
+    written = write(decoder, loaded, first_words(texts, options.prompt_words), options) if texts else []
     more = [text for language in options.languages for text in sample[language]]
     more = more[:: max(1, len(more) // max(1, options.agreement_prompts))][: options.agreement_prompts]
-    agreement = agree(decoder, loaded, first_words(more, options.prompt_words), options) if more else {}
+    agreement = agree(decoder, loaded, first_words(more, options.prompt_words), options) if more else []
     figures: Figures = {"entries": loaded.entries.size, "texts": len(texts), "max_tokens": options.max_tokens}
-    for rows, names in ((scored, ("way",)), (written, ("setting", "vocabulary"))):
+    of_blocks = [{"way": f"agreement in {row['blocks']} blocks"} | row for row in agreement]
+    for rows, names in ((scored, ("way",)), (written, ("setting", "vocabulary")), (of_blocks, ("way",))):
         for row in rows:
-            name = "_".join(str(row[part]) for part in names).replace(", ", "_").replace(" + ", "_").replace(" ", "_")
-            for what, value in row.items():
-                if what not in names:
-                    figures[f"{name}_{what}"] = float(f"{value:.5g}") if isinstance(value, float) else value
-    figures |= {f"agreement_{what}": float(f"{value:.5g}") for what, value in agreement.items()}
+            name = "_".join(str(row[part]) for part in names)
+            for sign in (", ", " + ", " "):
+                name = name.replace(sign, "_")
+            figures |= {f"{name}_{what}": value for what, value in row.items() if what not in (*names, "blocks")}
     tables = markdown_tables(scored, written, agreement)
     return report(figures, tables, options, console)
 
