@@ -27,7 +27,7 @@ def demo(
     size: int = 1_000_000,
     words: tuple[str, ...] = tuple(f"wordfreq:{language}" for language in LANGUAGES),
     model: str = "smollm2",
-    hypernet: str = "auto",
+    hypernet: str = "none",
     prompt: str = "Freedom of thought means that",
     max_tokens: int = 48,
 ) -> None:
