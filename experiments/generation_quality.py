@@ -14,8 +14,10 @@ by sampling, in its own vocabulary, in that and the prompt's tokens, and in the 
 is the share of different pairs among all pairs of words; repeated, the share of four words in a row that the same text
 had before.
 
-Agreement: texts written greedily through the index beside those of exact search, and the share of steps of the latter
-at which the index finds the same token, for some numbers of blocks read.
+Agreement, for some numbers of blocks read: texts written greedily through the index beside those of exact search; and,
+of the hidden states at the steps of the latter, the share for which the index finds the token that exact search finds.
+A text read again, all its tokens at once, has hidden states that differ in rounding from those that it was written by:
+how many of its tokens are chosen again is the first line, the part of differences that is none of the index.
 
 Two CPU cores, a million entries: some 15 minutes; with `--paragraphs 0`, which leaves only agreement, 7.
 """
@@ -69,6 +71,8 @@ class Options:
       max_tokens: a text.
       batch_size: texts at a time.
       agreement_prompts: texts written to see whether index and exact search agree; 0 for none.
+      agreement_after: paragraphs, a language, that their prompts are none of: `dyntok build-index` shapes an index by
+        24 of each of these languages, unless told otherwise.
       agreement_steps: their tokens.
       agreement_probes: blocks of the index read for them; 0 for all.
       json: where the figures go.
@@ -86,6 +90,7 @@ class Options:
     max_tokens: int = 64
     batch_size: int = 8
     agreement_prompts: int = 100
+    agreement_after: int = 24
     agreement_steps: int = 32
     agreement_probes: tuple[int, ...] = (32, PROBES, 64, 0)
     json: Path | None = None
@@ -96,8 +101,7 @@ class Options:
 def log_probabilities(model, input_VD, output_VD, ids_T, n_tokens):
     """Natural logarithm of the probability of each token but the first, over all rows; 0 for padding."""
     is_token_T = jnp.arange(len(ids_T)) < n_tokens
-    embeddings_TD = input_VD[ids_T].astype(model.word_embeddings.dtype)
-    hidden_TD = forward(model, embeddings_TD[None], is_token_T[None])[0]
+    hidden_TD = read(model, input_VD, ids_T, n_tokens)
 
     def score(block):
         hidden_PD, next_P = block
@@ -193,50 +197,67 @@ def first_words(texts: Sequence[str], count: int) -> list[str]:
 
 
 def agree(decoder: DynamicDecoder, loaded: LoadedVocabulary, prompts: Sequence[str], options: Options) -> list[Figures]:
-    """How often greedy texts through the index are those of exact search; static prompts, so that ids say it all."""
+    """How often the index finds what exact search finds; static prompts, so that ids say it all."""
     steps = {"max_tokens": options.agreement_steps, "batch_size": options.batch_size, "goal": None}
     exact = replace(loaded, large=replace(loaded.large, index=None))
     texts = decoder.generate(prompts, vocabulary=exact, **steps)
-    rows: list[Figures] = []
+    hidden_ND = np.concatenate([states(decoder, exact, *pair) for pair in zip(prompts, texts, strict=True)])
+    true_N = choices(decoder, exact.large, hidden_ND, options.batch_size)
+    written_N = np.concatenate([text.ids for text in texts])
+    rows: list[Figures] = [agreement("every row, the text read again", true_N == written_N, np.ones(len(texts)))]
+    n_blocks = len(loaded.large.index.blocks)
     for n_probe in options.agreement_probes:
-        n_read = min(n_probe or len(loaded.large.index.blocks), len(loaded.large.index.blocks))
-        large = replace(loaded.large, n_probe=n_read)
+        large = replace(loaded.large, n_probe=min(n_probe or n_blocks, n_blocks))
         found = decoder.generate(prompts, vocabulary=replace(loaded, large=large), **steps)
-        same_steps = np.concatenate([same_choices(decoder, large, *pair) for pair in zip(prompts, texts, strict=True)])
         same_texts = [a.ids == b.ids for a, b in zip(texts, found, strict=True)]
-        rows.append(
-            {
-                "blocks": "all" if n_probe == 0 else n_probe,
-                "steps": len(same_steps),
-                "same_steps_percent": 100 * float(same_steps.mean()),
-                "texts": len(texts),
-                "same_texts_percent": 100 * float(np.mean(same_texts)),
-            }
-        )
+        name = f"{n_probe or 'all'} blocks"
+        rows.append(agreement(name, choices(decoder, large, hidden_ND, options.batch_size) == true_N, same_texts))
     return rows
 
 
-def same_choices(decoder: DynamicDecoder, large: LargeVocabulary, prompt: str, text: GeneratedText) -> np.ndarray:
-    """At which steps of a text the index finds the token that the text has."""
+def agreement(search: str, same_steps: Sequence[bool], same_texts: Sequence[bool]) -> Figures:
+    return {
+        "search": search,
+        "steps": len(same_steps),
+        "same_steps_percent": 100 * float(np.mean(same_steps)),
+        "texts": len(same_texts),
+        "same_texts_percent": 100 * float(np.mean(same_texts)),
+    }
+
+
+def states(decoder: DynamicDecoder, loaded: LoadedVocabulary, prompt: str, text: GeneratedText) -> np.ndarray:
+    """The hidden states behind which the tokens of a text were chosen, by reading it again."""
     own = decoder.tokenizer.own.encode(prompt).ids
     whole = [*own, *text.ids]
     padded = np.zeros(bucket(len(whole), LENGTHS), np.int32)
     padded[: len(whole)] = whole
-    chosen = np.asarray(choices(decoder.decoder, large, padded, len(whole)))
-    return chosen[len(own) - 1 : len(whole) - 1] == text.ids
+    hidden_TD = np.asarray(read(decoder.decoder, loaded.large.input_VD, padded, len(whole)))
+    return hidden_TD[len(own) - 1 : len(whole) - 1]
 
 
 @jax.jit
-def choices(model, large, ids_T, n_tokens):
-    """The best token that the index finds behind each token of a text."""
-    is_token_T = jnp.arange(len(ids_T)) < n_tokens
-    embeddings_TD = large.input_VD[ids_T].astype(model.word_embeddings.dtype)
-    hidden_TD = forward(model, embeddings_TD[None], is_token_T[None])[0]
-    ids_TK, _, _ = large.propose(model, hidden_TD, None)
-    return ids_TK[:, 0]
+def read(model, input_VD, ids_T, n_tokens):
+    """The hidden state at each token of a text."""
+    embeddings_TD = input_VD[ids_T].astype(model.word_embeddings.dtype)
+    return forward(model, embeddings_TD[None], (jnp.arange(len(ids_T)) < n_tokens)[None])[0]
 
 
-def markdown_tables(scored: list[Figures], written: list[Figures], agreement: list[Figures]) -> str:
+def choices(decoder: DynamicDecoder, large: LargeVocabulary, hidden_ND: np.ndarray, batch_size: int) -> np.ndarray:
+    """The best token that a search finds for each hidden state."""
+    n_states = len(hidden_ND)
+    padded_ND = np.pad(hidden_ND, ((0, -n_states % batch_size), (0, 0)))
+    found = [
+        propose(decoder.decoder, large, batch_BD) for batch_BD in np.split(padded_ND, len(padded_ND) // batch_size)
+    ]
+    return np.concatenate(found)[:n_states]
+
+
+@jax.jit
+def propose(model, large, hidden_BD):
+    return large.propose(model, hidden_BD, None)[0][:, 0]
+
+
+def markdown_tables(scored: list[Figures], written: list[Figures], agreements: list[Figures]) -> str:
     lines = ["| a text written in | bits per byte | bytes per token | new tokens |", "|:--|--:|--:|--:|"]
     for row in scored:
         figures = f"{row['bits_per_byte']:.3f} | {row['bytes_per_token']:.2f} | {row['new_percent']:.1f} %"
@@ -250,9 +271,9 @@ def markdown_tables(scored: list[Figures], written: list[Figures], agreement: li
         shape = f"{row['characters_per_token']:.2f} | {row['new_percent']:.1f} %"
         variety = f"{row['distinct_2']:.2f} | {row['repeated_percent']:.1f} %"
         lines.append(f"| {row['setting']} | {row['vocabulary']} | {speed} | {shape} | {variety} |")
-    lines += ["", "| blocks read | steps with the token of exact search | texts |", "|--:|--:|--:|"]
-    for row in agreement:
-        lines.append(f"| {row['blocks']} | {row['same_steps_percent']:.2f} % | {row['same_texts_percent']:.0f} % |")
+    lines += ["", "| search | steps with the token of exact search | texts |", "|:--|--:|--:|"]
+    for row in agreements:
+        lines.append(f"| {row['search']} | {row['same_steps_percent']:.2f} % | {row['same_texts_percent']:.0f} % |")
     return "\n".join(lines) + "\n"
 
 
@@ -264,18 +285,17 @@ def run(options: Options, console: Console) -> Figures:
     texts = [text for language in options.languages for text in sample[language][: options.paragraphs]]
     scored = score(decoder, loaded, texts) if texts else []
     written = write(decoder, loaded, first_words(texts, options.prompt_words), options) if texts else []
-    more = [text for language in options.languages for text in sample[language]]
+    more = [text for language in options.languages for text in sample[language][options.agreement_after :]]
     more = more[:: max(1, len(more) // max(1, options.agreement_prompts))][: options.agreement_prompts]
-    agreement = agree(decoder, loaded, first_words(more, options.prompt_words), options) if more else []
+    agreements = agree(decoder, loaded, first_words(more, options.prompt_words), options) if more else []
     figures: Figures = {"entries": loaded.entries.size, "texts": len(texts), "max_tokens": options.max_tokens}
-    of_blocks = [{"way": f"agreement in {row['blocks']} blocks"} | row for row in agreement]
-    for rows, names in ((scored, ("way",)), (written, ("setting", "vocabulary")), (of_blocks, ("way",))):
+    for rows, names in ((scored, ("way",)), (written, ("setting", "vocabulary")), (agreements, ("search",))):
         for row in rows:
             name = "_".join(str(row[part]) for part in names)
             for sign in (", ", " + ", " "):
                 name = name.replace(sign, "_")
-            figures |= {f"{name}_{what}": value for what, value in row.items() if what not in (*names, "blocks")}
-    tables = markdown_tables(scored, written, agreement)
+            figures |= {f"{name}_{what}": value for what, value in row.items() if what not in names}
+    tables = markdown_tables(scored, written, agreements)
     return report(figures, tables, options, console)
 
 

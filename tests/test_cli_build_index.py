@@ -56,13 +56,27 @@ def test_the_index_finds_the_tables_rows_and_says_how_many(run, tiny):
     table = open_table(tiny / "table")
     index, about = load_index("index", table=table_identity(table.config)), read_about("index")
     assert f"{table.config.rows:,} rows in {len(index.blocks)} blocks" in said
-    assert "100.0% in" in said
-    assert about["recall_at_20"][str(len(index.blocks))] == 1
+    assert "100.0% (100.0%) in" in said
+    assert about["recall_at_20"][str(len(index.blocks))] == about["best_row_found"][str(len(index.blocks))] == 1
     assert about["vocabulary"] == table.config.vocabulary
     rows = table.rows(0, table.config.rows, "output")
     query = np.random.default_rng(0).normal(size=(1, rows.shape[1])).astype(np.float32)
     ids, _ = search(index, query, 5, len(index.blocks))
     assert ids[0].tolist() == np.argsort(-(rows @ query[0]), kind="stable")[:5].tolist()
+
+
+def test_one_text_shapes_and_nothing_measures(run, tmp_path):
+    (tmp_path / "one.txt").write_text(DE[0] + "\n", encoding="utf-8")
+    assert "Recall is not measured" in run("--output", "index", "--texts", "one.txt")
+    assert read_about("index")["recall_at_20"] == {}
+
+
+def test_states_of_writing_shape_the_index_unless_left_out(run):
+    n_of = {}
+    for n_tokens in (0, 3):
+        run("--output", f"index{n_tokens}", "--written-tokens", str(n_tokens))
+        n_of[n_tokens] = read_about(f"index{n_tokens}")["held_out_queries"]
+    assert 0 < n_of[3] - n_of[0] <= 3 * 2  # two of six texts measure
 
 
 def test_the_ends_of_texts_are_scored_always(run, tiny):
@@ -77,6 +91,7 @@ def test_what_cannot_be_built_is_told_and_nothing_is_written(run, tmp_path):
     assert "`dyntok embed-vocab` wrote" in run("--output", "index", table="model", status=2)
     (tmp_path / "index").write_text("mine")
     assert "is there already" in run("--output", "index", status=2)
+    assert "from 0 on, not -1" in run("--output", "new", "--written-tokens", "-1", status=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["de.txt", "index"]
 
 

@@ -58,7 +58,7 @@ def test_generation_quality(experiment, folder, tmp_path):
     quality = experiment("generation_quality")
     paths = {"json": tmp_path / "figures.json", "table": tmp_path / "table.md"}
     sizes = {"languages": ("de",), "paragraphs": 2, "prompt_words": 6, "max_tokens": 8}
-    sizes |= {"agreement_prompts": 3, "agreement_steps": 4, "agreement_probes": (1, 0)}
+    sizes |= {"agreement_prompts": 3, "agreement_after": 40, "agreement_steps": 4, "agreement_probes": (1, 0)}
     options = quality.Options(**named(folder), model=str(folder / "model"), **sizes, **paths)
     quality.run(options, Console(file=StringIO()))
     figures = json.loads(paths["json"].read_text())
@@ -68,7 +68,8 @@ def test_generation_quality(experiment, folder, tmp_path):
             some = {what: figures[f"{setting}_{vocabulary}_{what}"] for what in ("distinct_2", "new_percent")}
             assert all(isfinite(value) for value in some.values())
         assert figures[f"{setting}_own_new_percent"] == 0
-    all_blocks, one_block = ("agreement_in_all_blocks", "agreement_in_1_blocks")
+    all_blocks, one_block = ("all_blocks", "1_blocks")
+    assert figures["every_row_the_text_read_again_same_steps_percent"] == 100
     assert (figures[f"{all_blocks}_same_steps_percent"], figures[f"{all_blocks}_same_texts_percent"]) == (100, 100)
     assert 0 < figures[f"{one_block}_same_steps_percent"] < 100
     assert 0 < figures[f"{one_block}_steps"] <= 12

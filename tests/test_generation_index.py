@@ -45,7 +45,13 @@ def true_best(table, queries, k):
 @pytest.fixture(scope="module")
 def case():
     table, queries = table_and_queries()
-    return table, queries, build_index(table, queries, special_ids=SPECIAL, n_cells=4, probes=(1, 2, 4, 99))
+    return table, queries, built_of(table, queries)
+
+
+def built_of(table, queries):
+    return build_index(
+        table, queries[:96], held_out_QD=queries[96:], special_ids=SPECIAL, n_cells=4, probes=(1, 2, 4, 99)
+    )
 
 
 @pytest.mark.parametrize("n_batch", [1, 5])
@@ -98,7 +104,7 @@ def test_special_rows_are_scored_whatever_is_probed(case):
 
 def test_the_same_seed_builds_the_same_index_and_its_recall_is_measured(case):
     table, queries, built = case
-    again = build_index(table, queries, special_ids=SPECIAL, n_cells=4, probes=(1, 2, 4, 99))
+    again = built_of(table, queries)
     for one, other in zip(jax.tree.leaves(built.index), jax.tree.leaves(again.index), strict=True):
         np.testing.assert_array_equal(one, other)
     assert list(built.recall) == [1, 2, 4, len(built.index.blocks)]
@@ -107,7 +113,17 @@ def test_the_same_seed_builds_the_same_index_and_its_recall_is_measured(case):
     assert built.recall[4] > 0.8
     held_out = queries[96:]
     found = search(built.index, held_out, 20, 2)[0]
-    assert recall_of(np.asarray(found), true_best(table, held_out, 20)[0]) == pytest.approx(built.recall[2])
+    true, found = true_best(table, held_out, 20)[0], np.asarray(found)
+    assert recall_of(found, true) == pytest.approx(built.recall[2])
+    assert (found[:, 0] == true[:, 0]).mean() == pytest.approx(built.first[2])
+    assert built.recall[2] < built.first[2] < 1  # the best row lies in the best block more often than the others
+    assert built.n_held_out == len(held_out)
+
+
+def test_without_queries_to_measure_nothing_is_measured():
+    table, queries = table_and_queries(600)
+    built = build_index(table, queries)
+    assert (built.recall, built.first, built.n_held_out) == ({}, {}, 0)
 
 
 def test_equal_rows_come_in_the_order_of_their_ids():
@@ -121,7 +137,8 @@ def test_equal_rows_come_in_the_order_of_their_ids():
 
 def test_rows_of_8_bits_are_scored_exactly_in_the_end(case):
     table, queries, _ = case
-    built = build_index(table, queries, special_ids=SPECIAL, n_cells=4, is_8_bit=True, probes=(99,))
+    options = {"held_out_QD": queries[96:], "special_ids": SPECIAL, "n_cells": 4, "is_8_bit": True, "probes": (99,)}
+    built = build_index(table, queries[:96], **options)
     assert built.index.blocks.rows.dtype == np.int8
     assert built.recall[len(built.index.blocks)] > 0.99
     ids, logits = search(built.index, queries[:5], 20, 4, table_VD=jnp.asarray(table))
@@ -209,7 +226,8 @@ def test_a_query_that_is_no_number_has_logits_that_are_none(case):
 @pytest.mark.parametrize("is_8_bit", [False, True])
 def test_a_saved_index_comes_back(tmp_path, is_8_bit):
     table, queries = table_and_queries(700)
-    built = build_index(table, queries, special_ids=(3,), probes=(2,), is_8_bit=is_8_bit)
+    options = {"held_out_QD": queries[96:], "special_ids": (3,), "probes": (2,), "is_8_bit": is_8_bit}
+    built = build_index(table, queries, **options)
     save_index(tmp_path / "a" / "index", built, table=table_hash(table), about={"model": "tiny"})
     loaded = load_index(tmp_path / "a" / "index", table=table_hash(table))
     for one, other in zip(jax.tree.leaves(built.index), jax.tree.leaves(loaded), strict=True):
@@ -217,6 +235,7 @@ def test_a_saved_index_comes_back(tmp_path, is_8_bit):
         np.testing.assert_array_equal(one, other)
     about = read_about(tmp_path / "a" / "index")
     assert (about["model"], about["rows"], about["recall_at_20"]["2"]) == ("tiny", 700, built.recall[2])
+    assert about["best_row_found"]["2"] == built.first[2]
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["index"]
 
 
@@ -265,7 +284,9 @@ def test_searches_that_cannot_be_done_are_told(case):
         search(built.index, queries[:1], 5, 0)
     with pytest.raises(InputError, match="the table has 3000"):
         exact_search(jnp.asarray(table), jnp.asarray(queries[:1]), 3001)
-    with pytest.raises(InputError, match="two queries or more"):
-        build_index(table, queries[:1])
+    with pytest.raises(InputError, match="0 are given"):
+        build_index(table, queries[:0])
+    with pytest.raises(InputError, match="all of them numbers"):
+        build_index(table, queries, held_out_QD=np.full_like(queries, np.nan))
     with pytest.raises(InputError, match=r"16 wide and the queries \(3,\)"):
         build_index(table, queries[:, :3])

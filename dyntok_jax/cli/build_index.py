@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated
@@ -16,11 +17,14 @@ EXAMPLES = """\
   dyntok build-index table --output index                          shaped by hidden states on the packaged sample
   dyntok build-index table --output index --texts mine.txt         on texts of your own
   dyntok build-index table --output index --eight-bit              a quarter of the memory
+  dyntok build-index table --output index --written-tokens 0       faster, for a vocabulary that only scores texts
 """
 
 SAMPLE_LANGUAGES = ("en", "de", "es", "fr")
 """Those of the packaged sample that a decoder such as the packaged one reads well."""
 MOST_TEXTS = 128
+SHAPING = 0.75
+"""The part of the texts that shapes the index; the rest measures it."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,10 @@ class BuildIndex:
       table: folder that `dyntok embed-vocab` wrote.
       output: folder of the index.
       model: the decoder that will search (default: the one that the table was made for).
-      texts: a file whose texts' hidden states shape the index, and measure it. Left out: the packaged sample.
+      texts: a file whose texts' hidden states shape the index, and the last quarter measure it. Left out: the packaged
+        sample.
+      written_tokens: how far the decoder writes on from each text's beginning, for the hidden states by which it
+        chooses; 0 to take only those of reading.
       eight_bit: keep 8-bit rows, a quarter of the memory; candidates are still scored by the table's own rows.
       seed: of the rows that cells are trained on.
       overwrite: replace another index of that name.
@@ -41,6 +48,7 @@ class BuildIndex:
     output: Annotated[str, arg(metavar="INDEX")]
     model: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
     texts: OptionalPath = None
+    written_tokens: Annotated[int, arg(metavar="N")] = 32
     eight_bit: bool = False
     seed: Annotated[int, arg(metavar="N")] = 0
     overwrite: bool = False
@@ -50,8 +58,8 @@ class BuildIndex:
         from dyntok_jax.cli.compile_clock import keep_compiled_programs
         from dyntok_jax.convert.mistral import load_decoder
         from dyntok_jax.embedding.vocabulary_table import open_table
+        from dyntok_jax.errors import InputError
         from dyntok_jax.folders import check_free
-        from dyntok_jax.generation.hidden_queries import hidden_queries
         from dyntok_jax.generation.index_build import RECALL_AT, build_index
         from dyntok_jax.generation.index_files import save_index, table_identity
         from dyntok_jax.hub import find_model
@@ -60,18 +68,22 @@ class BuildIndex:
 
         keep_compiled_programs()
         check_free(Path(self.output).absolute(), self.overwrite)
+        if self.written_tokens < 0:
+            raise InputError(f"--written-tokens takes a number from 0 on, not {self.written_tokens}.")
         table = open_table(self.table)
         folder = find_model(self.model or table.config.model)
         tokenizer = ByteLevelTokenizer.load(folder)
-        texts = [tokenizer.own.encode(text).ids for text in self._texts()]
-        queries_QD = hidden_queries(load_decoder(folder)[1], texts)
+        texts = [ids for text in self._texts() if (ids := tokenizer.own.encode(text).ids)]
+        ends = end_ids(folder, tokenizer)
+        queries_QD, held_out_QD = self._queries(load_decoder(folder)[1], table, texts, tokenizer, ends)
         rows_VD = table.rows(0, table.config.rows, "output")
         began = time.perf_counter()
         with progress_bar("Building", 100) as advance:
             built = build_index(
                 rows_VD,
                 queries_QD,
-                special_ids=end_ids(folder, tokenizer),
+                held_out_QD=held_out_QD,
+                special_ids=ends,
                 n_own=tokenizer.n_own,
                 is_8_bit=self.eight_bit,
                 seed=self.seed,
@@ -80,21 +92,60 @@ class BuildIndex:
         seconds = time.perf_counter() - began
         about = {"model": table.config.model, "vocabulary": table.config.vocabulary}
         save_index(self.output, built, table=table_identity(table.config), about=about, overwrite=self.overwrite)
-        recall = ", ".join(f"{share:.1%} in {probe}" for probe, share in built.recall.items())
         blocks = built.index.blocks
         print_out(
             f"{table.config.rows:,} rows in {len(blocks):,} blocks of up to {blocks.size}, "
             f"{built.index.n_bytes / 1e9:.2f} GB, in {seconds:.0f} s.",
-            f"Of the {RECALL_AT} best rows of {built.n_held_out} hidden states that shaped nothing, a search finds "
-            f"{recall} blocks.",
+            *_measured(built, RECALL_AT),
             f"Written: {self.output}",
         )
+
+    def _queries(self, model, table, texts, tokenizer, ends):
+        """Hidden states that shape the index, and those that measure it: None where there is only one text."""
+        import jax.numpy as jnp
+        import numpy as np
+
+        from dyntok_jax.generation.hidden_queries import BATCH, hidden_queries, written_queries
+        from dyntok_jax.generation.vocabularies import LargeVocabulary
+
+        n_shaping = max(1, int(SHAPING * len(texts)))
+        parts = [part for part in (texts[:n_shaping], texts[n_shaping:]) if part]
+        found = [[hidden_queries(model, part)] for part in parts]
+        if self.written_tokens:
+            input_VD, config = table.to_device(), table.config
+            all_rows = LargeVocabulary(
+                input_VD=input_VD,
+                output_VD=table.to_device(which="output") if config.has_output else None,
+                index=None,
+                constituents_VS=jnp.full((config.rows, 1), -1, jnp.int32),  # that only a penalty looks at
+                barred_E=np.arange(tokenizer.n_own, tokenizer.vocab_size, dtype=np.int32),
+                k=1,
+            )
+            write = partial(written_queries, model, all_rows, end_ids=ends, n_tokens=self.written_tokens)
+            with progress_bar("Writing", len(texts)) as advance:
+                for part, queries in zip(parts, found, strict=True):
+                    for batch in (part[at : at + BATCH] for at in range(0, len(part), BATCH)):
+                        queries.append(write(batch))
+                        advance(len(batch))
+        joined = [np.concatenate(queries) for queries in found]
+        return joined[0], joined[1] if len(joined) > 1 else None
 
     def _texts(self) -> list[str]:
         """Texts in turns by language, so that those that shape and those that measure have all of them."""
         columns = read_columns(self.texts, () if self.texts else SAMPLE_LANGUAGES)
         turns = zip_longest(*(column.texts for column in columns))
         return [text for turn in turns for text in turn if text is not None][:MOST_TEXTS]
+
+
+def _measured(built, recall_at: int) -> list[str]:
+    """What the build measured, in a line."""
+    if not built.n_held_out:
+        return ["Recall is not measured: there is one text, which shapes the index. Give more with --texts."]
+    shares = ", ".join(f"{recall:.1%} ({built.first[probe]:.1%}) in {probe}" for probe, recall in built.recall.items())
+    return [
+        f"Of the {recall_at} best rows (the best one) of {built.n_held_out} states that shaped nothing, a search "
+        f"finds {shares} blocks."
+    ]
 
 
 def _in_steps(advance, n_steps):

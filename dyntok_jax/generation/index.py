@@ -124,7 +124,7 @@ def search(
     ids_BK, logits_BK = find(index.blocks, queries_BD)
     if is_8_bit:
         ids_BK, logits_BK = best(ids_BK, logits_BK, n_wanted)
-        logits_BK = _rescored(table_VD, queries_BD, ids_BK, logits_BK)
+        logits_BK = rescore(table_VD, queries_BD, ids_BK)
     special_BE = _product(queries_BD, index.special_ED)
     ids_BE = jnp.broadcast_to(index.special_E[None], special_BE.shape)
     return best(jnp.concatenate([ids_BK, ids_BE], axis=1), jnp.concatenate([logits_BK, special_BE], axis=1), k)
@@ -189,6 +189,25 @@ def best(
     return ids_BN[:, :k], -worst_first[:, :k]
 
 
+def rescore(
+    table_VD: Float[AnyArray, "V D"], queries_BD: Float[Array, "B D"], ids_BK: Int32[Array, "B K"]
+) -> Float32[Array, "B K"]:
+    """Inner products with the table's own rows, each a plain sum of its own.
+
+    A row has one logit, to the last bit, whichever search found it and whatever was found beside it. Products of whole
+    matrices round by their shapes, which is enough to change the best of rows that are equal up to rounding: those of
+    tokens that repeat one subword often are.
+
+    Args:
+      table_VD: the table.
+      queries_BD: the queries.
+      ids_BK: rows of each; `NO_ROW` gets `EXCLUDED`.
+    """
+    rows_BKD = jnp.asarray(table_VD).at[jnp.maximum(ids_BK, 0)].get(mode="fill", fill_value=0)
+    products_BKD = queries_BD.astype(jnp.float32)[:, None] * rows_BKD.astype(jnp.float32)
+    return jnp.where(ids_BK == NO_ROW, EXCLUDED, products_BKD.sum(axis=2))
+
+
 def place_index(index: MipsIndex, mesh: Mesh) -> MipsIndex:
     """Splits an index over the axis `model`; empty blocks, which no search prefers to others, make it divide."""
     n_more = -len(index.blocks) % mesh.shape["model"]
@@ -248,14 +267,6 @@ def _probe(blocks, queries_BD, n_probe):
 
     logits = lax.fori_loop(0, block_of.size, score, jnp.zeros((block_of.size, blocks.size), jnp.float32))
     return block_BP, logits.reshape(n_batch, n_probe, -1)
-
-
-def _rescored(table_VD, queries_BD, ids_BK, logits_BK):
-    """Inner products with the table's own rows in place of those of 8-bit rows."""
-    rows_BKD = jnp.asarray(table_VD).at[jnp.maximum(ids_BK, 0)].get(mode="fill", fill_value=0)
-    queries_BD, rows_BKD = _of_one_dtype(queries_BD, rows_BKD)
-    exact_BK = jnp.einsum("BD,BKD->BK", queries_BD, rows_BKD, preferred_element_type=jnp.float32)
-    return jnp.where(ids_BK == NO_ROW, logits_BK, exact_BK)
 
 
 def _scores(queries_BD, table_VD):

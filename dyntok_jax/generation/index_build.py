@@ -41,8 +41,6 @@ POWER_ROUNDS = 8
 """Rounds of the power iteration for a principal direction."""
 RANKED_AT_ONCE = 16
 """Blocks whose rows meet the queries at a time."""
-SHAPING = 0.75
-"""The part of the queries that shapes the index; the rest measures it."""
 RECALL_AT = 20
 HELD_OUT_BATCH = 32
 
@@ -55,11 +53,13 @@ class Built:
       index: in host memory.
       recall: share of the true `RECALL_AT` best rows (fewer of a smaller table) found for held-out queries, for each
         number of probed blocks.
+      first: share of these queries whose best row is found, likewise.
       n_held_out: how many queries that is the mean of.
     """
 
     index: MipsIndex
     recall: dict[int, float]
+    first: dict[int, float]
     n_held_out: int
 
 
@@ -67,6 +67,7 @@ def build_index(
     table_VD: Float[np.ndarray, "V D"],
     queries_QD: Float[np.ndarray, "Q _"],
     *,
+    held_out_QD: Float[np.ndarray, "H _"] | None = None,
     special_ids: Sequence[int] = (),
     n_own: int = 0,
     n_cells: int | None = None,
@@ -79,8 +80,8 @@ def build_index(
 
     Args:
       table_VD: the rows; may be memory-mapped, and is read in pieces.
-      queries_QD: real ones, such as hidden states; the first three quarters shape the blocks and their ranking, the
-        rest measures recall.
+      queries_QD: real ones, such as hidden states, that shape the blocks and their ranking.
+      held_out_QD: others that measure recall; None to leave that out.
       special_ids: rows that every search scores.
       n_own: the model's own rows, the first ones, which share no block with the others.
       n_cells: of k-means; None for one to every `BLOCKS_PER_CELL` blocks' rows.
@@ -90,8 +91,8 @@ def build_index(
       progress: called with the share done, 0 to 1.
 
     Raises:
-      InputError: NaN or zero rows, fewer rows than cells, queries of another width or fewer than two, or special ids
-        that the table does not have.
+      InputError: NaN or zero rows, fewer rows than cells, queries of another width, none or such as are no numbers, or
+        special ids that the table does not have.
     """
     n_rows, width = table_VD.shape
     special_E = _checked_special(special_ids, n_rows)
@@ -99,13 +100,8 @@ def build_index(
     n_cells = max(1, len(row_R) // (BLOCKS_PER_CELL * BLOCK_ROWS)) if n_cells is None else n_cells
     if n_cells < 1 or len(row_R) < n_cells:
         raise InputError(f"{len(row_R)} rows do not fill {n_cells} cells: ask for 1 to {max(1, len(row_R))} cells.")
-    if queries_QD.ndim != 2 or queries_QD.shape[1] != width:
-        raise InputError(f"The rows are {width} wide and the queries {queries_QD.shape[1:]}: they are of two models.")
-    if len(queries_QD) < 2 or not np.isfinite(queries_QD).all():
-        raise InputError(
-            f"An index is built from two queries or more, all of them numbers; there are {len(queries_QD)}."
-        )
-    shaping, held_out = np.split(np.asarray(queries_QD, np.float32), [int(SHAPING * len(queries_QD))])
+    shaping = _checked_queries(queries_QD, width)
+    held_out = None if held_out_QD is None else _checked_queries(held_out_QD, width)
     metric_DD, back_DD = _metric(shaping)
     top_norm = _largest_norm(table_VD, metric_DD)
     lifted = partial(_lifted_rows, table_VD, metric_DD, top_norm)
@@ -119,9 +115,20 @@ def build_index(
             n_done += len(group_R)
             progress(0.6 * n_done / len(row_R))
     index = _lay_out(table_VD, parts, special_E, lifted, back_DD, shaping, is_8_bit=is_8_bit, progress=progress)
-    recall = _recall(index, table_VD, held_out, sorted({min(probe, len(index.blocks)) for probe in probes}))
+    recall, first = {}, {}
+    if held_out is not None:
+        n_probes = sorted({min(probe, len(index.blocks)) for probe in probes})
+        recall, first = _measured(index, table_VD, held_out, n_probes)
     progress(1.0)
-    return Built(index, recall, len(held_out))
+    return Built(index, recall, first, 0 if held_out is None else len(held_out))
+
+
+def _checked_queries(queries_QD, width) -> Float32[np.ndarray, "Q D"]:
+    if queries_QD.ndim != 2 or queries_QD.shape[1] != width:
+        raise InputError(f"The rows are {width} wide and the queries {queries_QD.shape[1:]}: they are of two models.")
+    if not len(queries_QD) or not np.isfinite(queries_QD).all():
+        raise InputError(f"An index is built from queries, all of them numbers; {len(queries_QD)} are given.")
+    return np.asarray(queries_QD, np.float32)
 
 
 def _checked_special(special_ids: Sequence[int], n_rows: int) -> Int32[np.ndarray, "E"]:
@@ -273,8 +280,8 @@ def _lay_out(table_VD, parts, special_E, lifted, back_DD, queries_QD, *, is_8_bi
     )
 
 
-def _recall(index, table_VD, queries_QD, probes) -> dict[int, float]:
-    """The share of the true best rows that each number of probed blocks finds."""
+def _measured(index, table_VD, queries_QD, probes) -> tuple[dict[int, float], dict[int, float]]:
+    """The shares of the true best rows, and of the best one, that each number of probed blocks finds."""
     k = min(RECALL_AT, len(table_VD))
     true, found = [], {probe: [] for probe in probes}
     exact = jax.jit(partial(exact_search, k=k))
@@ -286,7 +293,9 @@ def _recall(index, table_VD, queries_QD, probes) -> dict[int, float]:
         true.append(np.asarray(exact(table, padded)[0])[: len(some)])
         for probe in probes:
             found[probe].append(np.asarray(searches[probe](on_device, padded, table_VD=table)[0])[: len(some)])
-    return {probe: recall_of(np.concatenate(found[probe]), np.concatenate(true)) for probe in probes}
+    true_QK, found_QK = np.concatenate(true), {probe: np.concatenate(found[probe]) for probe in probes}
+    recall = {probe: recall_of(found_QK[probe], true_QK) for probe in probes}
+    return recall, {probe: float(np.mean(found_QK[probe][:, 0] == true_QK[:, 0])) for probe in probes}
 
 
 def recall_of(found_QK: Int[np.ndarray, "Q K"], true_QK: Int[np.ndarray, "Q K"]) -> float:

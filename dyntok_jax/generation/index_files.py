@@ -66,6 +66,7 @@ def save_index(
         "dtype": str(index.blocks.rows.dtype),
         "held_out_queries": built.n_held_out,
         "recall_at_20": {str(probe): recall for probe, recall in built.recall.items()},
+        "best_row_found": {str(probe): share for probe, share in built.first.items()},
     }
     with new_folder(folder, overwrite=overwrite) as part:
         try:

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from dyntok_jax.errors import InputError
-from dyntok_jax.generation.index import MipsIndex, best, exact_search, place_index, search
+from dyntok_jax.generation.index import MipsIndex, best, exact_search, place_index, rescore, search
 from dyntok_jax.generation.sampling import EXCLUDED, mark_seen
 from dyntok_jax.models.mistral import Decoder, embed_ids, logits
 from dyntok_jax.types import AnyArray
@@ -103,7 +103,7 @@ class LargeVocabulary:
         hidden_BD: Float[Array, "B D"],
         seen_BV: Bool[Array, "B V"] | None,
     ) -> tuple[Int32[Array, "B K"], Float32[Array, "B K"], Bool[Array, "B K"] | None]:
-        """The best tokens that the index finds.
+        """The best tokens that the index finds, in the order of their exact logits.
 
         A repetition penalty holds for a token whose constituents have all been seen: for the subwords of prompt and
         text as for any token with the string of a few of them.
@@ -111,12 +111,13 @@ class LargeVocabulary:
         output_VD = self.input_VD if self.output_VD is None else self.output_VD
         n_found = self.k + len(self.barred_E)  # so that k are left
         if self.index is None:
-            ids_BK, logits_BK = exact_search(output_VD, hidden_BD, n_found)
+            ids_BK, _ = exact_search(output_VD, hidden_BD, n_found)
         else:
-            ids_BK, logits_BK = search(self.index, hidden_BD, n_found, self.n_probe, table_VD=output_VD, mesh=self.mesh)
-        if n_found > self.k:
-            is_barred_BK = jnp.isin(ids_BK, self.barred_E)
-            ids_BK, logits_BK = best(ids_BK, jnp.where(is_barred_BK, EXCLUDED, logits_BK), self.k)
+            ids_BK, _ = search(self.index, hidden_BD, n_found, self.n_probe, table_VD=output_VD, mesh=self.mesh)
+        logits_BK = rescore(output_VD, hidden_BD, ids_BK)
+        if len(self.barred_E):
+            logits_BK = jnp.where(jnp.isin(ids_BK, self.barred_E), EXCLUDED, logits_BK)
+        ids_BK, logits_BK = best(ids_BK, logits_BK, self.k)
         if seen_BV is None:
             return ids_BK, logits_BK, None
         return ids_BK, logits_BK, _all_seen(seen_BV, self.constituents_VS[jnp.maximum(ids_BK, 0)])
