@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dyntok_jax.generation.block_ranking import SHRINKAGE, rank_blocks, rank_fit
+from dyntok_jax.generation.block_ranking import SHRINKAGE, rank_among_each_other, rank_blocks, rank_fit
 from dyntok_jax.generation.index_build import build_index
 
 
@@ -24,7 +24,7 @@ def best_products(queries, rows, count):
 
 def test_weights_and_bias_are_those_of_ridge_regression():
     queries, rows, centroid, count = case()
-    weight, bias = rank_blocks(rank_fit(queries), rows, count, centroid)
+    weight, bias, _ = rank_blocks(rank_fit(queries), rows, count, centroid)
     centered = queries.astype(np.float64) - queries.mean(axis=0)
     missed = best_products(queries, rows, count) - queries @ centroid.T
     least = np.sqrt(SHRINKAGE * np.mean(np.square(centered)) * len(queries))
@@ -40,7 +40,7 @@ def test_weights_and_bias_are_those_of_ridge_regression():
 
 def test_new_queries_are_predicted_better_than_by_the_mean_and_a_bias():
     queries, rows, centroid, count = case(n_queries=800)
-    weight, bias = rank_blocks(rank_fit(queries[:400]), rows, count, centroid)
+    weight, bias, _ = rank_blocks(rank_fit(queries[:400]), rows, count, centroid)
     best = best_products(queries, rows, count)
     error = best[400:] - queries[400:] @ weight.T - bias
     of_centroid = best - queries @ centroid.T
@@ -53,9 +53,28 @@ def test_new_queries_are_predicted_better_than_by_the_mean_and_a_bias():
 def test_without_queries_that_differ_the_centroid_is_left(n_queries):
     queries, rows, centroid, count = case()
     alike = np.repeat(queries[:1], n_queries, axis=0)
-    weight, bias = rank_blocks(rank_fit(alike), rows, count, centroid)
+    weight, bias, _ = rank_blocks(rank_fit(alike), rows, count, centroid)
     np.testing.assert_allclose(weight, centroid, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(alike[0] @ weight.T + bias, best_products(alike[:1], rows, count)[0], rtol=1e-3)
+
+
+def test_training_among_each_other_puts_the_best_block_first_more_often():
+    queries, rows, centroid, count = case(n_queries=4000, n_blocks=40)
+    weight, bias, best = rank_blocks(rank_fit(queries[:3000]), rows, count, centroid)
+    np.testing.assert_allclose(best, best_products(queries[:3000], rows, count), rtol=1e-4, atol=1e-4)
+    trained = rank_among_each_other(queries[:3000], best, weight, bias)
+    again = rank_among_each_other(queries[:3000], best, weight, bias)
+    true = best_products(queries[3000:], rows, count)
+    probability = np.exp(2 * true) / np.exp(2 * true).sum(axis=1, keepdims=True)
+
+    def cross_entropy(weight, bias):
+        score = 2 * (queries[3000:] @ weight.T + bias)
+        log_z = np.log(np.exp(score - score.max(axis=1, keepdims=True)).sum(axis=1)) + score.max(axis=1)
+        return -(probability * (score - log_z[:, None])).sum(axis=1).mean()
+
+    assert cross_entropy(*trained) < cross_entropy(weight, bias) < cross_entropy(centroid, 0)
+    for one, other in zip(trained, again, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_own_rows_share_no_block_with_others():

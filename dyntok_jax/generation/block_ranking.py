@@ -6,21 +6,36 @@ formulation of clustering-based approximate nearest neighbor search*, learn the 
 ridge regression of what the centroid misses, so that with no queries to learn from the centroid is left. A search costs
 what it did.
 
+A regression weighs all its errors alike, and only those among the best blocks change what a search reads. So the linear
+functions are then trained a few rounds as a softmax over blocks, whose target is that of the true best products (the
+listwise loss of the same paper).
+
 Measured on 1,000,000 rows of SmolLM2 (its own, and means of their rows) with real hidden states, recall@20 of 32, 64
 and 128 blocks of some 4,400: ranked by centroids .771, .845 and .897; with a bias alone .818, .895 and .951; with
 weights from 900 queries .911, .953 and .979; with the model's own rows in blocks of their own, from 600, 1,185 and
-2,370 queries, .912, .955 and .981, then .932, .967 and .987, then .942, .976 and .990.
+2,370 queries, .912, .955 and .981, then .932, .967 and .987, then .942, .976 and .990. The best block of 1,600 steps of
+greedy texts is among the first 32, 48 and 64 at 97.7, 98.4 and 98.6 % by regression on 6,331 queries, at 98.8, 99.1 and
+99.4 % after the rounds.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float32, Int32
 
 SHRINKAGE = 0.1
 """Of the queries' mean variance, added in every direction: how far weights stay with the centroid."""
+ROUNDS = 6
+"""Passes over the queries in which blocks learn to stand before each other."""
+TEMPERATURE = 0.5
+"""Of the softmax over blocks, in units of inner products, which are logits: how much the best block counts."""
+LEARNING_RATE = 3e-4
+BATCH = 256
+"""Queries of a step."""
 
 
 class RankFit(NamedTuple):
@@ -52,8 +67,8 @@ def rank_blocks(
     rows_PRD: Float32[np.ndarray, "P rows D"],
     count_P: Int32[np.ndarray, "P"],
     centroid_PD: Float32[np.ndarray, "P D"],
-) -> tuple[Float32[np.ndarray, "P D"], Float32[np.ndarray, "P"]]:
-    """Weights and bias of some blocks.
+) -> tuple[Float32[np.ndarray, "P D"], Float32[np.ndarray, "P"], Float32[np.ndarray, "Q P"]]:
+    """Weights and bias of some blocks, and the best products that they are fitted to.
 
     Args:
       fit: see `rank_fit`.
@@ -65,7 +80,50 @@ def rank_blocks(
     missed_QP = best_QP - fit.queries_QD @ centroid_PD.T
     mean_P = missed_QP.mean(axis=0)
     more_PD = (fit.solver_DQ @ (missed_QP - mean_P)).T
-    return centroid_PD + more_PD, mean_P - more_PD @ fit.mean_D
+    return centroid_PD + more_PD, mean_P - more_PD @ fit.mean_D, best_QP
+
+
+def rank_among_each_other(
+    queries_QD: Float32[np.ndarray, "Q D"],
+    best_QP: Float32[np.ndarray, "Q P"],
+    weight_PD: Float32[np.ndarray, "P D"],
+    bias_P: Float32[np.ndarray, "P"],
+    *,
+    seed: int = 0,
+) -> tuple[Float32[np.ndarray, "P D"], Float32[np.ndarray, "P"]]:
+    """Trains weights and biases of all blocks to put those with the best products before the others.
+
+    Args:
+      queries_QD: that are learned from.
+      best_QP: each block's true best product with each.
+      weight_PD: to start from, those of `rank_blocks`.
+      bias_P: likewise.
+      seed: of the order of queries.
+
+    Returns:
+      Weights and bias that minimise the cross entropy of softmax(scores / `TEMPERATURE`) to softmax(best products /
+      `TEMPERATURE`), or nearly: `ROUNDS` passes of Adam.
+    """
+    optimizer = optax.adam(LEARNING_RATE)
+
+    def loss(ranking, queries_BD, best_BP):
+        score_BP = jnp.einsum("BD,PD->BP", queries_BD, ranking[0]) + ranking[1][None]
+        return optax.softmax_cross_entropy(score_BP / TEMPERATURE, jax.nn.softmax(best_BP / TEMPERATURE)).mean()
+
+    @partial(jax.jit, donate_argnums=(0, 1))
+    def step(ranking, state, queries_BD, best_BP):
+        gradient = jax.grad(loss)(ranking, queries_BD, best_BP)
+        with jax.numpy_dtype_promotion("standard"):  # optax takes its own counts of steps to floating powers
+            updates, state = optimizer.update(gradient, state)
+        return optax.apply_updates(ranking, updates), state
+
+    ranking = jnp.array(weight_PD), jnp.array(bias_P)
+    state, rng, size = optimizer.init(ranking), np.random.default_rng(seed), min(BATCH, len(queries_QD))
+    for _ in range(ROUNDS):
+        order = rng.permutation(len(queries_QD))
+        for some in np.split(order[: len(order) // size * size], len(order) // size):
+            ranking, state = step(ranking, state, queries_QD[some], best_QP[some])
+    return np.asarray(ranking[0]), np.asarray(ranking[1])
 
 
 @jax.jit

@@ -7,6 +7,7 @@ blocks is a budget of cells, and every shape is static. A block is read by one `
 index is ten times slower on a CPU.
 """
 
+import math
 from dataclasses import dataclass
 from functools import partial
 
@@ -28,6 +29,8 @@ NO_ROW = -1
 """The id of a place that holds no row."""
 RESCORED = 4
 """Candidates of 8-bit rows that are scored again, for each one wanted."""
+PAIRS_AT_ONCE = 4
+"""Blocks that are read side by side; on two CPU cores 4 take a sixth less time than one after the other, 16 no less."""
 GROUP = 64
 """Scores of which the first level of a top-k keeps the best."""
 SCORES = 1 << 26
@@ -255,17 +258,19 @@ def _probe(blocks, queries_BD, n_probe):
         return block_BP, jnp.swapaxes(logits_PBR, 0, 1)
     score_BP = jnp.einsum("BD,PD->BP", queries_BD.astype(jnp.float32), blocks.rank_weight) + blocks.rank_bias[None]
     _, block_BP = lax.top_k(jnp.where(blocks.count[None] > 0, score_BP, EXCLUDED), n_probe)
-    # pairs of query and block, one after the other: those with one block follow each other while it is in the cache
+    # pairs of query and block, some side by side; pairs with one block follow each other while it is in the cache
     block_of = block_BP.reshape(-1)
-    order = jnp.argsort(block_of)
+    n_rows = math.gcd(block_of.size, PAIRS_AT_ONCE)
+    order = jnp.argsort(block_of).reshape(n_rows, -1)
 
     def score(step, logits):
-        pair = order[step]
-        block = lax.dynamic_index_in_dim(blocks.rows, block_of[pair], keepdims=False)
-        query_1D = lax.dynamic_slice_in_dim(queries_BD, pair // n_probe, 1)
-        return lax.dynamic_update_slice_in_dim(logits, _product(query_1D, block), pair, axis=0)
+        for pair in order[:, step]:
+            block = lax.dynamic_index_in_dim(blocks.rows, block_of[pair], keepdims=False)
+            query_1D = lax.dynamic_slice_in_dim(queries_BD, pair // n_probe, 1)
+            logits = lax.dynamic_update_slice_in_dim(logits, _product(query_1D, block), pair, axis=0)
+        return logits
 
-    logits = lax.fori_loop(0, block_of.size, score, jnp.zeros((block_of.size, blocks.size), jnp.float32))
+    logits = lax.fori_loop(0, order.shape[1], score, jnp.zeros((block_of.size, blocks.size), jnp.float32))
     return block_BP, logits.reshape(n_batch, n_probe, -1)
 
 

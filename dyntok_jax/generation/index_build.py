@@ -24,8 +24,8 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Int32
 
 from dyntok_jax.errors import InputError
-from dyntok_jax.generation.block_ranking import rank_blocks, rank_fit
-from dyntok_jax.generation.index import BLOCK_ROWS, NO_ROW, MipsIndex, RowBlocks, exact_search, search
+from dyntok_jax.generation.block_ranking import rank_among_each_other, rank_blocks, rank_fit
+from dyntok_jax.generation.index import BLOCK_ROWS, NO_ROW, MipsIndex, RowBlocks, best, exact_search, rescore, search
 
 BLOCKS_PER_CELL = 4
 """Blocks that a cell of k-means fills on average: with more, fewer places stay empty; with fewer, recall is higher."""
@@ -258,7 +258,7 @@ def _lay_out(table_VD, parts, special_E, lifted, back_DD, queries_QD, *, is_8_bi
     scale = np.ones((n_blocks, BLOCK_ROWS), np.float32) if is_8_bit else None
     count = np.array([len(row_R) for row_R in parts], np.int32).reshape(n_blocks)
     rank_weight, rank_bias = np.zeros((n_blocks, width), np.float32), np.zeros(n_blocks, np.float32)
-    fit = rank_fit(queries_QD)
+    fit, best_QP = rank_fit(queries_QD), np.empty((len(queries_QD), n_blocks), np.float32)
     for start in range(0, n_blocks, RANKED_AT_ONCE):
         chunk = slice(start, min(start + RANKED_AT_ONCE, n_blocks))
         rows_PRD = np.zeros((chunk.stop - start, BLOCK_ROWS, width), np.float32)
@@ -271,8 +271,11 @@ def _lay_out(table_VD, parts, special_E, lifted, back_DD, queries_QD, *, is_8_bi
                 scale[block, : len(row_R)] = np.abs(of_block).max(axis=1) / 127
                 of_block = np.rint(of_block / scale[block, : len(row_R), None])
             rows[block, : len(row_R)], ids[block, : len(row_R)] = of_block, row_R
-        rank_weight[chunk], rank_bias[chunk] = rank_blocks(fit, rows_PRD, count[chunk], centroid_PD)
-        progress(0.6 + 0.35 * chunk.stop / n_blocks)
+        ranked = rank_blocks(fit, rows_PRD, count[chunk], centroid_PD)
+        rank_weight[chunk], rank_bias[chunk], best_QP[:, chunk] = ranked
+        progress(0.6 + 0.3 * chunk.stop / n_blocks)
+    rank_weight, rank_bias = rank_among_each_other(queries_QD, best_QP, rank_weight, rank_bias)
+    progress(0.95)
     return MipsIndex(
         blocks=RowBlocks(rows, ids, count, rank_weight, rank_bias, scale),
         special_E=special_E,
@@ -283,19 +286,36 @@ def _lay_out(table_VD, parts, special_E, lifted, back_DD, queries_QD, *, is_8_bi
 def _measured(index, table_VD, queries_QD, probes) -> tuple[dict[int, float], dict[int, float]]:
     """The shares of the true best rows, and of the best one, that each number of probed blocks finds."""
     k = min(RECALL_AT, len(table_VD))
-    true, found = [], {probe: [] for probe in probes}
-    exact = jax.jit(partial(exact_search, k=k))
-    table, on_device = jnp.asarray(table_VD), jax.tree.map(jnp.asarray, index)
-    searches = {probe: jax.jit(partial(search, k=k, n_probe=probe)) for probe in probes}
-    for start in range(0, len(queries_QD), HELD_OUT_BATCH):
-        some = queries_QD[start : start + HELD_OUT_BATCH]
-        padded = np.pad(some, ((0, HELD_OUT_BATCH - len(some)), (0, 0)))
-        true.append(np.asarray(exact(table, padded)[0])[: len(some)])
-        for probe in probes:
-            found[probe].append(np.asarray(searches[probe](on_device, padded, table_VD=table)[0])[: len(some)])
-    true_QK, found_QK = np.concatenate(true), {probe: np.concatenate(found[probe]) for probe in probes}
-    recall = {probe: recall_of(found_QK[probe], true_QK) for probe in probes}
-    return recall, {probe: float(np.mean(found_QK[probe][:, 0] == true_QK[:, 0])) for probe in probes}
+    table_VD, index = jnp.asarray(table_VD), jax.tree.map(jnp.asarray, index)
+
+    def exact(_, table_VD, batch_BD):
+        return exact_search(table_VD, batch_BD, k)
+
+    true_QK = _found(exact, index, table_VD, queries_QD)
+    recall, first = {}, {}
+    for probe in probes:
+        found_QK = _found(partial(_search, k, probe), index, table_VD, queries_QD)
+        recall[probe] = recall_of(found_QK, true_QK)
+        first[probe] = float(np.mean(found_QK[:, 0] == true_QK[:, 0]))
+    return recall, first
+
+
+def _search(k, n_probe, index, table_VD, batch_BD):
+    return search(index, batch_BD, k, n_probe, table_VD=table_VD)
+
+
+def _found(find, index, table_VD, queries_QD) -> Int32[np.ndarray, "Q K"]:
+    """The rows that a search finds, in the order of one exact logit each."""
+
+    @jax.jit
+    def of_batch(index, table_VD, batch_BD):
+        ids_BK, _ = find(index, table_VD, batch_BD)
+        return best(ids_BK, rescore(table_VD, batch_BD, ids_BK), ids_BK.shape[1])[0]
+
+    n_queries = len(queries_QD)
+    padded_QD = np.pad(queries_QD, ((0, -n_queries % HELD_OUT_BATCH), (0, 0)))
+    batches = np.split(padded_QD, len(padded_QD) // HELD_OUT_BATCH)
+    return np.concatenate([np.asarray(of_batch(index, table_VD, batch)) for batch in batches])[:n_queries]
 
 
 def recall_of(found_QK: Int[np.ndarray, "Q K"], true_QK: Int[np.ndarray, "Q K"]) -> float:

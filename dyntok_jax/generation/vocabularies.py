@@ -18,7 +18,7 @@ from dyntok_jax.types import AnyArray
 
 CANDIDATES = 64
 """Tokens that a step in a large vocabulary chooses among."""
-PROBES = 48
+PROBES = 64
 """Blocks of its index that a step reads."""
 
 
