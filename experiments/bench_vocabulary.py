@@ -61,7 +61,7 @@ class Options:
     index: tyro.conf.Positional[str]
     model: str = DEFAULT_DECODER
     batches: tuple[int, ...] = (1, 8)
-    probes: tuple[int, ...] = (32, 48, 64, 96)
+    probes: tuple[int, ...] = (48, 56, 64)
     candidates: int = 64
     steps: int = 32
     rounds: int = 7

@@ -92,7 +92,7 @@ class Options:
     agreement_prompts: int = 100
     agreement_after: int = 24
     agreement_steps: int = 32
-    agreement_probes: tuple[int, ...] = (48, PROBES, 0)
+    agreement_probes: tuple[int, ...] = (PROBES, 56, 64, 0)
     json: Path | None = None
     table: Path | None = None
 

@@ -18,7 +18,7 @@ from dyntok_jax.types import AnyArray
 
 CANDIDATES = 64
 """Tokens that a step in a large vocabulary chooses among."""
-PROBES = 64
+PROBES = 48
 """Blocks of its index that a step reads."""
 
 
