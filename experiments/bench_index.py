@@ -83,7 +83,7 @@ class Options:
     paragraphs: int = 24
     k: int = 20
     batches: tuple[int, ...] = (1, 32)
-    probes: tuple[int, ...] = (32, 48, 64, 128)
+    probes: tuple[int, ...] = (48, 64, 128)
     faiss_probes: tuple[int, ...] = (128, 512, 2048)
     queries: int = 256
     rounds: int = 3
