@@ -16,6 +16,7 @@ from dyntok_jax.generation.index import (
     best,
     exact_search,
     place_index,
+    rescore,
     search,
     top_k,
 )
@@ -213,6 +214,21 @@ def test_top_k_by_groups_is_top_k(n_scores):
 def test_candidates_are_ranked_by_logit_then_id():
     ids, logits = best(jnp.array([[9, 4, 3]], jnp.int32), jnp.array([[1.0, 2.0, 1.0]]), 2)
     assert (ids.tolist(), logits.tolist()) == ([[4, 3]], [[2.0, 1.0]])
+
+
+@pytest.mark.parametrize("wrap", [lambda function: function, jax.jit], ids=["eager", "jit"])
+def test_a_row_has_one_logit_whatever_is_found_beside_it(wrap):
+    table, queries = table_and_queries(600)
+    queries, ids = jnp.asarray(queries[:2]), jnp.array([[5, 7, NO_ROW, 599], [0, 5, 5, 300]], jnp.int32)
+    found = np.asarray(wrap(rescore)(table, queries, ids))
+    assert found[0, 2] == EXCLUDED
+    expected = np.einsum("BD,BKD->BK", queries, table[ids])
+    np.testing.assert_allclose(found[ids >= 0], expected[ids >= 0], rtol=1e-4, atol=1e-4)
+    alone = [
+        [float(wrap(rescore)(table, queries[row : row + 1], ids[row : row + 1, at : at + 1])[0, 0]) for at in range(4)]
+        for row in range(2)
+    ]
+    assert found.tolist() == alone
 
 
 def test_a_query_that_is_no_number_has_logits_that_are_none(case):
