@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from tiny import write_tiny_encoder
+from tiny import write_tiny_encoder, write_tiny_hypernet
 
 from dyntok_jax.assets import load_sample
 from dyntok_jax.cli.main import main
@@ -105,6 +105,39 @@ def test_options_may_come_from_a_file(given, tmp_path):
     assert [sorted(line.keys() & {"pieces", "hidden"}) for line in lines] == [["pieces"], ["hidden", "pieces"]]
 
 
+@pytest.fixture
+def multilingual(given, tmp_path) -> tuple[Path, list[str]]:
+    """A hypernetwork with languages, and the arguments of a run that goes on from it, on devices and in two parts."""
+    write_tiny_hypernet(tmp_path / "multilingual", n_langs=2, langs=("en", "de"))
+    options = ["--start-from", str(tmp_path / "multilingual"), "--steps", "2", "--accumulate", "2", "--mesh", "4x2"]
+    return tmp_path / "run", arguments(given, tmp_path / "run", *options, "--validation-texts", "20")
+
+
+def test_texts_train_their_own_language(multilingual, tmp_path):
+    output, run = multilingual
+    assert main(run) == 0
+    name = "lang_embeddings.weight"
+    before = load_file(tmp_path / "multilingual" / "model.safetensors")[name]
+    after = load_file(output / "hypernet" / "model.safetensors")[name]
+    assert np.array_equal(after[0], before[0])  # English, of which there was no text
+    assert not np.array_equal(after[1], before[1])
+
+
+def test_a_run_goes_on_where_its_texts_have_moved_but_not_with_another_validation(
+    multilingual, given, tmp_path, capsys
+):
+    _, run = multilingual
+    assert main(run) == 0
+    moved = tmp_path / "moved" / "de.txt"
+    moved.parent.mkdir()
+    moved.write_bytes((given / "de.txt").read_bytes())
+    elsewhere = [str(moved) if argument == str(given / "de.txt") else argument for argument in run]
+    assert main([*elsewhere, "--resume"]) == 0
+    capsys.readouterr()
+    assert main([*elsewhere, "--resume", "--validation-texts", "21"]) == 2
+    assert "validation_texts is 20 there and 21 here" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -119,12 +152,18 @@ def test_options_may_come_from_a_file(given, tmp_path):
         (["--objectives", "language_model"], "masked-LM head"),
         (["--steps", "0"], "steps is 0"),
         (["--held-out", "100000"], "hold out fewer"),
+        (["--max-length", "100"], "max_length is 100: the model has positions for 64"),
+        (["--max-length", "1", "--objectives", "pieces", "--validation", "tiny.txt"], "leaves no room for text"),
+        (["--share-mean", "101"], "share_mean is 101.0"),
+        (["--start-from", "multilingual", "--text", "texts.txt"], "write CODE=FILE, with one of en de"),
+        (["--start-from", "multilingual", "--text", "fr=texts.txt"], "knows no language 'fr'"),
         (["--text", "empty.txt"], "empty.txt is empty"),
         (["--text", "latin.txt"], "latin.txt, line 2"),
         (["--text", "tiny.txt"], "a batch takes 8"),
         (["--validation", "nowhere.txt"], "There is no file nowhere.txt"),
         (["--config", "broken.toml"], "broken.toml is not TOML"),
         (["--config", "unknown.toml"], "unknown.toml has no option stepz"),
+        (["--config", "typed.toml"], "held_out in typed.toml is '8': write a whole number"),
     ],
 )
 def test_mistakes_are_told_in_a_line(given, tmp_path, monkeypatch, capsys, options, told):
@@ -134,6 +173,8 @@ def test_mistakes_are_told_in_a_line(given, tmp_path, monkeypatch, capsys, optio
     Path("tiny.txt").write_text("A single paragraph is no text to train on.\n")
     Path("broken.toml").write_text("steps = \n")
     Path("unknown.toml").write_text("stepz = 3\n")
+    Path("typed.toml").write_text('held_out = "8"\n')
+    write_tiny_hypernet(Path("multilingual"), n_langs=2, langs=("en", "de"))
     assert main(arguments(given, tmp_path / "run", *options)) == 2
     err = capsys.readouterr().err
     assert told in err

@@ -1,12 +1,16 @@
-"""The hypernetwork that comes with e5-small does what its card says, on text that had no part in its training."""
+"""The hypernetworks that come with models do what their cards say, on text that had no part in their training."""
+
+from importlib.resources import files
 
 import numpy as np
 import pytest
 
-from dyntok_jax import DynamicEncoder
+from dyntok_jax import DynamicDecoder, DynamicEncoder
 from dyntok_jax.assets import load_sample
 from dyntok_jax.encoded import EncodedTexts
+from dyntok_jax.merging import Share
 
+FOLDERS = sorted(path for path in files("dyntok_jax.assets").joinpath("hypernets").iterdir() if path.is_dir())
 LANGUAGES = ("el", "tr", "de")
 N_TEXTS = 16
 
@@ -45,3 +49,30 @@ def test_static_tokenization_does_not_see_it(static):
     fvt = DynamicEncoder.load("e5-small", None)
     found = fvt.encode(texts()[:4], goal=None).embeddings_ND
     np.testing.assert_allclose(found, static.embeddings_ND[:4], atol=1e-5)
+
+
+def test_they_are_small_and_have_a_card():
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in FOLDERS]
+    assert len(sizes) == 2
+    assert max(sizes) <= 20e6
+    assert sum(sizes) <= 40e6
+    assert all((folder / "README.md").is_file() for folder in FOLDERS)
+
+
+def test_smollm2_s_keeps_more_of_a_context_than_fvt():
+    """Second halves of German and French texts behind their first ones, merged to half of what is possible."""
+    halves = [(text[: len(text) // 2], text[len(text) // 2 :]) for code in ("de", "fr") for text in long_texts(code)]
+    bits = {}
+    for hypernet in ("auto", None):
+        decoder = DynamicDecoder.load("smollm2", hypernet)
+        bits[hypernet] = np.mean(
+            [one.bits_per_byte for one in decoder.score(*zip(*halves, strict=True), goal=Share(50))]
+        )
+    static = np.mean([one.bits_per_byte for one in decoder.score(*zip(*halves, strict=True), goal=None)])
+    assert bits["auto"] - static < 0.8 * (bits[None] - static)
+
+
+def long_texts(code: str) -> list[str]:
+    """A few texts of three paragraphs each."""
+    sample = load_sample()[code]
+    return [" ".join(sample[at : at + 3]) for at in (6, 15, 24, 33)]

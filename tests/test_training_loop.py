@@ -67,14 +67,19 @@ def test_metrics_hold_every_step_and_validation(whole):
 
 
 def test_the_best_parameters_are_the_result(tmp_path):
-    scores = iter([5.0, 3.0, 4.0])
-    outcome = train(job_of(validate=lambda _: {"loss": next(scores)}), RUN, tmp_path)
+    seen, scores = [], iter([5.0, 3.0, 4.0])
+
+    def validate(hypernet):
+        seen.append(jax.device_get(hypernet))
+        return {"loss": next(scores)}
+
+    outcome = train(job_of(validate=validate), RUN, tmp_path)
     assert (outcome.best_step, outcome.best_loss, outcome.step, outcome.stopped_early) == (3, 3.0, 6, False)
-    of_three = tmp_path / "three"
-    train(job_of(validate=None), replace(RUN, steps=3), of_three)
-    # the learning rate depends on the length of a run, so only where both begin is compared
-    assert parameters_of(tmp_path).keys() == parameters_of(of_three).keys()
     assert run_folder.Checkpoints(tmp_path, 2).steps == [3, 4, 6]
+    exported = jax.tree.leaves(load_hypernet(tmp_path / "hypernet")[1])
+    _, of_three, of_six = (jax.tree.leaves(hypernet) for hypernet in seen)
+    assert all(map(np.array_equal, exported, of_three))
+    assert not all(map(np.array_equal, exported, of_six))
 
 
 def test_without_validation_the_last_is_the_result(tmp_path):
@@ -141,6 +146,24 @@ def test_what_a_kill_left_behind_is_no_checkpoint(tmp_path):
     assert [path.name for path in folder.iterdir()] == ["notes"]
 
 
+def test_an_export_that_a_kill_cut_off_is_swept_away(tmp_path):
+    part = tmp_path / "hypernet" / ".model.safetensors.0a1b2c3d.part"
+    part.parent.mkdir()
+    part.touch()
+    train(job_of(validate=None), replace(RUN, steps=1), tmp_path)
+    assert sorted(path.name for path in part.parent.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path):
+    """Before the second has touched what the first is writing."""
+    writing = tmp_path / run_folder.CHECKPOINTS / "9.orbax-checkpoint-tmp"
+    writing.mkdir(parents=True)
+    with run_folder.held_alone(tmp_path), pytest.raises(CheckpointError, match="Another process trains in"):
+        train(job_of(), RUN, tmp_path, resume=True)
+    assert writing.exists()
+    train(job_of(), replace(RUN, steps=1), tmp_path)
+
+
 def test_patience_ends_a_run(tmp_path):
     scores = iter(range(100))
     validate = lambda _: {"loss": float(next(scores))}  # noqa: E731
@@ -149,13 +172,23 @@ def test_patience_ends_a_run(tmp_path):
     assert (outcome.step, outcome.best_step, outcome.stopped_early) == (3, 0, True)
 
 
-def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
-    """The last good checkpoint stays, and it holds numbers."""
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path, keep):
+    """The first update blows up, but its parameters are numbers still: only the next loss tells."""
     job = job_of(validate=None, optimizer=OptimizerConfig(learning_rate=1e30, clip=1e30, warmup_steps=0))
-    with pytest.raises(TrainingError, match=r"of step \d came out as no finite number.*checkpoint of step \d.*lower"):
-        train(job, replace(RUN, checkpoint_every=1, log_every=1), tmp_path)
-    assert run_folder.Checkpoints(tmp_path, 2).latest is not None
-    assert all(np.isfinite(array).all() for array in parameters_of(tmp_path).values())
+    with pytest.raises(TrainingError, match=r"of step 2 came out as no finite number.*checkpoint of step 0.*lower"):
+        train(job, replace(RUN, checkpoint_every=1, log_every=1, keep=keep), tmp_path)
+    assert run_folder.Checkpoints(tmp_path, keep).steps == [0]
+    exported = jax.tree.leaves(load_hypernet(tmp_path / "hypernet")[1])
+    assert all(map(np.array_equal, exported, jax.tree.leaves(job.hypernet)))
+
+
+def test_a_start_that_gives_no_number_leaves_nothing(tmp_path):
+    spoilt = jax.tree.map(lambda leaf: leaf * np.float32(1e30), random_hypernet(residual=True))
+    with pytest.raises(TrainingError, match=r"of step 1 came out as no finite number\. No checkpoint is from before"):
+        train(job_of(validate=None, hypernet=spoilt), RUN, tmp_path)
+    assert run_folder.Checkpoints(tmp_path, 2).latest is None
+    assert not (tmp_path / "hypernet").exists()
 
 
 def test_a_validation_that_is_no_number_stops_the_run(tmp_path):

@@ -1,14 +1,13 @@
 """`dyntok train-hypernet`: trains a hypernetwork for a model on text, and leaves a folder for `--hypernet`."""
 
-import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from dyntok_jax.cli.option_file import named_file, read_options
 from dyntok_jax.cli.options import DEFAULT_BOUNDARY, DEFAULT_MODEL, Boundary, Model, OptionalPath, arg
 from dyntok_jax.errors import InputError
 
@@ -50,7 +49,8 @@ class TrainHypernet:
       config: TOML file with the same options by their names, such as text = ["de.txt"] or learning_rate = 1e-4;
         options given here win.
       model: a folder, a Hugging Face Hub id, or a packaged model.
-      validation: held-out text, one text a line, or aligned JSON lines (.jsonl) with a field a language.
+      validation: held-out text, one text a line, as FILE or CODE=FILE; or aligned JSON lines (.jsonl) with a field a
+        language.
       validation_texts: the most texts a file or language of it.
       held_out: without --validation, paragraphs of each language that are kept out of training to validate on; 0: no
         validation.
@@ -76,6 +76,8 @@ class TrainHypernet:
       max_length: the longest text, in subwords; longer ones are cut in several.
       boundary: what merging may not cross.
       share: how each batch's share of the maximum reduction is drawn.
+      share_mean: in percent, of gaussian; or the one share of fixed.
+      share_spread: in percent, the standard deviation of gaussian.
       full_probability: how often it is exactly 100 %.
       language_exponent: languages are drawn in proportion to their texts to this power.
       language_weights: some of them so many times as often, as CODE=NUMBER.
@@ -121,6 +123,8 @@ class TrainHypernet:
     max_length: N = 96
     boundary: Boundary = DEFAULT_BOUNDARY
     share: Literal["uniform", "gaussian", "fixed"] = "uniform"
+    share_mean: Number = 50.0
+    share_spread: Number = 25.0
     full_probability: Number = 0.25
     language_exponent: Number = 0.3
     language_weights: Annotated[tuple[str, ...], arg(metavar="CODE=NUMBER ...", help_behavior_hint="")] = ()
@@ -163,33 +167,37 @@ class TrainHypernet:
         Raises:
           InputError: the file cannot be read, or holds something else than these options.
         """
-        path = next((value for flag, value in _flags(arguments) if flag == "--config"), None)
-        return cls() if path is None else cls(config=path, **_read_options(path, cls))
+        path = named_file(arguments, "--config")
+        return cls() if path is None else cls(config=path, **read_options(path, cls, but=("config",)))
 
     def _job(self, mesh: "Mesh | None") -> "Job":
         """Everything that `train` takes, loaded."""
+        from dyntok_jax.embedding.languages import languages_of
         from dyntok_jax.models.mistral import Decoder
         from dyntok_jax.training import setup
         from dyntok_jax.training.data import training_batches
+        from dyntok_jax.training.held_out import digest_of_files
         from dyntok_jax.training.loop import Job
         from dyntok_jax.training.step import OptimizerConfig
 
         wanted = _weights(self.objectives) if self.objectives else None
         with_head = wanted is not None and wanted.language_model > 0
         frozen, tokenizer = setup.load_frozen(self.model, dtype=self.compute_dtype, mesh=mesh, with_head=with_head)
+        setup.check_max_length(self.max_length, frozen)
         weights = wanted or _weights(FOR_DECODERS if isinstance(frozen.body, Decoder) else FOR_ENCODERS)
         if self.start_from is None:
             names = {field.name for field in fields(setup.NetworkConfig)}
             shape = {name: value for name, value in vars(self).items() if name in names}
-            network = setup.NetworkConfig(**shape, residual=not self.plain, predict_bias=with_head)
+            network = setup.NetworkConfig(**shape, residual=not self.plain, predict_bias=frozen.head is not None)
             hypernet = setup.fresh_hypernet(network, frozen, tokenizer, self.seed)
         else:
             hypernet = setup.given_hypernet(self.start_from, frozen, tokenizer)
-        data = self._data(weights, hypernet.config.max_subwords)
+        languages = languages_of(hypernet.config.n_langs, hypernet.config.langs)
+        data = self._data(weights, hypernet.config.max_subwords, languages)
         return Job(
             hypernet=hypernet,
             frozen=frozen,
-            batches=training_batches(data, tokenizer),
+            batches=training_batches(data, tokenizer, languages),
             weights=weights,
             optimizer=OptimizerConfig(
                 learning_rate=self.learning_rate,
@@ -198,12 +206,14 @@ class TrainHypernet:
                 clip=self.clip,
                 accumulate=self.accumulate,
             ),
-            validate=self._validate(frozen, weights, data, tokenizer),
+            validate=self._validate(frozen, weights, data, tokenizer, languages),
             config={"model": self.model, "start_from": self.start_from, "seed": self.seed}
-            | {"data": _without(asdict(data), "threads", "prefetch"), "validation": list(self.validation)},
+            # of texts and words it is their contents that count, which the batches compare
+            | {"data": _without(asdict(data), "threads", "prefetch", "texts", "words")}
+            | {"validation_texts": self.validation_texts, "contents of validation": digest_of_files(self.validation)},
         )
 
-    def _data(self, weights: "Objectives", max_subwords: int) -> "DataConfig":
+    def _data(self, weights: "Objectives", max_subwords: int, languages: Sequence[str]) -> "DataConfig":
         from dyntok_jax.encoder import default_prompt
         from dyntok_jax.hub import find_model
         from dyntok_jax.training import setup
@@ -213,6 +223,8 @@ class TrainHypernet:
             raise InputError("--identity-steps trains on vocabulary pieces alone: add the objective pieces.")
         texts = setup.by_language(self.text) if weights.needs_texts else {}
         words = setup.by_language(self.words) if weights.needs_texts else {}
+        for code in (*texts, *words):
+            setup.index_of_language(code, languages)  # told before anything is read
         return DataConfig(
             texts=texts,
             words=words,
@@ -222,6 +234,8 @@ class TrainHypernet:
             max_subwords=max_subwords,
             boundary=self.boundary,
             share=self.share,
+            share_mean=self.share_mean,
+            share_spread=self.share_spread,
             full_probability=self.full_probability,
             language_exponent=self.language_exponent,
             language_weights=setup.numbers_by_language("--language-weights", self.language_weights, {**texts, **words}),
@@ -235,50 +249,34 @@ class TrainHypernet:
         )
 
     def _validate(
-        self, frozen: "FrozenModel", weights: "Objectives", data: "DataConfig", tokenizer: "ByteLevelTokenizer"
+        self,
+        frozen: "FrozenModel",
+        weights: "Objectives",
+        data: "DataConfig",
+        tokenizer: "ByteLevelTokenizer",
+        languages: Sequence[str],
     ) -> "Validate | None":
         """What validates: on the files given, or on what is held out of the texts."""
         from dyntok_jax.text.encode import TextEncoder
-        from dyntok_jax.training import setup
-        from dyntok_jax.training.data import validation_texts
+        from dyntok_jax.training import held_out
         from dyntok_jax.training.validation import validator
 
-        encoder = TextEncoder(tokenizer)
+        encoder, translations = TextEncoder(tokenizer), []
         if self.validation:
-            batches, translations = setup.held_out(self.validation, data, encoder, limit=self.validation_texts)
+            batches, translations = held_out.batches_of_files(
+                self.validation, data, encoder, limit=self.validation_texts, languages=languages
+            )
         elif self.held_out and data.texts:
-            held_out = validation_texts(data)
-            batches = [batch for texts in held_out.values() for batch in setup.full_batches(texts, data, encoder)]
-            translations = {}
+            batches = held_out.batches_held_out(data, encoder, languages)
         else:
             return None
-        return validator(frozen, weights, setup.with_pieces(batches, data, tokenizer), translations)
+        return validator(frozen, weights, held_out.with_pieces(batches, data, tokenizer, languages), translations)
 
     def _run_config(self) -> "RunConfig":
         from dyntok_jax.training.loop import RunConfig
 
         names = {field.name for field in fields(RunConfig)}
         return RunConfig(**{name: value for name, value in vars(self).items() if name in names})
-
-
-def _flags(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Flags with the word behind them, which may or may not be their value."""
-    for argument, following in pairwise([*arguments, ""]):
-        flag, _, value = argument.partition("=")
-        yield flag, value or following
-
-
-def _read_options(path: str, command: type) -> dict[str, Any]:
-    try:
-        options = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not TOML ({error}): write options such as steps = 4000.") from error
-    known = {field.name for field in fields(command)} - {"config"}
-    if unknown := sorted(options.keys() - known):
-        raise InputError(f"{path} has no option {', '.join(unknown)}: there are {', '.join(sorted(known))}.")
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
 
 
 def _weights(objectives: Sequence[str]) -> "Objectives":

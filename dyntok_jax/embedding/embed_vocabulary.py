@@ -180,7 +180,7 @@ def _predictor(
         return average
 
     config, parameters = hypernet
-    languages = languages_of(config.n_langs, config.langs) if config.n_langs else ()
+    languages = languages_of(config.n_langs, config.langs)
     if languages and language is None:
         raise InputError(f"This hypernetwork is multilingual: name the texts' language ({' '.join(languages)}).")
     if language is not None and not languages:

@@ -82,7 +82,7 @@ class TokenEmbedder:
             )
             if config.separate_output:  # held side by side: joining them at every prediction would cost more
                 self._hypernet_source_VM = jnp.concatenate([source_VD, output_VD], axis=1)
-            self.languages = languages_of(config.n_langs, config.langs) if config.n_langs else ()
+            self.languages = languages_of(config.n_langs, config.langs)
             self._cache = EmbeddingCache(cache_rows, source_VD.shape[1])
 
     @property

@@ -29,9 +29,13 @@ def language_index(code: str, languages: Sequence[str]) -> int:
 def languages_of(n_languages: int, given: Sequence[str] | None = None) -> tuple[str, ...]:
     """The codes of a hypernetwork's languages: those its config gives, or ZeTT's where there are as many.
 
+    Empty for a hypernetwork that has none.
+
     Raises:
       ConfigError: neither tells.
     """
+    if n_languages == 0:
+        return ()
     if given is not None and len(given) == n_languages:
         return tuple(given)
     if given is None and n_languages == len(ZETT_LANGUAGES):

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,7 +20,15 @@ from dyntok_jax.embedding.hypernet import Hypernet
 from dyntok_jax.errors import CheckpointError, ConfigError, TrainingError
 from dyntok_jax.training.batch import TrainingBatch
 from dyntok_jax.training.objectives import FrozenModel, Metrics, Objectives
-from dyntok_jax.training.run_folder import HYPERNET, METRICS, Checkpoints, MetricsFile, Progress, check_same_config
+from dyntok_jax.training.run_folder import (
+    HYPERNET,
+    METRICS,
+    Checkpoints,
+    MetricsFile,
+    Progress,
+    check_same_config,
+    held_alone,
+)
 from dyntok_jax.training.step import (
     OptimizerConfig,
     TrainState,
@@ -161,10 +170,11 @@ def train(
       report: called with the losses of each step, some steps late, and with every validation.
 
     Raises:
-      CheckpointError: the folder holds a run already (without `resume`), one of another config, or cannot be written.
-      TrainingError: a loss or a gradient is not finite; the last checkpoint is from before that.
+      CheckpointError: the folder holds a run already (without `resume`), one of another config, or cannot be written;
+        or another process trains there.
+      TrainingError: a loss or a gradient is not finite; the last checkpoint gave finite ones.
     """
-    with Checkpoints(folder, run.keep) as checkpoints:
+    with held_alone(folder), Checkpoints(folder, run.keep) as checkpoints:
         if checkpoints.latest is not None and not resume:
             raise CheckpointError(
                 f"{folder} holds a run already, up to step {checkpoints.latest}: go on with it (--resume), or choose "
@@ -205,7 +215,7 @@ class _Session:
     def begin(self) -> None:
         """What comes before the first step: a checkpoint of the start, or what a kill may have left undone."""
         if self.is_fresh:
-            self._save(validates=self.job.validate is not None)
+            self._save()
         elif self.progress.best_step == self.done:  # the kill may have come before they were exported
             self._export()
 
@@ -220,17 +230,19 @@ class _Session:
         self.state, metrics = self.step_of(self.state, self.job.frozen, batches)
         self.done += 1
         self.waiting.append((self.done, metrics))
-        is_last = self.done == self.run.steps
-        validates = self.job.validate is not None and (is_last or self.done % self.run.validate_every == 0)
-        saves = validates or is_last or self.done % self.run.checkpoint_every == 0
+        is_due = self.done == self.run.steps or self.done % self.run.checkpoint_every == 0
+        saves = is_due or self._validates_at(self.done)
         if saves or self.done % self.run.log_every == 0:
             self._look()
         if saves:
-            self._save(validates=validates)
+            self._save()
 
     def close(self) -> None:
         """Closes the metrics file."""
         self.log.close()
+
+    def _validates_at(self, step: int) -> bool:
+        return self.job.validate is not None and (step == self.run.steps or step % self.run.validate_every == 0)
 
     def _look(self) -> None:
         """Waits for the losses, writes them down, and stops at one that is not finite."""
@@ -239,14 +251,16 @@ class _Session:
         seconds = (time.perf_counter() - self.looked_at) / max(len(waited), 1)
         self.looked_at = time.perf_counter()
         for step, metrics in waited:
+            if not all(map(math.isfinite, metrics.values())) and not self._validates_at(step - 1):
+                self._discard(step - 1)
             self._check_finite(metrics, f"step {step}")
             self.log.write({"step": step, **metrics, "seconds": round(seconds, 3)})
             self.report(Report(step, metrics, is_validation=False))
 
-    def _save(self, *, validates: bool) -> None:
+    def _save(self) -> None:
         """Validates if that is due, and starts a checkpoint; better parameters are exported."""
         loss = None
-        if validates:
+        if self._validates_at(self.done):
             scores = self.job.validate(cast(self.state.hypernet, jnp.dtype(self.run.compute_dtype)))
             self._check_finite(scores, f"the validation at step {self.done}")
             loss = scores["loss"]
@@ -277,6 +291,17 @@ class _Session:
             "learning rate."
         )
 
+    def _discard(self, step: int) -> None:
+        """Takes back the checkpoint of parameters that gave no finite number, and what was exported of it."""
+        self.checkpoints.discard(step)
+        if self.progress.best_step != step:
+            return
+        if self.checkpoints.latest is None:
+            shutil.rmtree(self.folder / HYPERNET, ignore_errors=True)
+            return
+        self.state, self.progress = self._last_checkpoint()
+        self._export()
+
     def _export(self) -> None:
         export(self.folder / HYPERNET, self.state.hypernet, self.run.export_dtype)
 
@@ -287,15 +312,18 @@ class _Session:
         return begin(hypernet), Progress(decisive_config(self.job, self.run), self.job.batches.get_state())
 
     def _restored(self) -> tuple[TrainState, Progress]:
-        progress = self.checkpoints.load_progress()
-        check_same_config(self.folder, progress.config, decisive_config(self.job, self.run))
+        check_same_config(self.folder, self.checkpoints.load_progress().config, decisive_config(self.job, self.run))
+        state, progress = self._last_checkpoint()
         self.job.batches.set_state(progress.data)
+        return state, progress
+
+    def _last_checkpoint(self) -> tuple[TrainState, Progress]:
         placed = jax.tree.map(
             lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
             self._abstract(),
             self._places(),
         )
-        return self.checkpoints.load_state(placed), progress
+        return self.checkpoints.load_state(placed), self.checkpoints.load_progress()
 
     def _abstract(self) -> TrainState:
         return jax.eval_shape(partial(init_state, optimizer=self.optimizer), self.job.hypernet)

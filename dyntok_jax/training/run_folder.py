@@ -3,6 +3,7 @@
 - `checkpoints/STEP`: parameters, optimizer and progress, written by orbax beside its name and renamed when whole
 - `metrics.jsonl`: a line a step, and a line a validation
 - `hypernet/`: the best parameters so far, as `DynamicEncoder.load(..., hypernet=FOLDER)` reads them
+- `.lock`: held by the process that trains; the system lets go of it when that ends, however it ends
 """
 
 import json
@@ -19,14 +20,17 @@ from typing import Any, TextIO
 
 import jax
 import orbax.checkpoint.experimental.v1 as ocp
+from filelock import FileLock, Timeout
 
 from dyntok_jax.errors import CheckpointError
 from dyntok_jax.parameters import flat_parameters
 from dyntok_jax.training.step import TrainState
 
-CHECKPOINTS, METRICS, HYPERNET = "checkpoints", "metrics.jsonl", "hypernet"
+CHECKPOINTS, METRICS, HYPERNET, LOCK = "checkpoints", "metrics.jsonl", "hypernet", ".lock"
 _DOOMED = ".removed"
 _WHOLE, _UNFINISHED = re.compile(r"\d+"), re.compile(rf"\d+({re.escape(_DOOMED)}|\.orbax-checkpoint-tmp.*)")
+_PARTS = ".*.part"
+"""Files of an export that were not whole yet."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,29 @@ class Progress:
     n_worse: int = 0
 
 
+@contextmanager
+def held_alone(folder: Path) -> Iterator[None]:
+    """Keeps every other process from training in a folder, which is made if it is not there.
+
+    Raises:
+      CheckpointError: another process trains there, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK, timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise CheckpointError(
+            f"Another process trains in {folder}: wait for its end, or choose another folder."
+        ) from None
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be written ({error.strerror or error}): choose another one.") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 class Checkpoints:
     """Checkpoints of one run: the last few and the best, written while training goes on.
 
@@ -58,19 +85,22 @@ class Checkpoints:
         """Opens the folder, and removes what an interrupted write or removal left there.
 
         Args:
-          folder: made if it is not there.
+          folder: of the run; made if it is not there.
           keep: how many of the last ones stay; the best stays besides.
 
         Raises:
           CheckpointError: the folder cannot be written.
         """
         self.folder, self._keep = folder.absolute() / CHECKPOINTS, keep
-        self._writing: tuple[ocp.AsyncResponse[None], int] | None = None
+        self._writing: ocp.AsyncResponse[None] | None = None
+        self._best_step = 0
         with self._explained("written"):
             self.folder.mkdir(parents=True, exist_ok=True)
             for left in self.folder.iterdir():
                 if _UNFINISHED.fullmatch(left.name):
                     shutil.rmtree(left)
+            for left in (folder / HYPERNET).glob(_PARTS):
+                left.unlink()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -107,8 +137,10 @@ class Checkpoints:
         """
         self.wait()
         with self._explained("written"):
-            writing = ocp.save_async(self.folder / str(step), flat_parameters(state), custom_metadata=asdict(progress))
-        self._writing = writing, progress.best_step
+            self._writing = ocp.save_async(
+                self.folder / str(step), flat_parameters(state), custom_metadata=asdict(progress)
+            )
+        self._best_step = progress.best_step
 
     def wait(self) -> None:
         """Waits until the last checkpoint is whole, then removes those that need not stay.
@@ -118,12 +150,28 @@ class Checkpoints:
         """
         if self._writing is None:
             return
-        (writing, best_step), self._writing = self._writing, None
+        self._finish_writing()
         with self._explained("written"):
-            writing.result()
             for step in self.steps[: -self._keep]:
-                if step != best_step:
+                if step != self._best_step:
                     self._remove(step)
+
+    def discard(self, step: int) -> None:
+        """Removes a checkpoint that turned out to be no good, if it is there; all that are older stay.
+
+        Raises:
+          CheckpointError: the last one cannot be written, or this one not be removed.
+        """
+        self._finish_writing()
+        with self._explained("written"):
+            if step in self.steps:
+                self._remove(step)
+
+    def _finish_writing(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            with self._explained("written"):
+                writing.result()
 
     def load_progress(self) -> Progress:
         """Reads where the run stood at the last checkpoint.

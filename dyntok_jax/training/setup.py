@@ -1,4 +1,4 @@
-"""What a run begins with: the frozen model, a network of the right shape, and held-out text to validate on."""
+"""What a run begins with: the frozen model, a network of the right shape, and its texts by language."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -8,7 +8,6 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
 from dyntok_jax.convert.hypernet import load_hypernet
@@ -18,26 +17,20 @@ from dyntok_jax.convert.xlmr import load_encoder, load_masked_lm_head
 from dyntok_jax.embedding.hypernet import Hypernet, init_hypernet
 from dyntok_jax.embedding.hypernet_config import HypernetConfig, check_hypernet_fits
 from dyntok_jax.embedding.hypernet_scale import with_table_scalers
-from dyntok_jax.errors import InputError
+from dyntok_jax.embedding.languages import language_index
+from dyntok_jax.errors import ConfigError, InputError
 from dyntok_jax.hub import find_model
-from dyntok_jax.merging import Share
+from dyntok_jax.models.mistral import Decoder
 from dyntok_jax.models.mistral_config import MODEL_TYPES as DECODER_TYPES
 from dyntok_jax.sharding import shardings_for
-from dyntok_jax.text.aligned import read_aligned
 from dyntok_jax.text.byte_level import ByteLevelTokenizer
-from dyntok_jax.text.encode import TextEncoder
-from dyntok_jax.text.lines import read_lines
-from dyntok_jax.training.batch import TextBatch, TrainingBatch
-from dyntok_jax.training.data import DataConfig
 from dyntok_jax.training.objectives import FrozenModel, freeze
-from dyntok_jax.training.pieces import make_piece_batch, vocabulary_pieces
-from dyntok_jax.training.text_batch import make_text_batch
-from dyntok_jax.training.validation import PIVOT
 
-ALIGNED_SUFFIXES = (".jsonl", ".jsonl.gz")
 MASK_TOKENS = ("<mask>", "[MASK]")
 UNNAMED = "text"
 """Stands for the language where neither the option nor the file's name says one."""
+_GIVEN = re.compile(r"([A-Za-z]{2,3}(?:[-_][A-Za-z0-9]+)*)=(.+)")
+"""`CODE=FILE`; a folder may be called `lang=de`, too."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +109,7 @@ def given_hypernet(name: str, frozen: FrozenModel, tokenizer: ByteLevelTokenizer
     """A trained hypernetwork to go on from.
 
     Raises:
-      ConfigError: it was trained for another model.
+      ConfigError: it was trained for another model, or predicts no bias where the model's masked-LM head has one.
     """
     config, hypernet = load_hypernet(find_model(name, kind="hypernetwork"))
     width = frozen.body.config.width
@@ -127,18 +120,55 @@ def given_hypernet(name: str, frozen: FrozenModel, tokenizer: ByteLevelTokenizer
         n_appended=tokenizer.vocab_size - tokenizer.n_own,
         separate_output=frozen.source_VM.shape[1] > width,
     )
+    if frozen.head is not None and not config.predict_bias:
+        raise ConfigError(
+            f"The hypernetwork {name} predicts no unigram bias, which the objective language_model asks of it: leave "
+            "that objective out, or begin with a fresh network."
+        )
     return hypernet
+
+
+def check_max_length(max_length: int, frozen: FrozenModel) -> None:
+    """Compares the longest text wanted with the model's positions.
+
+    Raises:
+      ConfigError: it has fewer.
+    """
+    config = frozen.body.config
+    longest = config.max_positions if isinstance(frozen.body, Decoder) else config.max_tokens
+    if max_length > longest:
+        raise ConfigError(f"max_length is {max_length}: the model has positions for {longest} subwords.")
 
 
 def by_language(files: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Sorts files by the language that `CODE=FILE` or the file's name (`de.txt.gz`) says."""
     sorted_files: dict[str, list[str]] = {}
     for file in files:
-        given, _, path = file.rpartition("=")
-        code = given or re.split(r"[._-]", Path(path).name)[0]
-        is_code = given or re.fullmatch(r"[a-z]{2,3}", code)
-        sorted_files.setdefault(code if is_code else UNNAMED, []).append(path)
+        code, path = language_and_file(file)
+        sorted_files.setdefault(code, []).append(path)
     return {code: tuple(of_language) for code, of_language in sorted_files.items()}
+
+
+def language_and_file(file: str) -> tuple[str, str]:
+    """The language that `CODE=FILE` or the file's name (`de.txt.gz`) says, `UNNAMED` if neither does; and the file."""
+    if given := _GIVEN.fullmatch(file):
+        return given[1], given[2]
+    code = re.split(r"[._-]", Path(file).name)[0]
+    return (code if re.fullmatch(r"[a-z]{2,3}", code) else UNNAMED), file
+
+
+def index_of_language(code: str, languages: Sequence[str]) -> int:
+    """The index of a text's language as the hypernetwork counts them; 0 where it has none.
+
+    Raises:
+      InputError: the hypernetwork has languages, and this is none of them, or it is not known which it is.
+    """
+    if languages and code == UNNAMED:
+        raise InputError(
+            "The hypernetwork tells languages apart, and a file does not say which it is in: write CODE=FILE, with "
+            f"one of {' '.join(languages)}."
+        )
+    return language_index(code, languages) if languages else 0
 
 
 def numbers_by_language(option: str, numbers: Sequence[str], languages: Iterable[str]) -> dict[str, float]:
@@ -164,85 +194,3 @@ def numbers_by_language(option: str, numbers: Sequence[str], languages: Iterable
             raise InputError(f"{option} is given {entry!r}, and nothing is in language {code}; there are {known}.")
         found |= {code: number} if code else dict.fromkeys(languages, number)
     return found
-
-
-def held_out(
-    files: Sequence[str], data: DataConfig, text_encoder: TextEncoder, *, limit: int
-) -> tuple[list[TextBatch], dict[str, list[TextBatch]]]:
-    """Reads text to validate on, and merges it fully.
-
-    Args:
-      files: plain text, one text a line, or aligned JSON lines (.jsonl, .jsonl.gz) with a field a language.
-      data: how training batches are made; share and seed play no part.
-      text_encoder: of the model.
-      limit: the most texts a file, or a language of an aligned one: the first.
-
-    Returns:
-      All texts in batches; and those of the aligned files that have English, by language, in the same order in each.
-
-    Raises:
-      InputError: a file cannot be read, or holds no text.
-    """
-    batches_of = partial(full_batches, data=data, text_encoder=text_encoder)
-    batches, translations = [], {}
-    for file in files:
-        if not file.endswith(ALIGNED_SUFFIXES):
-            batches += batches_of([line for line in read_lines(file) if line.strip()][:limit])
-            continue
-        columns = read_aligned(file)
-        whole = [row for row in zip(*columns.values(), strict=True) if None not in row][:limit]
-        if not whole:
-            raise InputError(f"{file} has no paragraph in all of its languages ({' '.join(columns)}).")
-        of_file = {code: batches_of(texts) for code, texts in zip(columns, zip(*whole, strict=True), strict=True)}
-        batches += [batch for of_language in of_file.values() for batch in of_language]
-        if PIVOT in of_file and len(of_file) > 1:
-            translations |= of_file
-    return batches, translations
-
-
-def full_batches(texts: Sequence[str], data: DataConfig, text_encoder: TextEncoder) -> list[TextBatch]:
-    """Batches of fully merged texts; the last one may be smaller.
-
-    Args:
-      texts: to validate on.
-      data: how training batches are made; share and seed play no part.
-      text_encoder: of the model.
-    """
-    return [
-        make_text_batch(
-            texts[at : at + data.batch_size],
-            np.zeros(len(texts[at : at + data.batch_size]), np.int32),
-            text_encoder,
-            goal=Share(100),
-            boundary=data.boundary,
-            max_subwords=data.max_subwords,
-            max_length=data.max_length,
-            prefix=data.prefix,
-            predict_all=data.predict_all,
-            mask_probability=data.mask_probability,
-            rng=np.random.default_rng(at),
-        )
-        for at in range(0, len(texts), data.batch_size)
-    ]
-
-
-def with_pieces(batches: Sequence[TextBatch], data: DataConfig, tokenizer: ByteLevelTokenizer) -> list[TrainingBatch]:
-    """Batches to validate on: each with as many vocabulary pieces as a training batch has, the same at any time."""
-    if not data.pieces_per_batch:
-        return [TrainingBatch(batch, None) for batch in batches]
-    pieces = vocabulary_pieces(tokenizer, max_subwords=data.max_subwords, mode=data.pieces)
-    rng = np.random.default_rng(0)
-    language_P = np.zeros(data.pieces_per_batch, np.int32)
-    return [
-        TrainingBatch(
-            batch,
-            make_piece_batch(
-                pieces,
-                rng.integers(0, len(pieces), data.pieces_per_batch),
-                language_P,
-                random_probability=0.0,
-                rng=rng,
-            ),
-        )
-        for batch in batches
-    ]

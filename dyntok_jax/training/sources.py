@@ -87,6 +87,8 @@ def _parquet_texts(file: str, field: str) -> Iterator[str]:
             yield from _checked(batch.column(0).to_pylist(), f"{file}, column {field}")
     except FileNotFoundError:
         raise InputError(f"There is no file {file}: give a parquet file.") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}, column {field} holds text that is not UTF-8 ({error}): convert it.") from error
     except (pyarrow.ArrowException, OSError) as error:
         raise InputError(f"{file} is not a whole parquet file ({_first_line(error)}): fetch it again.") from error
 

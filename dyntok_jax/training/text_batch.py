@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Int32
 
 from dyntok_jax.embedding.new_tokens import distinct_forms, wants_row
+from dyntok_jax.errors import InputError
 from dyntok_jax.merging import Goal, merge_batch_on_host
 from dyntok_jax.text.batches import RaggedSubwords, bucket, cut_padding, pad_batch, token_spans
 from dyntok_jax.text.boundaries import Boundary
@@ -95,7 +96,11 @@ def padded_length(lengths_B: Int[np.ndarray, "B"], longest: int, buckets: Sequen
 def encode_twice(
     texts: Sequence[str], text_encoder: TextEncoder, *, boundary: Boundary, prefix: str, max_length: int
 ) -> tuple[RaggedSubwords, RaggedSubwords]:
-    """Static and byte-level subwords of the same texts, cut so that neither has more than `max_length`."""
+    """Static and byte-level subwords of the same texts, cut so that neither has more than `max_length`.
+
+    Raises:
+      InputError: special tokens and prefix alone are more.
+    """
     texts = list(texts)
     while True:
         static = text_encoder.encode_static(texts, prefix=prefix)
@@ -104,6 +109,9 @@ def encode_twice(
         if not too_long.size:
             return static, dynamic
         for row in too_long.tolist():
+            if not texts[row]:
+                taken = max(int(static.lengths[row]), int(dynamic.lengths[row]))
+                raise InputError(f"max_length {max_length} leaves no room for text: special tokens take {taken}.")
             fits = min(_characters_that_fit(subwords, row, max_length) for subwords in (static, dynamic))
             texts[row] = texts[row][: min(fits, len(texts[row]) - 1)]
 

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float32
 from dyntok_jax.embedding.hypernet import Hypernet
 from dyntok_jax.errors import InputError
 from dyntok_jax.models.heads import l2_normalize, mean_pool
+from dyntok_jax.models.mistral import Decoder
 from dyntok_jax.training.batch import TextBatch, TrainingBatch
 from dyntok_jax.training.objectives import (
     FrozenModel,
@@ -30,13 +31,21 @@ PIVOT = "en"
 def held_out_scores(
     hypernet: Hypernet, frozen: FrozenModel, batches: Sequence[TrainingBatch], weights: Objectives
 ) -> dict[str, float]:
-    """Means of the objectives and their weighted sum, `loss`, over batches.
+    """Means of the objectives over all that the batches hold, and their weighted sum, `loss`.
 
     Beside them `sentence_cosine`, the mean cosine of sentence embeddings to the static ones, where `sentences` has a
     weight.
     """
     told = [jax.device_get(_objectives(hypernet, frozen, batch, weights)) for batch in batches]
-    scores = {name: float(np.mean([metrics[name] for metrics in told])) for name in told[0]}
+    is_decoder = isinstance(frozen.body, Decoder)
+    counts = [_counts(batch, is_decoder) for batch in batches]
+    scores = {
+        name: float(np.dot([metrics[name] for metrics in told], [count[name] for count in counts]))
+        / max(sum(count[name] for count in counts), 1)
+        for name in told[0]
+        if name != "loss"
+    }
+    scores["loss"] = sum(weight * scores[name] for name, weight in vars(weights).items() if name in scores)
     return scores | ({"sentence_cosine": 1 - scores["sentences"]} if "sentences" in scores else {})
 
 
@@ -67,7 +76,7 @@ def validator(
     frozen: FrozenModel,
     weights: Objectives,
     batches: Sequence[TrainingBatch],
-    translations: Mapping[str, Sequence[TextBatch]] | None = None,
+    translations: Sequence[Mapping[str, Sequence[TextBatch]]] = (),
 ) -> Callable[[Hypernet], dict[str, float]]:
     """What `loop.train` calls to validate.
 
@@ -75,30 +84,52 @@ def validator(
       frozen: the model.
       weights: of the objectives.
       batches: held-out texts, pieces or both.
-      translations: language → the same texts in that language, of which `PIVOT` is one.
+      translations: of each collection, language → the same texts in that language, of which `PIVOT` is one.
 
     Returns:
-      A function from a hypernetwork to `held_out_scores`; with translations also `retrieval`, the mean over languages
-      in %, and `static_retrieval`.
+      A function from a hypernetwork to `held_out_scores`; with translations also `retrieval`, the mean over the
+      languages of all collections in %, and `static_retrieval`.
 
     Raises:
       InputError: there is nothing to validate on, or translations without the pivot language.
     """
     if not batches:
         raise InputError("There is no text to validate on: give some, or train without validation.")
-    if translations and PIVOT not in translations:
-        raise InputError(f"The translations to validate on have no {PIVOT}: they are {' '.join(translations)}.")
-    of_static = {language: static_embeddings(frozen, texts) for language, texts in (translations or {}).items()}
+    for collection in translations:
+        if PIVOT not in collection:
+            raise InputError(f"The translations to validate on have no {PIVOT}: they are {' '.join(collection)}.")
+    static_retrieval = _mean_retrieval(partial(static_embeddings, frozen), translations) if translations else None
 
     def validate(hypernet: Hypernet) -> dict[str, float]:
         scores = held_out_scores(hypernet, frozen, batches, weights)
         if translations:
-            found = {code: dynamic_embeddings(hypernet, frozen, texts) for code, texts in translations.items()}
-            scores["retrieval"] = float(np.mean(list(retrieval(found).values())))
-            scores["static_retrieval"] = float(np.mean(list(retrieval(of_static).values())))
+            scores["retrieval"] = _mean_retrieval(partial(dynamic_embeddings, hypernet, frozen), translations)
+            scores["static_retrieval"] = static_retrieval
         return scores
 
     return validate
+
+
+def _mean_retrieval(
+    embed: Callable[[Sequence[TextBatch]], Float32[np.ndarray, "N D"]],
+    translations: Sequence[Mapping[str, Sequence[TextBatch]]],
+) -> float:
+    found = [retrieval({code: embed(texts) for code, texts in of_one.items()}) for of_one in translations]
+    return float(np.mean([percent for of_one in found for percent in of_one.values()]))
+
+
+def _counts(batch: TrainingBatch, is_decoder: bool) -> dict[str, int]:
+    """Of how many things each objective takes the mean in a batch."""
+    counts = {}
+    if batch.pieces is not None:
+        counts["pieces"] = counts["piece_cosine"] = int(batch.pieces.forms.is_subword_PS.any(axis=1).sum())
+    if batch.texts is not None:
+        texts = batch.texts
+        counts["sentences"] = int(texts.mask_BT.any(axis=1).sum())
+        counts["hidden"] = counts["next_subword"] = int(((texts.aligned_BT >= 0) & texts.mask_BT).sum())
+        asked_BT = texts.mask_BT[:, 1:] if is_decoder else texts.is_masked_BT & texts.mask_BT
+        counts["language_model"] = int(asked_BT.sum())
+    return counts
 
 
 @partial(jax.jit, static_argnames="weights")
