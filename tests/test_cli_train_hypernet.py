@@ -110,7 +110,7 @@ def multilingual(given, tmp_path) -> tuple[Path, list[str]]:
     """A hypernetwork with languages, and the arguments of a run that goes on from it, on devices and in two parts."""
     write_tiny_hypernet(tmp_path / "multilingual", n_langs=2, langs=("en", "de"))
     options = ["--start-from", str(tmp_path / "multilingual"), "--steps", "2", "--accumulate", "2", "--mesh", "4x2"]
-    return tmp_path / "run", arguments(given, tmp_path / "run", *options, "--validation-texts", "20")
+    return tmp_path / "run", arguments(given, tmp_path / "run", *options, "--validation", str(given / "de.txt"))
 
 
 def test_texts_train_their_own_language(multilingual, tmp_path):
@@ -123,9 +123,7 @@ def test_texts_train_their_own_language(multilingual, tmp_path):
     assert not np.array_equal(after[1], before[1])
 
 
-def test_a_run_goes_on_where_its_texts_have_moved_but_not_with_another_validation(
-    multilingual, given, tmp_path, capsys
-):
+def test_it_is_contents_that_a_resumed_run_must_share(multilingual, given, tmp_path, capsys):
     _, run = multilingual
     assert main(run) == 0
     moved = tmp_path / "moved" / "de.txt"
@@ -133,9 +131,10 @@ def test_a_run_goes_on_where_its_texts_have_moved_but_not_with_another_validatio
     moved.write_bytes((given / "de.txt").read_bytes())
     elsewhere = [str(moved) if argument == str(given / "de.txt") else argument for argument in run]
     assert main([*elsewhere, "--resume"]) == 0
-    capsys.readouterr()
-    assert main([*elsewhere, "--resume", "--validation-texts", "21"]) == 2
-    assert "validation_texts is 20 there and 21 here" in capsys.readouterr().err
+    for another in (["--validation-texts", "21"], ["--validation", f"en={moved}"]):
+        capsys.readouterr()
+        assert main([*elsewhere, "--resume", *another]) == 2
+        assert "contents of the validation is" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -156,7 +155,8 @@ def test_a_run_goes_on_where_its_texts_have_moved_but_not_with_another_validatio
         (["--max-length", "1", "--objectives", "pieces", "--validation", "tiny.txt"], "leaves no room for text"),
         (["--share-mean", "101"], "share_mean is 101.0"),
         (["--start-from", "multilingual", "--text", "texts.txt"], "write CODE=FILE, with one of en de"),
-        (["--start-from", "multilingual", "--text", "fr=texts.txt"], "knows no language 'fr'"),
+        (["--start-from", "multilingual", "--text", "fr=texts.txt"], "said to be in 'fr': write CODE=FILE"),
+        (["--validation", "de=aligned.jsonl"], "leave de= out"),
         (["--text", "empty.txt"], "empty.txt is empty"),
         (["--text", "latin.txt"], "latin.txt, line 2"),
         (["--text", "tiny.txt"], "a batch takes 8"),
@@ -173,6 +173,7 @@ def test_mistakes_are_told_in_a_line(given, tmp_path, monkeypatch, capsys, optio
     Path("tiny.txt").write_text("A single paragraph is no text to train on.\n")
     Path("broken.toml").write_text("steps = \n")
     Path("unknown.toml").write_text("stepz = 3\n")
+    Path("aligned.jsonl").write_text('{"de": "das Haus", "en": "the house"}\n')
     Path("typed.toml").write_text('held_out = "8"\n')
     write_tiny_hypernet(Path("multilingual"), n_langs=2, langs=("en", "de"))
     assert main(arguments(given, tmp_path / "run", *options)) == 2

@@ -66,6 +66,10 @@ def test_parquet_is_read(tmp_path):
         read_paragraphs(str(tmp_path / "damaged.parquet"))
     with pytest.raises(InputError, match="There is no file"):
         read_paragraphs(str(tmp_path / "missing.parquet"))
+    latin = pyarrow.array([b"d\xe9j\xe0"], pyarrow.binary()).view(pyarrow.string())
+    parquet.write_table(pyarrow.table({"text": latin}), path)
+    with pytest.raises(InputError, match="column text holds text that is not UTF-8"):
+        read_paragraphs(path)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -188,7 +188,25 @@ def test_a_start_that_gives_no_number_leaves_nothing(tmp_path):
     with pytest.raises(TrainingError, match=r"of step 1 came out as no finite number\. No checkpoint is from before"):
         train(job_of(validate=None, hypernet=spoilt), RUN, tmp_path)
     assert run_folder.Checkpoints(tmp_path, 2).latest is None
-    assert not (tmp_path / "hypernet").exists()
+
+
+def test_a_checkpoint_goes_even_where_a_stop_came_before_the_loss_that_tells(tmp_path):
+    """Stopped after step 1 was saved, which is only known to be no good when the run goes on; the start is kept."""
+    optimizer = OptimizerConfig(learning_rate=1e30, clip=1e30, warmup_steps=0)
+    run = replace(RUN, checkpoint_every=1, log_every=1, keep=1)
+
+    class Interrupted(Stream):
+        def __next__(self):
+            if self.number == 1:
+                raise InterruptedRunError
+            return super().__next__()
+
+    with pytest.raises(InterruptedRunError):
+        train(job_of(validate=None, optimizer=optimizer, batches=Interrupted(n_texts=2)), run, tmp_path)
+    assert run_folder.Checkpoints(tmp_path, 1).steps == [0, 1]
+    with pytest.raises(TrainingError, match=r"of step 2 .*checkpoint of step 0"):
+        train(job_of(validate=None, optimizer=optimizer), run, tmp_path, resume=True)
+    assert run_folder.Checkpoints(tmp_path, 1).steps == [0]
 
 
 def test_a_validation_that_is_no_number_stops_the_run(tmp_path):

@@ -1,6 +1,4 @@
-"""What a run begins with: a network whose scalers fit the model's tables, texts by language, text to validate on."""
-
-import json
+"""What a run begins with: a network whose scalers fit the model's tables, and models and networks that fit."""
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +11,10 @@ from dyntok_jax.convert.hypernet import save_hypernet
 from dyntok_jax.embedding.average import average_embeddings
 from dyntok_jax.embedding.hypernet import init_hypernet, predict_embeddings
 from dyntok_jax.embedding.hypernet_scale import with_table_scalers
-from dyntok_jax.errors import ConfigError, InputError
+from dyntok_jax.errors import ConfigError
 from dyntok_jax.models.layers import INIT_STD
 from dyntok_jax.text.byte_level import ByteLevelTokenizer
-from dyntok_jax.text.encode import TextEncoder
-from dyntok_jax.training import held_out, setup
-from dyntok_jax.training.data import DataConfig
+from dyntok_jax.training import setup
 
 pytestmark = pytest.mark.usefixtures(quick_programs.__name__)
 KINDS = ("encoder", "decoder")
@@ -27,11 +23,6 @@ KINDS = ("encoder", "decoder")
 @pytest.fixture(scope="module")
 def tokenizer() -> ByteLevelTokenizer:
     return ByteLevelTokenizer.convert(tiny_tokenizer(), pad_token="<pad>")
-
-
-@pytest.fixture(scope="module")
-def text_encoder(tokenizer) -> TextEncoder:
-    return TextEncoder(tokenizer)
 
 
 def fresh(kind: str, **changes):
@@ -108,97 +99,3 @@ def test_texts_longer_than_the_model_are_refused():
         setup.check_max_length(25, tiny_frozen())
     with pytest.raises(ConfigError, match="positions for 64"):
         setup.check_max_length(65, tiny_frozen("decoder"))
-
-
-@pytest.mark.parametrize(
-    ("given", "code", "file"),
-    [
-        ("de.txt.gz", "de", "de.txt.gz"),
-        ("folder/zh.jsonl::body", "zh", "folder/zh.jsonl::body"),
-        ("en=wiki.txt", "en", "wiki.txt"),
-        ("zh-Hant=wiki=new.txt", "zh-Hant", "wiki=new.txt"),
-        ("en=hf:wikipedia:en:train", "en", "hf:wikipedia:en:train"),
-        ("/data/lang=de/part.txt", setup.UNNAMED, "/data/lang=de/part.txt"),
-        ("reviews.txt", setup.UNNAMED, "reviews.txt"),
-    ],
-)
-def test_the_language_of_a_file(given, code, file):
-    assert setup.language_and_file(given) == (code, file)
-
-
-def test_files_are_sorted_by_language():
-    assert setup.by_language(["de.txt", "en=a", "de=b", "c.txt"]) == {
-        "de": ("de.txt", "b"),
-        "en": ("a",),
-        setup.UNNAMED: ("c.txt",),
-    }
-
-
-def test_languages_are_counted_as_the_hypernetwork_does():
-    assert setup.index_of_language("de", ("en", "de")) == 1
-    assert setup.index_of_language("de", ()) == setup.index_of_language(setup.UNNAMED, ()) == 0
-    with pytest.raises(InputError, match="write CODE=FILE, with one of en de"):
-        setup.index_of_language(setup.UNNAMED, ("en", "de"))
-    with pytest.raises(InputError, match="knows no language 'fr'"):
-        setup.index_of_language("fr", ("en", "de"))
-
-
-@pytest.fixture
-def aligned(tmp_path) -> str:
-    """Five paragraphs of English and German, the fourth without German."""
-    rows = [{"en": f"the house number {n}", "de": f"das Haus Nummer {n}"} for n in range(5)]
-    del rows[3]["de"]
-    file = tmp_path / "aligned.jsonl"
-    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    return str(file)
-
-
-def data_of(**options) -> DataConfig:
-    return DataConfig(**{"texts": {"de": ("de.txt",)}, "batch_size": 3, "max_length": 48} | options)
-
-
-def test_files_to_validate_on_are_merged_fully_and_know_their_language(aligned, tmp_path, text_encoder):
-    plain = tmp_path / "plain.txt"
-    plain.write_text("das Haus\n\ndie Welt\n", encoding="utf-8")
-    batches, translations = held_out.batches_of_files(
-        [aligned, f"de={plain}"], data_of(), text_encoder, limit=4, languages=("fr", "en", "de")
-    )
-    assert [len(batch.static_BL) for batch in batches] == [3, 1, 3, 1, 2]
-    (of_aligned,) = translations
-    assert {code: [len(batch.static_BL) for batch in found] for code, found in of_aligned.items()} == {
-        "en": [3, 1],
-        "de": [3, 1],
-    }
-    for language, found in ((1, of_aligned["en"]), (2, of_aligned["de"]), (2, batches[4:])):
-        for batch in found:
-            is_form_P = batch.forms.is_subword_PS.any(axis=1)
-            assert is_form_P.any()
-            assert set(batch.forms.language_P[is_form_P].tolist()) == {language}
-    assert all(batch.mask_BT.sum() < batch.static_mask_BL.sum() for batch in batches)
-
-
-def test_each_aligned_file_is_a_collection_of_its_own(aligned, tmp_path, text_encoder):
-    other = tmp_path / "other.jsonl"
-    other.write_text('{"en": "a dog", "fr": "un chien"}\n', encoding="utf-8")
-    _, translations = held_out.batches_of_files([aligned, str(other)], data_of(), text_encoder, limit=9)
-    assert [sorted(collection) for collection in translations] == [["de", "en"], ["en", "fr"]]
-
-
-def test_pieces_to_validate_on_are_in_the_languages_of_the_texts(text_encoder, tokenizer):
-    batches = held_out.full_batches(["das Haus", "die Welt"], data_of(), text_encoder)
-    data = data_of(pieces_per_batch=16)
-    (found,) = held_out.with_pieces(batches, data, tokenizer, ("en", "de"))
-    assert set(found.pieces.forms.language_P.tolist()) == {1}
-    (again,) = held_out.with_pieces(batches, data, tokenizer, ("en", "de"))
-    assert all(map(np.array_equal, jax.tree.leaves(found), jax.tree.leaves(again)))
-    (without,) = held_out.with_pieces(batches, data_of(), tokenizer)
-    assert without.pieces is None
-
-
-def test_a_digest_tells_files_apart(tmp_path):
-    one, other = tmp_path / "de.txt", tmp_path / "en.txt"
-    one.write_text("a")
-    other.write_text("b")
-    assert held_out.digest_of_files([]) == ""
-    assert held_out.digest_of_files([f"de={one}"]) == held_out.digest_of_files([str(one)])
-    assert held_out.digest_of_files([str(one)]) != held_out.digest_of_files([str(other)])

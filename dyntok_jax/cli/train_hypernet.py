@@ -176,7 +176,6 @@ class TrainHypernet:
         from dyntok_jax.models.mistral import Decoder
         from dyntok_jax.training import setup
         from dyntok_jax.training.data import training_batches
-        from dyntok_jax.training.held_out import digest_of_files
         from dyntok_jax.training.loop import Job
         from dyntok_jax.training.step import OptimizerConfig
 
@@ -193,11 +192,13 @@ class TrainHypernet:
         else:
             hypernet = setup.given_hypernet(self.start_from, frozen, tokenizer)
         languages = languages_of(hypernet.config.n_langs, hypernet.config.langs)
-        data = self._data(weights, hypernet.config.max_subwords, languages)
+        data = self._data(weights, hypernet.config.max_subwords)
+        batches = training_batches(data, tokenizer, languages)
+        validate, validates_on = self._validate(frozen, weights, data, tokenizer, languages)
         return Job(
             hypernet=hypernet,
             frozen=frozen,
-            batches=training_batches(data, tokenizer, languages),
+            batches=batches,
             weights=weights,
             optimizer=OptimizerConfig(
                 learning_rate=self.learning_rate,
@@ -206,29 +207,27 @@ class TrainHypernet:
                 clip=self.clip,
                 accumulate=self.accumulate,
             ),
-            validate=self._validate(frozen, weights, data, tokenizer, languages),
+            validate=validate,
             config={"model": self.model, "start_from": self.start_from, "seed": self.seed}
             # of texts and words it is their contents that count, which the batches compare
             | {"data": _without(asdict(data), "threads", "prefetch", "texts", "words")}
-            | {"validation_texts": self.validation_texts, "contents of validation": digest_of_files(self.validation)},
+            | {"contents of the validation": validates_on},
         )
 
-    def _data(self, weights: "Objectives", max_subwords: int, languages: Sequence[str]) -> "DataConfig":
+    def _data(self, weights: "Objectives", max_subwords: int) -> "DataConfig":
         from dyntok_jax.encoder import default_prompt
         from dyntok_jax.hub import find_model
-        from dyntok_jax.training import setup
         from dyntok_jax.training.data import DataConfig
+        from dyntok_jax.training.languages import by_language, numbers_by_language
 
         if self.identity_steps and not weights.pieces:
             raise InputError("--identity-steps trains on vocabulary pieces alone: add the objective pieces.")
-        texts = setup.by_language(self.text) if weights.needs_texts else {}
-        words = setup.by_language(self.words) if weights.needs_texts else {}
-        for code in (*texts, *words):
-            setup.index_of_language(code, languages)  # told before anything is read
+        texts = by_language(self.text) if weights.needs_texts else {}
+        words = by_language(self.words) if weights.needs_texts else {}
         return DataConfig(
             texts=texts,
             words=words,
-            words_share=setup.numbers_by_language("--words-share", self.words_share, words),
+            words_share=numbers_by_language("--words-share", self.words_share, words),
             batch_size=self.batch_size,
             max_length=self.max_length,
             max_subwords=max_subwords,
@@ -238,7 +237,7 @@ class TrainHypernet:
             share_spread=self.share_spread,
             full_probability=self.full_probability,
             language_exponent=self.language_exponent,
-            language_weights=setup.numbers_by_language("--language-weights", self.language_weights, {**texts, **words}),
+            language_weights=numbers_by_language("--language-weights", self.language_weights, {**texts, **words}),
             prefix=default_prompt(find_model(self.model)) if self.prefix is None else self.prefix,
             mask_probability=MASK_PROBABILITY if weights.language_model else 0.0,
             seed=self.seed,
@@ -255,8 +254,8 @@ class TrainHypernet:
         data: "DataConfig",
         tokenizer: "ByteLevelTokenizer",
         languages: Sequence[str],
-    ) -> "Validate | None":
-        """What validates: on the files given, or on what is held out of the texts."""
+    ) -> "tuple[Validate | None, str]":
+        """What validates, on the files given or on what is held out of the texts; and a digest of that."""
         from dyntok_jax.text.encode import TextEncoder
         from dyntok_jax.training import held_out
         from dyntok_jax.training.validation import validator
@@ -269,8 +268,9 @@ class TrainHypernet:
         elif self.held_out and data.texts:
             batches = held_out.batches_held_out(data, encoder, languages)
         else:
-            return None
-        return validator(frozen, weights, held_out.with_pieces(batches, data, tokenizer, languages), translations)
+            return None, ""
+        whole = held_out.with_pieces(batches, data, tokenizer, languages)
+        return validator(frozen, weights, whole, translations), held_out.digest_of(whole)
 
     def _run_config(self) -> "RunConfig":
         from dyntok_jax.training.loop import RunConfig

@@ -11,7 +11,6 @@ from typing import Any
 import grain
 import numpy as np
 
-from dyntok_jax.embedding.languages import language_index
 from dyntok_jax.errors import CheckpointError, ConfigError, InputError
 from dyntok_jax.merging import Share
 from dyntok_jax.text.byte_level import ByteLevelTokenizer
@@ -20,6 +19,7 @@ from dyntok_jax.text.word_list import load_word_list
 from dyntok_jax.training.batch import PieceBatch, TextBatch, TrainingBatch
 from dyntok_jax.training.corpus import held_out_paragraphs, load_corpus
 from dyntok_jax.training.data_config import DataConfig
+from dyntok_jax.training.languages import index_of_language
 from dyntok_jax.training.order import ORDER, TextRows, piece_rows
 from dyntok_jax.training.pieces import VocabularyPieces, make_piece_batch, vocabulary_pieces
 from dyntok_jax.training.samples import Samples
@@ -173,13 +173,14 @@ class BatchBuilder:
     @classmethod
     def load(cls, config: DataConfig, tokenizer: ByteLevelTokenizer, languages: Sequence[str]) -> "BatchBuilder":
         """Reads all that a config names; for arguments and errors see `training_batches`."""
+        codes = (*config.texts, *config.words) or languages
+        language_of = {code: index_of_language(code, languages) for code in codes}  # told before anything is read
         text_encoder = TextEncoder(tokenizer)
         samples, pieces, identities = load_samples(config, text_encoder), None, None
         if config.pieces_per_batch:
             pieces = vocabulary_pieces(tokenizer, max_subwords=config.max_subwords, mode=config.pieces)
         if config.identity_batches:
             identities = vocabulary_pieces(tokenizer, max_subwords=config.max_subwords, mode="identity")
-        codes = languages if samples is None else samples.languages
         return cls(
             samples=samples,
             text_rows=None if samples is None else TextRows(samples, config),
@@ -187,7 +188,7 @@ class BatchBuilder:
             piece_rows=None if pieces is None else piece_rows(len(pieces), config),
             identities=identities,
             identity_rows=None if identities is None else piece_rows(len(identities), config),
-            language_of={code: language_index(code, languages) if languages else 0 for code in codes},
+            language_of=language_of,
             text_encoder=text_encoder,
             config=config,
         )
@@ -246,5 +247,7 @@ def _room_for_text(config: DataConfig, text_encoder: TextEncoder) -> int:
     (without,) = text_encoder.encode_static([""], prefix=config.prefix).lengths
     room = config.max_length - int(without)
     if room < 1:
-        raise InputError(f"max_length {config.max_length} leaves no room for text: special tokens take {without}.")
+        raise InputError(
+            f"max_length {config.max_length} leaves no room for text: special tokens and prefix take {without}."
+        )
     return room

@@ -2,8 +2,8 @@
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 
+import jax
 import numpy as np
 
 from dyntok_jax.errors import InputError
@@ -14,8 +14,8 @@ from dyntok_jax.text.encode import TextEncoder
 from dyntok_jax.text.lines import read_lines
 from dyntok_jax.training.batch import TextBatch, TrainingBatch
 from dyntok_jax.training.data import DataConfig, validation_texts
+from dyntok_jax.training.languages import index_of_language, language_and_file
 from dyntok_jax.training.pieces import make_piece_batch, vocabulary_pieces
-from dyntok_jax.training.setup import index_of_language, language_and_file
 from dyntok_jax.training.text_batch import make_text_batch
 from dyntok_jax.training.validation import PIVOT
 
@@ -51,6 +51,8 @@ def batches_of_files(
         if not file.endswith(ALIGNED_SUFFIXES):
             batches += batches_of([line for line in read_lines(file) if line.strip()][:limit], code)
             continue
+        if file != given:
+            raise InputError(f"{file} says itself which languages it holds: leave {code}= out.")
         columns = read_aligned(file)
         whole = [row for row in zip(*columns.values(), strict=True) if None not in row][:limit]
         if not whole:
@@ -76,12 +78,13 @@ def batches_held_out(data: DataConfig, text_encoder: TextEncoder, languages: Seq
     ]
 
 
-def digest_of_files(files: Sequence[str]) -> str:
-    """A digest of what is in files, by which a resumed run knows that they are the same; empty without files."""
+def digest_of(batches: Sequence[TrainingBatch]) -> str:
+    """A digest of all that batches hold, by which a resumed run knows that it validates on the same."""
     digest = hashlib.blake2b(digest_size=8)
-    for _, file in map(language_and_file, files):
-        digest.update(hashlib.blake2b(Path(file).read_bytes()).digest())
-    return digest.hexdigest() if files else ""
+    for leaf in jax.tree.leaves(list(batches)):
+        digest.update(repr((leaf.shape, leaf.dtype)).encode())
+        digest.update(np.ascontiguousarray(leaf).data)
+    return digest.hexdigest()
 
 
 def full_batches(

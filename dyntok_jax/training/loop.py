@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -103,7 +102,8 @@ class Job:
       batches: to train on.
       weights: of the objectives.
       optimizer: how.
-      validate: figures on held-out data; without it the last parameters count as the best.
+      validate: figures on held-out data; without it the last parameters count as the best, of which no more is known
+        than the losses before their last update.
       config: of model, data and whatever else decides about the numbers of the run, to compare when it is resumed.
     """
 
@@ -251,7 +251,7 @@ class _Session:
         seconds = (time.perf_counter() - self.looked_at) / max(len(waited), 1)
         self.looked_at = time.perf_counter()
         for step, metrics in waited:
-            if not all(map(math.isfinite, metrics.values())) and not self._validates_at(step - 1):
+            if not all(map(math.isfinite, metrics.values())):
                 self._discard(step - 1)
             self._check_finite(metrics, f"step {step}")
             self.log.write({"step": step, **metrics, "seconds": round(seconds, 3)})
@@ -292,15 +292,14 @@ class _Session:
         )
 
     def _discard(self, step: int) -> None:
-        """Takes back the checkpoint of parameters that gave no finite number, and what was exported of it."""
+        """Takes back the checkpoint of parameters that gave no finite number, from which no run could go on.
+
+        What was exported of it stays where a validation found it good, or where there is nothing before it.
+        """
         self.checkpoints.discard(step)
-        if self.progress.best_step != step:
-            return
-        if self.checkpoints.latest is None:
-            shutil.rmtree(self.folder / HYPERNET, ignore_errors=True)
-            return
-        self.state, self.progress = self._last_checkpoint()
-        self._export()
+        if self.job.validate is None and self.progress.best_step == step and self.checkpoints.latest is not None:
+            self.state, self.progress = self._last_state(), self.checkpoints.load_progress()
+            self._export()
 
     def _export(self) -> None:
         export(self.folder / HYPERNET, self.state.hypernet, self.run.export_dtype)
@@ -312,18 +311,18 @@ class _Session:
         return begin(hypernet), Progress(decisive_config(self.job, self.run), self.job.batches.get_state())
 
     def _restored(self) -> tuple[TrainState, Progress]:
-        check_same_config(self.folder, self.checkpoints.load_progress().config, decisive_config(self.job, self.run))
-        state, progress = self._last_checkpoint()
+        progress = self.checkpoints.load_progress()
+        check_same_config(self.folder, progress.config, decisive_config(self.job, self.run))
         self.job.batches.set_state(progress.data)
-        return state, progress
+        return self._last_state(), progress
 
-    def _last_checkpoint(self) -> tuple[TrainState, Progress]:
+    def _last_state(self) -> TrainState:
         placed = jax.tree.map(
             lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
             self._abstract(),
             self._places(),
         )
-        return self.checkpoints.load_state(placed), self.checkpoints.load_progress()
+        return self.checkpoints.load_state(placed)
 
     def _abstract(self) -> TrainState:
         return jax.eval_shape(partial(init_state, optimizer=self.optimizer), self.job.hypernet)

@@ -112,7 +112,7 @@ class Checkpoints:
             self.wait()
         else:  # what went wrong first is told
             with suppress(CheckpointError):
-                self.wait()
+                self._finish_writing()  # and no older one is removed: of the last it is not known how it would go on
 
     @property
     def steps(self) -> list[int]:

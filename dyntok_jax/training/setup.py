@@ -1,10 +1,7 @@
-"""What a run begins with: the frozen model, a network of the right shape, and its texts by language."""
+"""What a run begins with: the frozen model, and a network of the right shape."""
 
-import re
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +14,7 @@ from dyntok_jax.convert.xlmr import load_encoder, load_masked_lm_head
 from dyntok_jax.embedding.hypernet import Hypernet, init_hypernet
 from dyntok_jax.embedding.hypernet_config import HypernetConfig, check_hypernet_fits
 from dyntok_jax.embedding.hypernet_scale import with_table_scalers
-from dyntok_jax.embedding.languages import language_index
-from dyntok_jax.errors import ConfigError, InputError
+from dyntok_jax.errors import ConfigError
 from dyntok_jax.hub import find_model
 from dyntok_jax.models.mistral import Decoder
 from dyntok_jax.models.mistral_config import MODEL_TYPES as DECODER_TYPES
@@ -27,10 +23,6 @@ from dyntok_jax.text.byte_level import ByteLevelTokenizer
 from dyntok_jax.training.objectives import FrozenModel, freeze
 
 MASK_TOKENS = ("<mask>", "[MASK]")
-UNNAMED = "text"
-"""Stands for the language where neither the option nor the file's name says one."""
-_GIVEN = re.compile(r"([A-Za-z]{2,3}(?:[-_][A-Za-z0-9]+)*)=(.+)")
-"""`CODE=FILE`; a folder may be called `lang=de`, too."""
 
 
 @dataclass(frozen=True)
@@ -138,59 +130,3 @@ def check_max_length(max_length: int, frozen: FrozenModel) -> None:
     longest = config.max_positions if isinstance(frozen.body, Decoder) else config.max_tokens
     if max_length > longest:
         raise ConfigError(f"max_length is {max_length}: the model has positions for {longest} subwords.")
-
-
-def by_language(files: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Sorts files by the language that `CODE=FILE` or the file's name (`de.txt.gz`) says."""
-    sorted_files: dict[str, list[str]] = {}
-    for file in files:
-        code, path = language_and_file(file)
-        sorted_files.setdefault(code, []).append(path)
-    return {code: tuple(of_language) for code, of_language in sorted_files.items()}
-
-
-def language_and_file(file: str) -> tuple[str, str]:
-    """The language that `CODE=FILE` or the file's name (`de.txt.gz`) says, `UNNAMED` if neither does; and the file."""
-    if given := _GIVEN.fullmatch(file):
-        return given[1], given[2]
-    code = re.split(r"[._-]", Path(file).name)[0]
-    return (code if re.fullmatch(r"[a-z]{2,3}", code) else UNNAMED), file
-
-
-def index_of_language(code: str, languages: Sequence[str]) -> int:
-    """The index of a text's language as the hypernetwork counts them; 0 where it has none.
-
-    Raises:
-      InputError: the hypernetwork has languages, and this is none of them, or it is not known which it is.
-    """
-    if languages and code == UNNAMED:
-        raise InputError(
-            "The hypernetwork tells languages apart, and a file does not say which it is in: write CODE=FILE, with "
-            f"one of {' '.join(languages)}."
-        )
-    return language_index(code, languages) if languages else 0
-
-
-def numbers_by_language(option: str, numbers: Sequence[str], languages: Iterable[str]) -> dict[str, float]:
-    """`NUMBER` for all languages, `CODE=NUMBER` for one, as a number for each that is given one.
-
-    Args:
-      option: its name, for messages.
-      numbers: what it was given.
-      languages: the codes that there are.
-
-    Raises:
-      InputError: something is no number, or names a language that is not there.
-    """
-    found: dict[str, float] = {}
-    for entry in sorted(numbers, key=lambda entry: "=" in entry):  # a language's own number comes after that for all
-        code, _, digits = entry.rpartition("=")
-        try:
-            number = float(digits)
-        except ValueError:
-            raise InputError(f"{option} is given {entry!r}, which is no number: write 0.3, or fr=0.3.") from None
-        if code and code not in languages:
-            known = ", ".join(languages) or "none"
-            raise InputError(f"{option} is given {entry!r}, and nothing is in language {code}; there are {known}.")
-        found |= {code: number} if code else dict.fromkeys(languages, number)
-    return found

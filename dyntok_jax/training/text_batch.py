@@ -111,7 +111,9 @@ def encode_twice(
         for row in too_long.tolist():
             if not texts[row]:
                 taken = max(int(static.lengths[row]), int(dynamic.lengths[row]))
-                raise InputError(f"max_length {max_length} leaves no room for text: special tokens take {taken}.")
+                raise InputError(
+                    f"max_length {max_length} leaves no room for text: special tokens and prefix take {taken}."
+                )
             fits = min(_characters_that_fit(subwords, row, max_length) for subwords in (static, dynamic))
             texts[row] = texts[row][: min(fits, len(texts[row]) - 1)]
 
