@@ -31,8 +31,9 @@ from dyntok_jax.hub import find_model
 from dyntok_jax.text.byte_level import ByteLevelTokenizer
 from dyntok_jax.training.batch import TrainingBatch
 from dyntok_jax.training.data import DataConfig, training_batches
+from dyntok_jax.training.languages import by_language
 from dyntok_jax.training.objectives import Objectives
-from dyntok_jax.training.setup import NetworkConfig, by_language, fresh_hypernet, load_frozen
+from dyntok_jax.training.setup import NetworkConfig, fresh_hypernet, load_frozen
 from dyntok_jax.training.step import OptimizerConfig, init_state, make_optimizer, make_step
 
 PIECES = 256
