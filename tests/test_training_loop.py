@@ -146,6 +146,22 @@ def test_what_a_kill_left_behind_is_no_checkpoint(tmp_path):
     assert [path.name for path in folder.iterdir()] == ["notes"]
 
 
+def test_a_write_that_still_goes_on_is_swept_away_when_it_ends(tmp_path, monkeypatch):
+    """Threads of a write that failed may add files while it is removed."""
+    left = tmp_path / run_folder.CHECKPOINTS / "9.orbax-checkpoint-tmp"
+    left.mkdir(parents=True)
+    remove, failures = run_folder.shutil.rmtree, iter([OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))])
+
+    def once_not_empty(path):
+        if error := next(failures, None):
+            raise error
+        remove(path)
+
+    monkeypatch.setattr(run_folder.shutil, "rmtree", once_not_empty)
+    assert run_folder.Checkpoints(tmp_path, 2).latest is None
+    assert not left.exists()
+
+
 def test_an_export_that_a_kill_cut_off_is_swept_away(tmp_path):
     part = tmp_path / "hypernet" / ".model.safetensors.0a1b2c3d.part"
     part.parent.mkdir()

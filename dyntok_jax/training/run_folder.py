@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -29,6 +30,7 @@ from dyntok_jax.training.step import TrainState
 CHECKPOINTS, METRICS, HYPERNET, LOCK = "checkpoints", "metrics.jsonl", "hypernet", ".lock"
 _DOOMED = ".removed"
 _WHOLE, _UNFINISHED = re.compile(r"\d+"), re.compile(rf"\d+({re.escape(_DOOMED)}|\.orbax-checkpoint-tmp.*)")
+_SWEEPS, _SWEEP_SECONDS = 20, 0.1
 _PARTS = ".*.part"
 """Files of an export that were not whole yet."""
 
@@ -98,7 +100,7 @@ class Checkpoints:
             self.folder.mkdir(parents=True, exist_ok=True)
             for left in self.folder.iterdir():
                 if _UNFINISHED.fullmatch(left.name):
-                    shutil.rmtree(left)
+                    _sweep(left)
             for left in (folder / HYPERNET).glob(_PARTS):
                 left.unlink()
 
@@ -253,6 +255,19 @@ class MetricsFile:
             raise CheckpointError(
                 f"{self._path} cannot be written ({error.strerror or error}): make room, and go on with --resume."
             ) from error
+
+
+def _sweep(left: Path) -> None:
+    """Removes a folder into which the threads of a write that failed may be writing for a moment still."""
+    for more in reversed(range(_SWEEPS)):
+        try:
+            shutil.rmtree(left)
+        except OSError:
+            if not more:
+                raise
+            time.sleep(_SWEEP_SECONDS)
+        else:
+            return
 
 
 def _lines_up_to(path: Path, step: int) -> list[str]:
