@@ -2,6 +2,7 @@
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import pytest
@@ -10,6 +11,10 @@ from sentencepiece import SentencePieceProcessor
 from tokenizers import Tokenizer, models, normalizers
 
 from dyntok_jax.hub import find_model
+
+if TYPE_CHECKING:  # modules imported here, before the tests are, would escape the checks of shapes
+    from dyntok_jax.text.byte_level import ByteLevelTokenizer
+    from dyntok_jax.text.encode import TextEncoder
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -30,6 +35,24 @@ def e5_small_folder() -> Path:
 def smollm2_folder() -> Path:
     """The offline decoder as a Hugging Face folder, built once into the user's cache."""
     return find_model("smollm2")
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> "ByteLevelTokenizer":
+    """The byte-level form of the tiny Unigram tokenizer, where a module has no other."""
+    from tiny import tiny_tokenizer
+
+    from dyntok_jax.text.byte_level import ByteLevelTokenizer
+
+    return ByteLevelTokenizer.convert(tiny_tokenizer(), pad_token="<pad>")
+
+
+@pytest.fixture(scope="session")
+def text_encoder(tokenizer) -> "TextEncoder":
+    """Texts through that."""
+    from dyntok_jax.text.encode import TextEncoder
+
+    return TextEncoder(tokenizer)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import tiny_tokenizer
 
 from dyntok_jax.assets import load_sample
 from dyntok_jax.embedding.embedder import TokenEmbedder
@@ -18,23 +17,11 @@ from dyntok_jax.embedding.hypernet_config import HypernetConfig
 from dyntok_jax.errors import InputError
 from dyntok_jax.merging import Share, merge_batch_on_host
 from dyntok_jax.text.batches import pad_batch, token_spans
-from dyntok_jax.text.byte_level import ByteLevelTokenizer
-from dyntok_jax.text.encode import TextEncoder
 from dyntok_jax.training.data import DataConfig, training_batches
 from dyntok_jax.training.text_batch import make_text_batch
 
 LANGUAGES = ("en", "tr", "th")
 PREFIX = "query: "
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> ByteLevelTokenizer:
-    return ByteLevelTokenizer.convert(tiny_tokenizer(), pad_token="<pad>")
-
-
-@pytest.fixture(scope="module")
-def text_encoder(tokenizer) -> TextEncoder:
-    return TextEncoder(tokenizer)
 
 
 @pytest.fixture(scope="module")

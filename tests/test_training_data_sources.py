@@ -6,21 +6,14 @@ import sys
 
 import jaxtyping
 import pytest
-from tiny import tiny_tokenizer
 
 from dyntok_jax.errors import CheckpointError, ConfigError, InputError
-from dyntok_jax.text.byte_level import ByteLevelTokenizer
 from dyntok_jax.text.encode import TextEncoder
 from dyntok_jax.training.data import DataConfig, load_samples, training_batches, validation_texts
 from dyntok_jax.training.sources import read_paragraphs
 
 ROWS = [{"text": "one\n two \n", "body": "uno"}, {"text": "three", "body": "tres"}]
 PARAGRAPHS = ["one", "two", "three"]
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> ByteLevelTokenizer:
-    return ByteLevelTokenizer.convert(tiny_tokenizer(), pad_token="<pad>")
 
 
 def long_paragraphs(code: str) -> list[str]:

@@ -5,10 +5,8 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from tiny import tiny_tokenizer
 
 from dyntok_jax.errors import InputError
-from dyntok_jax.text.byte_level import ByteLevelTokenizer
 from dyntok_jax.text.encode import TextEncoder
 from dyntok_jax.text.word_list import WordList, load_word_list
 from dyntok_jax.training.data import DataConfig, load_samples, training_batches
@@ -16,11 +14,6 @@ from dyntok_jax.training.order import mixed_rows
 from dyntok_jax.training.word_texts import make_word_texts
 
 WORDS = "the\t100\nof\t50\nhouse\t10\nwindow\t5\nriver\nsummer\t0.5\n"
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> ByteLevelTokenizer:
-    return ByteLevelTokenizer.convert(tiny_tokenizer(), pad_token="<pad>")
 
 
 @pytest.fixture

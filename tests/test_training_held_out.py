@@ -5,23 +5,10 @@ import json
 import jax
 import numpy as np
 import pytest
-from tiny import tiny_tokenizer
 
 from dyntok_jax.errors import InputError
-from dyntok_jax.text.byte_level import ByteLevelTokenizer
-from dyntok_jax.text.encode import TextEncoder
 from dyntok_jax.training import held_out
 from dyntok_jax.training.data import DataConfig
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> ByteLevelTokenizer:
-    return ByteLevelTokenizer.convert(tiny_tokenizer(), pad_token="<pad>")
-
-
-@pytest.fixture(scope="module")
-def text_encoder(tokenizer) -> TextEncoder:
-    return TextEncoder(tokenizer)
 
 
 @pytest.fixture

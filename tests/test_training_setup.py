@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import tiny_tokenizer
 from tiny_training import D, V, hypernet_config, quick_programs, random_hypernet, tiny_frozen
 
 from dyntok_jax.convert.hypernet import save_hypernet
@@ -13,16 +12,10 @@ from dyntok_jax.embedding.hypernet import init_hypernet, predict_embeddings
 from dyntok_jax.embedding.hypernet_scale import with_table_scalers
 from dyntok_jax.errors import ConfigError
 from dyntok_jax.models.layers import INIT_STD
-from dyntok_jax.text.byte_level import ByteLevelTokenizer
 from dyntok_jax.training import setup
 
 pytestmark = pytest.mark.usefixtures(quick_programs.__name__)
 KINDS = ("encoder", "decoder")
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> ByteLevelTokenizer:
-    return ByteLevelTokenizer.convert(tiny_tokenizer(), pad_token="<pad>")
 
 
 def fresh(kind: str, **changes):
