@@ -14,8 +14,7 @@ from typing import Any
 
 import jax
 from jax.experimental.mesh_utils import create_device_mesh
-from jax.sharding import AxisType, Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 
 from dyntok_jax.errors import ConfigError
 from dyntok_jax.parameters import flat_parameters

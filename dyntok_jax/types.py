@@ -19,6 +19,9 @@ from jaxtyping import Array, Bool, Int32
 NO_SEGMENT = -1
 """Segment of special tokens and padding: nothing merges there."""
 
+EXCLUDED = float(np.finfo(np.float32).min)
+"""The score of a token that cannot be drawn."""
+
 AnyArray = np.ndarray | Array
 """A host or a device array: `Int32[AnyArray, "B L"]`."""
 

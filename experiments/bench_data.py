@@ -1,6 +1,6 @@
 """Speed of the training input pipeline against what a training step takes.
 
-    python experiments/bench_data.py --text de.txt.gz el.txt.gz --json bench_data.json
+    python -m experiments.bench_data --text de.txt.gz el.txt.gz --json bench_data.json
 
 Two CPU cores: 3 minutes, most of it for compiling training steps. Expect 20 batches a second or more (17 ms of one
 core each) and some 100 batches in the time of a step.
@@ -26,15 +26,20 @@ from rich.console import Console
 from rich.table import Table
 
 from dyntok_jax.assets import load_sample
-from dyntok_jax.encoder import default_prompt
-from dyntok_jax.hub import find_model
-from dyntok_jax.text.byte_level import ByteLevelTokenizer
-from dyntok_jax.training.batch import TrainingBatch
-from dyntok_jax.training.data import DataConfig, training_batches
-from dyntok_jax.training.languages import by_language
-from dyntok_jax.training.objectives import Objectives
-from dyntok_jax.training.setup import NetworkConfig, fresh_hypernet, load_frozen
-from dyntok_jax.training.step import OptimizerConfig, init_state, make_optimizer, make_step
+from dyntok_jax.encoding import default_prompt
+from dyntok_jax.files import find_model
+from dyntok_jax.text import ByteLevelTokenizer
+from dyntok_jax.training import (
+    NetworkConfig,
+    Objectives,
+    OptimizerConfig,
+    fresh_hypernet,
+    init_state,
+    load_frozen,
+    make_optimizer,
+    make_step,
+)
+from dyntok_jax.training.data import DataConfig, TrainingBatch, by_language, training_batches
 
 PIECES = 256
 OBJECTIVES = Objectives(sentences=1.0, hidden=1.0)

@@ -1,6 +1,6 @@
 """Speed of the decoder beside PyTorch transformers: decoding, prefill, time to the first token of dynamic prompts.
 
-    python experiments/bench_decoder.py --json bench_decoder.json --table bench_decoder.md
+    python -m experiments.bench_decoder --json bench_decoder.json --table bench_decoder.md
 
 SmolLM2 in float32 on all cores; prompts from the packaged sample. Rivals take turns for `--rounds` rounds, and all
 programs are compiled before the clock starts. Shown are best times, and beside them the medians over rounds.
@@ -32,31 +32,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32
-from report import Figures, report, run_script
 from rich.console import Console
 from rich.progress import track
-from turns import Rounds, best_seconds, ratio, round_seconds, take_turns
 
-from dyntok_jax import DynamicDecoder, batch_decoder
+from dyntok_jax import DynamicDecoder
 from dyntok_jax.assets import load_sample
-from dyntok_jax.embedding import embedder as embedder_module
-from dyntok_jax.embedding.embedder import TokenEmbedder
+from dyntok_jax.decoding import COMPILED_STEPS
+from dyntok_jax.embedding import TokenEmbedder
 from dyntok_jax.errors import InputError
-from dyntok_jax.generation import loop
-from dyntok_jax.hub import DEFAULT_DECODER, find_model
-from dyntok_jax.models.mistral import Decoder, unstacked
-from dyntok_jax.text.encode import TextEncoder
-from dyntok_jax.tokens import FULL
+from dyntok_jax.files import find_model
+from dyntok_jax.models import Decoder, unstacked
+from dyntok_jax.options import DEFAULT_DECODER, FULL
+from dyntok_jax.text import TextEncoder
+from experiments.shared.report import Figures, report, run_script
+from experiments.shared.turns import Rounds, best_seconds, ratio, round_seconds, take_turns
 
-COMPILED_STEPS = (
-    batch_decoder._start,
-    loop.advance,
-    loop.sequence_keys,
-    loop.stop_sequences,
-    embedder_module._average,
-    embedder_module._predict_input,
-)
-"""Everything that `DynamicDecoder.generate` compiles by name."""
 COMPILED = "/jax/core/compile/backend_compile_duration"
 PARAGRAPH_BREAK = "\n\n"
 

@@ -1,7 +1,7 @@
 """Throughput of the encoder, tokenization to embeddings: static, FVT, hypernetwork with a cold and a warm cache.
 
-    python experiments/bench_encoder.py --json bench_encoder.json --table bench_encoder.md
-    python experiments/bench_encoder.py --rounds 0 --stream 500 --json bench_stream.json
+    python -m experiments.bench_encoder --json bench_encoder.json --table bench_encoder.md
+    python -m experiments.bench_encoder --rounds 0 --stream 500 --json bench_stream.json
 
 The whole sample (15 languages × 50 paragraphs) with e5-small, in batches of 32; full merging, pretokens, at most 7
 subwords a token. The hypernetwork is the one that comes with the model; for a model that has none, a random one of the
@@ -29,29 +29,29 @@ from statistics import median
 
 import jax
 import numpy as np
-from report import Figures, report, run_script
 from rich.console import Console
 from rich.progress import track
-from turns import best_seconds, ratio, round_seconds, take_turns
 
 from dyntok_jax import DynamicEncoder, EncodedTexts, Share
 from dyntok_jax.assets import load_sample
-from dyntok_jax.embedding import embedder as embedder_module
-from dyntok_jax.embedding.cache import EmbeddingCache
-from dyntok_jax.embedding.embedder import DEFAULT_CACHE_ROWS, TokenEmbedder
-from dyntok_jax.embedding.hypernet import init_hypernet
-from dyntok_jax.embedding.hypernet_config import HypernetConfig
-from dyntok_jax.embedding.inputs import TokenInputs
-from dyntok_jax.encoder import BATCH_BUCKETS, FULL, _forward
-from dyntok_jax.hub import DEFAULT_MODEL, find_model
-from dyntok_jax.models.xlmr import Encoder, EncoderConfig
-from dyntok_jax.text.batches import bucket, group_by_length, pad_batch
-from dyntok_jax.text.byte_level import ByteLevelTokenizer
+from dyntok_jax.embedding import (
+    DEFAULT_CACHE_ROWS,
+    EmbeddingCache,
+    HypernetConfig,
+    TokenEmbedder,
+    TokenInputs,
+    init_hypernet,
+)
+from dyntok_jax.encoding import BATCH_BUCKETS, COMPILED_STEPS, encode_batch
+from dyntok_jax.files import find_model
+from dyntok_jax.models import Encoder, EncoderConfig
+from dyntok_jax.options import DEFAULT_MODEL, FULL
+from dyntok_jax.text import ByteLevelTokenizer, bucket, group_by_length, pad_batch
+from experiments.shared.report import Figures, report, run_script
+from experiments.shared.turns import best_seconds, ratio, round_seconds, take_turns
 
 BATCH_SIZE = 32
 TEXTS_PER_CALL = 8 * BATCH_SIZE
-COMPILED_STEPS = (_forward, embedder_module._average, embedder_module._predict_input)
-"""Everything that `DynamicEncoder.encode` compiles."""
 
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Ids, token types and mask."""
@@ -200,7 +200,7 @@ def bench_forward(encoder: DynamicEncoder, folder: Path, calls: list[list[str]],
     def ours(batch):
         ids_BT, type_BT, mask_BT = batch
         inputs = TokenInputs(ids_BT, None, None, mask_BT)
-        hidden = _forward(encoder.encoder, inputs, type_BT, pooling="none", normalize=False)
+        hidden = encode_batch(encoder.encoder, inputs, type_BT, pooling="none", normalize=False)
         return np.asarray(hidden)
 
     forwards = {"ours": ours, "torch": torch_forward(folder)}

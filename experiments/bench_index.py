@@ -1,7 +1,7 @@
 """Speed and recall of the maximum inner product index, beside exact search, FAISS and ScaNN.
 
-    python experiments/bench_index.py TABLE --json bench_index.json --table bench_index.md
-    python experiments/bench_index.py --synthetic 100000
+    python -m experiments.bench_index TABLE --json bench_index.json --table bench_index.md
+    python -m experiments.bench_index --synthetic 100000
 
 TABLE is a folder that `dyntok embed-vocab` wrote; `--synthetic` draws rows instead: means of one to four of the model's
 own output rows, as FVT makes them, with a norm that varies by a factor. Queries are real hidden states of the model on
@@ -34,20 +34,20 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from jaxtyping import Float32
-from report import Figures, report, run_script
 from rich.console import Console
-from turns import best_seconds, take_turns
 
 from dyntok_jax.assets import load_sample
-from dyntok_jax.convert.mistral import load_decoder
-from dyntok_jax.embedding.vocabulary_table import open_table
+from dyntok_jax.convert import load_decoder
+from dyntok_jax.decoding import hidden_queries
 from dyntok_jax.errors import InputError
-from dyntok_jax.generation.hidden_queries import hidden_queries
-from dyntok_jax.generation.index import exact_search, search
-from dyntok_jax.generation.index_build import build_index, recall_of
-from dyntok_jax.hub import DEFAULT_DECODER, find_model
-from dyntok_jax.models.mistral import Decoder
-from dyntok_jax.text.byte_level import ByteLevelTokenizer
+from dyntok_jax.files import find_model
+from dyntok_jax.models import Decoder
+from dyntok_jax.options import DEFAULT_DECODER
+from dyntok_jax.text import ByteLevelTokenizer
+from dyntok_jax.vocabulary import open_table
+from dyntok_jax.vocabulary.index import build_index, exact_search, recall_of, search
+from experiments.shared.report import Figures, report, run_script
+from experiments.shared.turns import best_seconds, take_turns
 
 ROWS_PER_CELL = 244
 FAISS_TRAINING_ROWS = 64

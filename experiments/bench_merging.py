@@ -1,6 +1,6 @@
 """Speed of merging on the host and on the device, against the plain algorithm in Python (the tests' oracle).
 
-    python experiments/bench_merging.py --json bench_merging.json
+    python -m experiments.bench_merging --json bench_merging.json
 
 Two CPU cores: 80 seconds. Expect, at 100 merges, the host 350 to 2000 times as fast as the oracle and the device 10 to
 50 times, compilation not counted.
@@ -11,7 +11,6 @@ table says so), so its pairs are fewer and more frequent than in as much new tex
 without a limit on the length of tokens, and what they give is compared.
 """
 
-import importlib.util
 import json
 import statistics
 import time
@@ -26,10 +25,11 @@ from rich.console import Console
 from rich.table import Table
 
 from dyntok_jax.assets import load_sample
-from dyntok_jax.hub import find_model
-from dyntok_jax.merging import Merges, merge_batch, merge_batch_on_host
-from dyntok_jax.text.byte_level import ByteLevelTokenizer
-from dyntok_jax.text.encode import TextEncoder
+from dyntok_jax.files import find_model
+from dyntok_jax.merging import merge_batch, merge_batch_on_host
+from dyntok_jax.options import Merges
+from dyntok_jax.text import ByteLevelTokenizer, TextEncoder
+from tests.support import oracle
 
 SIZES = ((32, 40), (32, 128), (128, 128), (1024, 128))
 ALL = 1_000_000
@@ -52,7 +52,6 @@ class Options:
 
 
 def main(options: Options) -> None:
-    oracle = load_oracle()
     ids_N, segment_N = subwords_of_sample()
     table = Table("batch", "sample ×", "merges", "oracle ms", "host ms", "device ms", "host ×", "device ×")
     figures: dict[str, float] = {}
@@ -133,14 +132,6 @@ def check_equal(one, other) -> None:
     for left, right in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         if not np.array_equal(left, right):
             raise SystemExit("host and device differ: a bug")
-
-
-def load_oracle():
-    path = Path(__file__).resolve().parents[1] / "tests" / "oracle.py"
-    spec = importlib.util.spec_from_file_location("oracle", path)
-    oracle = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(oracle)
-    return oracle
 
 
 if __name__ == "__main__":

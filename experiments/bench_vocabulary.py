@@ -1,6 +1,6 @@
 """How long a step of decoding takes in the model's own vocabulary, and in a large one.
 
-    python experiments/bench_vocabulary.py VOCAB TABLE INDEX --json bench_vocabulary.json --table bench_vocabulary.md
+    python -m experiments.bench_vocabulary VOCAB TABLE INDEX --json bench_vocabulary.json --table bench_vocabulary.md
 
 The folders are those of `dyntok build-vocab`, `embed-vocab` and `build-index`. The same loop runs on the same prompts,
 `--steps` steps a call, greedily and with no end; all ways of choosing take turns for `--rounds` rounds, and the best
@@ -20,18 +20,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from report import Figures, report, run_script
 from rich.console import Console
-from turns import best_seconds, ratio, take_turns
 
 from dyntok_jax import DynamicDecoder
 from dyntok_jax.assets import load_sample
-from dyntok_jax.generation.loop import Limits, advance, sequence_keys, start
-from dyntok_jax.generation.sampling import SamplingConfig, sampling_of
-from dyntok_jax.generation.vocabularies import OWN, PromptVocabulary, Vocabulary
-from dyntok_jax.hub import DEFAULT_DECODER
-from dyntok_jax.large_vocabulary import LoadedVocabulary
-from dyntok_jax.models.mistral import embed_ids
+from dyntok_jax.decoding import (
+    OWN,
+    Limits,
+    LoadedVocabulary,
+    PromptVocabulary,
+    SamplingConfig,
+    Vocabulary,
+    advance,
+    sampling_of,
+    sequence_keys,
+    start,
+)
+from dyntok_jax.models import embed_ids
+from dyntok_jax.options import DEFAULT_DECODER
+from experiments.shared.report import Figures, report, run_script
+from experiments.shared.turns import best_seconds, ratio, take_turns
 
 CAPACITY, STRETCH = 256, 64
 PROMPT_TOKENS = 64

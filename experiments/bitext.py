@@ -1,7 +1,7 @@
 """Cross-lingual retrieval as tokens get fewer: static, FVT and (given one) a hypernetwork at shares of 0 to 100 %.
 
-    python experiments/bitext.py --json bitext.json --table bitext.md --plot bitext.png
-    python experiments/bitext.py --data lohelp_eval.jsonl.gz --limit 250 --json help.json --plot help.png
+    python -m experiments.bitext --json bitext.json --table bitext.md --plot bitext.png
+    python -m experiments.bitext --data lohelp_eval.jsonl.gz --limit 250 --json help.json --plot help.png
 
 For each paragraph of a language: is its nearest English embedding (cosine) its own translation? The pool of a language
 is the English side of its own pairs. Languages are encoded one by one, in batches of 32 paragraphs as the file has
@@ -25,17 +25,16 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float32
-from report import report, run_script
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dyntok_jax import DynamicEncoder, EncodedTexts, Share
 from dyntok_jax.assets import load_sample
-from dyntok_jax.embedding.embedder import TokenEmbedder
+from dyntok_jax.embedding import TokenEmbedder
 from dyntok_jax.errors import InputError
-from dyntok_jax.hub import AUTO, DEFAULT_MODEL
-from dyntok_jax.text.aligned import read_aligned
-from dyntok_jax.text.boundaries import Boundary
+from dyntok_jax.options import AUTO, DEFAULT_MODEL, Boundary
+from dyntok_jax.text import read_aligned
+from experiments.shared.report import report, run_script
 
 STATIC = "static"
 SPACELESS = frozenset("th zh ja lo km my bo dz".split())

@@ -1,6 +1,6 @@
 """What writing in a large vocabulary is worth: bits per byte, share of new tokens, speed, variety.
 
-    python experiments/generation_quality.py VOCAB TABLE INDEX --json quality.json --table quality.md
+    python -m experiments.generation_quality VOCAB TABLE INDEX --json quality.json --table quality.md
 
 The folders are those of `dyntok build-vocab`, `embed-vocab` and `build-index`.
 
@@ -35,18 +35,16 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from jax import lax
-from report import Figures, report, run_script
 from rich.console import Console
 from rich.progress import track
 
 from dyntok_jax import DynamicDecoder, SamplingConfig
 from dyntok_jax.assets import load_sample
-from dyntok_jax.generated import GeneratedText
-from dyntok_jax.generation.vocabularies import PROBES, LargeVocabulary
-from dyntok_jax.hub import DEFAULT_DECODER
-from dyntok_jax.large_vocabulary import LoadedVocabulary
-from dyntok_jax.models.mistral import forward
-from dyntok_jax.text.batches import bucket
+from dyntok_jax.decoding import GeneratedText, LargeVocabulary, LoadedVocabulary
+from dyntok_jax.models import forward
+from dyntok_jax.options import DEFAULT_DECODER, PROBES
+from dyntok_jax.text import bucket
+from experiments.shared.report import Figures, report, run_script
 
 POSITIONS = 16
 """Positions whose logits over the large vocabulary lie in memory at a time."""

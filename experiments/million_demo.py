@@ -1,6 +1,6 @@
 """From text to generation over a million tokens, on SmolLM2, in one command.
 
-    python experiments/million_demo.py corpus/*.txt.gz --output million
+    python -m experiments.million_demo corpus/*.txt.gz --output million
 
 Four commands in a row, each of which can be run alone: `dyntok build-vocab` grows the model's vocabulary on the text
 (and on word lists, by default of 16 languages from the package `wordfreq`: `pip install wordfreq`), `embed-vocab` gives
@@ -16,7 +16,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from dyntok_jax.cli.main import main as dyntok
+from dyntok_jax.cli import main as dyntok
 
 LANGUAGES = ("en", "de", "fr", "es", "it", "pt", "nl", "pl", "ru", "tr", "el", "bg", "ar", "hi", "vi", "cs")
 

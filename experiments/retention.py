@@ -1,7 +1,7 @@
 """What a decoder keeps of a context that is tokenized dynamically: the second halves of texts behind their first ones.
 
-    python experiments/retention.py --json retention.json --table retention.md --plot retention.png
-    python experiments/retention.py --data lohelp_eval.jsonl.gz --limit 100 --json help.json --plot help.png
+    python -m experiments.retention --json retention.json --table retention.md --plot retention.png
+    python -m experiments.retention --data lohelp_eval.jsonl.gz --limit 100 --json help.json --plot help.png
 
 Texts are paragraphs of a language joined until they have `--min-static` tokens of the model's own tokenizer; one begins
 at every `--stride`-th paragraph, so that they overlap. Each is cut at the segment border nearest to its middle. The
@@ -23,18 +23,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from report import report, run_script
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dyntok_jax import DynamicDecoder, ScoredText, Share
 from dyntok_jax.assets import load_sample
-from dyntok_jax.embedding.embedder import TokenEmbedder
+from dyntok_jax.embedding import TokenEmbedder
 from dyntok_jax.errors import InputError
-from dyntok_jax.hub import AUTO, DEFAULT_DECODER
-from dyntok_jax.text.aligned import read_aligned
-from dyntok_jax.text.boundaries import Boundary
-from dyntok_jax.text.encode import TextEncoder
+from dyntok_jax.options import AUTO, DEFAULT_DECODER, Boundary
+from dyntok_jax.text import TextEncoder, read_aligned
+from experiments.shared.report import report, run_script
 
 STATIC, FLOOR = "static", "floor"
 NO_CONTEXT = "\n"

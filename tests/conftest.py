@@ -10,11 +10,10 @@ from hypothesis import settings
 from sentencepiece import SentencePieceProcessor
 from tokenizers import Tokenizer, models, normalizers
 
-from dyntok_jax.hub import find_model
+from dyntok_jax.files import find_model
 
 if TYPE_CHECKING:  # modules imported here, before the tests are, would escape the checks of shapes
-    from dyntok_jax.text.byte_level import ByteLevelTokenizer
-    from dyntok_jax.text.encode import TextEncoder
+    from dyntok_jax.text import ByteLevelTokenizer, TextEncoder
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -40,9 +39,8 @@ def smollm2_folder() -> Path:
 @pytest.fixture(scope="session")
 def tokenizer() -> "ByteLevelTokenizer":
     """The byte-level form of the tiny Unigram tokenizer, where a module has no other."""
-    from tiny import tiny_tokenizer
-
-    from dyntok_jax.text.byte_level import ByteLevelTokenizer
+    from dyntok_jax.text import ByteLevelTokenizer
+    from tests.support.tiny import tiny_tokenizer
 
     return ByteLevelTokenizer.convert(tiny_tokenizer(), pad_token="<pad>")
 
@@ -50,7 +48,7 @@ def tokenizer() -> "ByteLevelTokenizer":
 @pytest.fixture(scope="session")
 def text_encoder(tokenizer) -> "TextEncoder":
     """Texts through that."""
-    from dyntok_jax.text.encode import TextEncoder
+    from dyntok_jax.text import TextEncoder
 
     return TextEncoder(tokenizer)
 

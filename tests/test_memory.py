@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-PROBE = Path(__file__).with_name("memory_probe.py")
+ROOT = Path(__file__).parents[1]
 # what is freed is given back at once, so that memory held is told from memory that malloc keeps for later
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144"}
 MOST = {"load": 1.3, "export": 1.4, "to_orbax": 1.4, "from_orbax": 1.6}
@@ -17,8 +17,10 @@ MOST = {"load": 1.3, "export": 1.4, "to_orbax": 1.4, "from_orbax": 1.6}
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
 def test_a_model_is_never_twice_in_memory(tmp_path):
-    command = [sys.executable, str(PROBE), str(tmp_path), "14", "4"]
-    result = subprocess.run(command, env=os.environ | MALLOC, capture_output=True, text=True, timeout=200, check=True)
+    command = [sys.executable, "-m", "tests.support.memory_probe", str(tmp_path), "14", "4"]
+    result = subprocess.run(
+        command, env=os.environ | MALLOC, cwd=ROOT, capture_output=True, text=True, timeout=200, check=True
+    )
     shares = json.loads(result.stdout)
     assert shares.pop("gigabytes") > 0.18
     assert {step: share for step, share in shares.items() if share > MOST[step]} == {}

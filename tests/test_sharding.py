@@ -6,15 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
-from dyntok_jax.convert.xlmr import load_encoder, save_encoder
-from dyntok_jax.embedding.hypernet import Hypernet, HypernetOutput, predict_embeddings
-from dyntok_jax.embedding.hypernet_config import HypernetConfig
+from dyntok_jax.convert import load_encoder
+from dyntok_jax.convert.bert_checkpoint import save_encoder
+from dyntok_jax.embedding import Hypernet, HypernetConfig, HypernetOutput, predict_embeddings
 from dyntok_jax.errors import ConfigError
-from dyntok_jax.models.heads import MaskedLmHead, mlm_logits
-from dyntok_jax.models.xlmr import Encoder, EncoderConfig, encode_ids
+from dyntok_jax.models import Encoder, EncoderConfig, MaskedLmHead
+from dyntok_jax.models.bert import encode_ids
+from dyntok_jax.models.heads import mlm_logits
 from dyntok_jax.sharding import batch_sharding, make_mesh, shardings_for, under_explicit_mesh
 
 ENCODER = EncoderConfig("bert", 50, 16, 2, 4, 24, 12)

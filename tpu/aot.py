@@ -1,9 +1,9 @@
 """Compiles programs of full-size models for TPUs that need not be there, and says what each takes of a device.
 
-    python tpu/aot.py --json aot.json
-    python tpu/aot.py --program prefill --batch 8 --length 2048 --topology v5e:2x4 --mesh 1x8
-    python tpu/aot.py --program train-hypernet --topology v5e:4x4
-    python tpu/aot.py --program decode-large --topology v5e:2x4     a vocabulary of a million; search: that alone
+    python -m tpu.aot --json aot.json
+    python -m tpu.aot --program prefill --batch 8 --length 2048 --topology v5e:2x4 --mesh 1x8
+    python -m tpu.aot --program train-hypernet --topology v5e:4x4
+    python -m tpu.aot --program decode-large --topology v5e:2x4     a vocabulary of a million; search: that alone
 
 Needs the extra `aot` (libtpu, the TPU compiler; no TPU, no weights), best in an environment of its own: JAX tries to
 start whatever libtpu it finds. Two CPU cores: half a minute a program. By default Mistral-7B in bfloat16, prefill of
@@ -29,9 +29,9 @@ import tyro
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
-    from programs import Program
 
-    from dyntok_jax.models.mistral_config import DecoderConfig
+    from dyntok_jax.models import DecoderConfig
+    from tpu.programs import Program
 
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",  # nothing runs on a TPU, even where there is one
@@ -115,13 +115,13 @@ def check_sizes(options: Options) -> None:
 
 def compile_all(options: Options) -> dict[str, float | str]:
     """The figures of all programs and topologies asked for, printed as they come."""
-    from chips import topology_devices
-    from compiled import compile_program
-    from programs import check_mesh, default_mesh, find_config
     from rich.console import Console
-    from tables import figures_of, print_details, summary
 
     from dyntok_jax.sharding import make_mesh
+    from tpu.chips import topology_devices
+    from tpu.compiled import compile_program
+    from tpu.programs import check_mesh, default_mesh, find_config
+    from tpu.tables import figures_of, print_details, summary
 
     console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False)
     config, rows, figures = find_config(options.model), [], {}
@@ -156,11 +156,11 @@ def parse_mesh(text: str) -> tuple[int, int]:
 def program_of(options: Options, name: str, config: "DecoderConfig", mesh: "Mesh") -> "Program":
     """The program of that name with the sizes asked for."""
     import jax.numpy as jnp
-    from large_program import exact_program, large_decode_program, search_program
-    from programs import decode_program, prefill_program
-    from train_program import train_program
 
-    from dyntok_jax.batch_decoder import CHUNK, STRETCH
+    from dyntok_jax.decoding import CHUNK, STRETCH
+    from tpu.large_program import exact_program, large_decode_program, search_program
+    from tpu.programs import decode_program, prefill_program
+    from tpu.train_program import train_program
 
     n_batch, dtype = options.batch or BATCHES[name], jnp.dtype(options.dtype)
     sizes = {"n_batch": n_batch, "capacity": options.cache, "size": CHUNK}

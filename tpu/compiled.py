@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from chips import CHIPS, GIB, Chip
-from costs import Loop, Runs, Traffic, Work, collectives, count_runs, describe, total_work
-from hlo import Buffer, parse_module, parse_temporaries
 from jax.errors import JaxRuntimeError
 from jax.sharding import Mesh
-from programs import Program
 
 from dyntok_jax.errors import ConfigError
+from tpu.chips import CHIPS, GIB, Chip
+from tpu.costs import Loop, Runs, Traffic, Work, collectives, count_runs, describe, total_work
+from tpu.hlo import Buffer, parse_module, parse_temporaries
+from tpu.programs import Program
 
 N_NAMED = 3
 """How many of the largest temporaries are named."""

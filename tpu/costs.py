@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from hlo import Buffer, Computation, Instruction, Module, Shape, trip_count
+from tpu.hlo import Buffer, Computation, Instruction, Module, Shape, trip_count
 
 COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter", "ragged-all-to-all")
 _MOVES_NOTHING = {

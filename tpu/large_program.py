@@ -5,14 +5,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
-from programs import Program, decode_program, shape
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
-from dyntok_jax.generation.index import BLOCK_ROWS, MipsIndex, RowBlocks, exact_search, search
-from dyntok_jax.generation.vocabularies import LargeVocabulary
-from dyntok_jax.models.mistral_config import DecoderConfig
+from dyntok_jax.decoding import LargeVocabulary
+from dyntok_jax.models import DecoderConfig
 from dyntok_jax.sharding import batch_sharding
+from dyntok_jax.vocabulary.index import BLOCK_ROWS, MipsIndex, RowBlocks, exact_search, search
+from tpu.programs import Program, decode_program, shape
 
 FILLED = 0.9
 """How full the blocks of an index are, about."""

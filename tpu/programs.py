@@ -13,17 +13,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from costs import Loop
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
+from dyntok_jax.decoding import GenerationState, Limits, SamplingConfig, advance, sampling_of, start
 from dyntok_jax.errors import ConfigError, InputError
-from dyntok_jax.generation.loop import GenerationState, Limits, advance, start
-from dyntok_jax.generation.sampling import SamplingConfig, sampling_of
-from dyntok_jax.models.kv_cache import KeyValueCache, block_size
-from dyntok_jax.models.mistral import Decoder, empty_cache
-from dyntok_jax.models.mistral_config import DecoderConfig
+from dyntok_jax.models import Decoder, DecoderConfig, KeyValueCache, block_size, empty_cache
 from dyntok_jax.sharding import CACHE, batch_sharding, shardings_for
+from tpu.costs import Loop
 
 MODELS = {
     "mistral-7b": DecoderConfig("mistral", 32000, 4096, 32, 32, 8, 128, 14336, 32768, 1e-5, 10_000.0, None, 4096),

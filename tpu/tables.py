@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
-from chips import GIB
-from compiled import Compiled
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+from tpu.chips import GIB
+from tpu.compiled import Compiled
 
 MIB = 2**20
 

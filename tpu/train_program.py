@@ -5,17 +5,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
-from programs import Program, abstract_decoder, shape
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
-from dyntok_jax.embedding.hypernet import init_hypernet
-from dyntok_jax.embedding.hypernet_config import HypernetConfig
-from dyntok_jax.models.mistral_config import DecoderConfig
+from dyntok_jax.embedding import HypernetConfig, init_hypernet
+from dyntok_jax.models import DecoderConfig
 from dyntok_jax.sharding import batch_sharding
-from dyntok_jax.training.batch import SurfaceForms, TextBatch, TrainingBatch
-from dyntok_jax.training.objectives import FrozenModel, Objectives
-from dyntok_jax.training.step import OptimizerConfig, init_state, make_optimizer, make_step, state_shardings
+from dyntok_jax.training import (
+    FrozenModel,
+    Objectives,
+    OptimizerConfig,
+    init_state,
+    make_optimizer,
+    make_step,
+    state_shardings,
+)
+from dyntok_jax.training.data import SurfaceForms, TextBatch, TrainingBatch
+from tpu.programs import Program, abstract_decoder, shape
 
 MAX_SUBWORDS = 7
 N_BYTES = 522

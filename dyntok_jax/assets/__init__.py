@@ -6,7 +6,7 @@ Everything is opened through `importlib.resources`, so it works from a zipped pa
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from dyntok_jax.text.aligned import KEY_FIELD, read_rows
+from dyntok_jax.text import KEY_FIELD, read_rows
 
 
 def load_sample() -> dict[str, list[str]]:

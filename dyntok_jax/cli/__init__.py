@@ -1,1 +1,5 @@
-"""The `dyntok` command, one file a subcommand: parse, call, print."""
+"""The command line."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

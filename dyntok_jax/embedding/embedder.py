@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
-from typing import Literal, get_args
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -13,18 +13,16 @@ from dyntok_jax.embedding.average import average_embeddings
 from dyntok_jax.embedding.cache import EmbeddingCache, namespace
 from dyntok_jax.embedding.hypernet import Hypernet, predict_embeddings
 from dyntok_jax.embedding.hypernet_config import HypernetConfig, check_hypernet_fits
-from dyntok_jax.embedding.inputs import TokenInputs
-from dyntok_jax.embedding.languages import language_index, languages_of
+from dyntok_jax.embedding.language_codes import language_index, languages_of
 from dyntok_jax.embedding.new_tokens import distinct_forms, wants_row
 from dyntok_jax.embedding.predict import WIDTH_BUCKETS, fetch_rows
 from dyntok_jax.embedding.surface import retokenized
+from dyntok_jax.embedding.token_inputs import TokenInputs
 from dyntok_jax.errors import ConfigError, InputError
+from dyntok_jax.options import SurfaceMode
 from dyntok_jax.parameters import fingerprint
-from dyntok_jax.text.batches import bucket, pad_to
-from dyntok_jax.text.byte_level import ByteLevelTokenizer
+from dyntok_jax.text import ByteLevelTokenizer, bucket, pad_to
 from dyntok_jax.types import MergedBatch, UniqueTokens
-
-SurfaceMode = Literal["constituents", "retokenized"]
 
 DEFAULT_MAX_SUBWORDS = 7
 """The surface length that ZeTT's hypernetworks were trained for; FVT's tokens are kept to it too."""
@@ -277,3 +275,7 @@ def _predict_output(hypernet, surface_US, is_subword_US, source_VM, language_U) 
 @jax.jit
 def _predict_input(hypernet, surface_US, is_subword_US, source_VM, language_U) -> Float[Array, "U D"]:
     return predict_embeddings(hypernet, surface_US, is_subword_US, source_VM, language_U).input_UD
+
+
+COMPILED_STEPS = (_average, _predict_input)
+"""What embedding the tokens of a batch compiles."""

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from dyntok_jax.embedding.hypernet_config import HypernetConfig
 from dyntok_jax.errors import ConfigError
-from dyntok_jax.models.layers import (
+from dyntok_jax.models import (
     Dense,
     LayerNorm,
     dense,

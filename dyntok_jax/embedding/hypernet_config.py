@@ -6,8 +6,8 @@ Minixhofer, Ponti, Vulić, *Zero-Shot Tokenizer Transfer* (ZeTT, arXiv 2405.0788
 from dataclasses import dataclass
 from typing import Any
 
-from dyntok_jax.config_numbers import read_numbers
 from dyntok_jax.errors import ConfigError
+from dyntok_jax.models import read_numbers
 
 UNSUPPORTED = {
     "hn_concat_last_hidden_state": "all positions concatenated",

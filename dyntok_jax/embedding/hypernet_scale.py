@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dyntok_jax.embedding.hypernet import Hypernet, Scaler, predict_embeddings
-from dyntok_jax.models.layers import INIT_STD
+from dyntok_jax.models import INIT_STD
 
 N_ANCHORS = 2048
 """Pieces whose predictions give the mean and spread before scaling."""

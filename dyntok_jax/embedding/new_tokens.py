@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Bool, Int32
 
 from dyntok_jax.embedding.surface import constituents, unique_tokens_on_host
-from dyntok_jax.text.byte_level import ByteLevelTokenizer
+from dyntok_jax.text import ByteLevelTokenizer
 from dyntok_jax.types import MergedBatch, UniqueTokens
 
 

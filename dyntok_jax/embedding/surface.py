@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Int32
 
-from dyntok_jax.text.byte_level import ByteLevelTokenizer
+from dyntok_jax.text import ByteLevelTokenizer
 from dyntok_jax.types import AnyArray, MergedBatch, UniqueTokens
 
 

@@ -17,15 +17,17 @@ from jaxtyping import Array, Bool, Int32
 
 from dyntok_jax.merging.goals import (
     NO_LIMIT,
-    Goal,
     MergeLimits,
-    Scope,
     check_scope,
     limits_of,
     longest_token,
     target_tokens,
 )
 from dyntok_jax.merging.segments import tokens_from_lengths
+from dyntok_jax.options import (
+    Goal,
+    Scope,
+)
 from dyntok_jax.types import NO_SEGMENT, AnyArray, MergedBatch
 
 _BLOCK = 32

@@ -1,7 +1,7 @@
 """When merging stops: after a number of merges, at a share of the maximum reduction, or at a token budget."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -10,65 +10,13 @@ from jaxtyping import Bool, Int32
 
 from dyntok_jax.errors import InputError
 from dyntok_jax.merging.segments import count_fewest, count_mergeable
+from dyntok_jax.options import Budget, Goal, Merges, Scope, Share
 from dyntok_jax.types import AnyArray
-
-Scope = Literal["batch", "example"]
-"""`batch`: the sequences of a batch are counted together (the paper). `example`: each sequence is merged alone."""
 
 NO_LIMIT = int(np.iinfo(np.int32).max)
 """Stands for "no limit" where a number is needed."""
 
 _NEVER = -1
-
-
-@dataclass(frozen=True)
-class Merges:
-    """Stop after `count` merges: of the batch, or of each sequence in scope `example`.
-
-    Raises:
-      InputError: `count` is negative.
-    """
-
-    count: int
-
-    def __post_init__(self):
-        if self.count < 0:
-            raise InputError(f"The number of merges must be 0 or more, not {self.count}.")
-
-
-@dataclass(frozen=True)
-class Share:
-    """Stop at `percent` % of the maximum reduction, that of merging every segment as far as the limit allows.
-
-    Counted to a ten-thousandth of a percent. Under a limit, greedy merging may run out of pairs a little earlier.
-
-    Raises:
-      InputError: `percent` is not from 0 to 100.
-    """
-
-    percent: float | int
-
-    def __post_init__(self):
-        if not 0 <= self.percent <= 100:
-            raise InputError(f"The share of the maximum reduction must be from 0 to 100 %, not {self.percent}.")
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Stop once every sequence has at most `tokens` tokens, special tokens included.
-
-    Raises:
-      InputError: `tokens` is less than 1.
-    """
-
-    tokens: int
-
-    def __post_init__(self):
-        if self.tokens < 1:
-            raise InputError(f"The token budget must be 1 or more, not {self.tokens}.")
-
-
-Goal = Merges | Share | Budget
 
 
 @jax.tree_util.register_dataclass

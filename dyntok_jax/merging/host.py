@@ -10,19 +10,20 @@ import numpy as np
 from jaxtyping import Bool, Int32
 
 from dyntok_jax.errors import TooLongError
+from dyntok_jax.kernels import as_kernel_arrays, merge_rows
 from dyntok_jax.merging.goals import (
-    Budget,
-    Goal,
-    Scope,
-    Share,
     check_scope,
     limits_of,
     longest_token,
     target_tokens,
 )
-from dyntok_jax.merging.kernels import merge_rows
 from dyntok_jax.merging.segments import merge_segments, tokens_from_lengths
-from dyntok_jax.merging.tables import as_kernel_arrays
+from dyntok_jax.options import (
+    Budget,
+    Goal,
+    Scope,
+    Share,
+)
 from dyntok_jax.types import MergedBatch
 
 _NOT_LEARNING = np.empty((0, 3), np.int32)

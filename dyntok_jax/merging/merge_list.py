@@ -15,11 +15,9 @@ import numpy as np
 from jaxtyping import Bool, Int32
 
 from dyntok_jax.errors import InputError
+from dyntok_jax.kernels import apply_pairs, as_kernel_arrays, index_pairs, merge_rows
 from dyntok_jax.merging.goals import longest_token
-from dyntok_jax.merging.kernels import merge_rows
-from dyntok_jax.merging.merge_list_kernels import apply_pairs, index_pairs
 from dyntok_jax.merging.segments import segment_starts, tokens_from_lengths
-from dyntok_jax.merging.tables import as_kernel_arrays
 from dyntok_jax.types import NO_SEGMENT, MergedBatch, SubwordBatch
 
 _FORMAT = "dyntok merges"

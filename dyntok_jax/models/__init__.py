@@ -1,1 +1,5 @@
-"""The frozen models: pure functions of parameters and of ids or embeddings."""
+"""The frozen models: BERT and kin, Llama and kin, heads, the key/value cache."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

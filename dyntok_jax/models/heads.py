@@ -6,8 +6,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Float32, Key
 
+from dyntok_jax.models.bert import EncoderConfig
 from dyntok_jax.models.layers import ACTIVATIONS, Dense, LayerNorm, dense, layer_norm
-from dyntok_jax.models.xlmr import EncoderConfig
 
 
 class MaskedLmHead(nnx.Module):

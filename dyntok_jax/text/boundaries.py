@@ -9,17 +9,16 @@ sentence      the whole text: merges may cross spaces
 import unicodedata
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from jaxtyping import Bool, Int32
 
 from dyntok_jax.errors import InputError
+from dyntok_jax.options import Boundary
 from dyntok_jax.text.byte_characters import to_byte_level, to_bytes
 from dyntok_jax.text.byte_level import ByteLevelTokenizer
 from dyntok_jax.types import NO_SEGMENT
-
-Boundary = Literal["pretoken", "word", "word_hyphen", "sentence"]
 
 _WHITE_SPACE = to_byte_level(" \t\n")
 

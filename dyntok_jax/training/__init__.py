@@ -1,1 +1,5 @@
-"""Training hypernetworks: batches from text, objectives, the run."""
+"""Training hypernetworks: objectives, step, loop, run folder, validation."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

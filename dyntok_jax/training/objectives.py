@@ -12,13 +12,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int
 
-from dyntok_jax.embedding.hypernet import Hypernet, HypernetOutput, predict_embeddings
+from dyntok_jax.embedding import Hypernet, HypernetOutput, predict_embeddings
 from dyntok_jax.errors import ConfigError
-from dyntok_jax.models import mistral, xlmr
-from dyntok_jax.models.heads import MaskedLmHead, l2_normalize, mean_pool, mlm_features
-from dyntok_jax.models.mistral import Decoder
-from dyntok_jax.models.xlmr import Encoder
-from dyntok_jax.training.batch import PieceBatch, SurfaceForms, TextBatch, TrainingBatch
+from dyntok_jax.models import (
+    Decoder,
+    Encoder,
+    MaskedLmHead,
+    encode,
+    forward,
+    l2_normalize,
+    logits,
+    mean_pool,
+    mlm_features,
+)
+from dyntok_jax.training.data import PieceBatch, SurfaceForms, TextBatch, TrainingBatch
 
 STRETCH = 16
 """Positions a sequence whose scores over a vocabulary lie in memory at once."""
@@ -245,8 +252,8 @@ def next_subword_divergence(
     """Mean Kullback-Leibler divergence of a decoder's next-subword distributions, static from dynamic, in nats."""
 
     def divergence(dynamic_BTD, static_BTD):
-        wanted_BTV = jax.nn.log_softmax(mistral.logits(body, static_BTD), axis=-1)
-        found_BTV = jax.nn.log_softmax(mistral.logits(body, dynamic_BTD), axis=-1)
+        wanted_BTV = jax.nn.log_softmax(logits(body, static_BTD), axis=-1)
+        found_BTV = jax.nn.log_softmax(logits(body, dynamic_BTD), axis=-1)
         return jnp.sum(jnp.exp(wanted_BTV) * (wanted_BTV - found_BTV), axis=-1)
 
     return mean_by_stretches(divergence, is_aligned_BT, dynamic_BTD, static_BTD)
@@ -263,8 +270,8 @@ def hidden_states(
 ) -> Float[Array, "B T D"]:
     """The model's last hidden states, given word embeddings."""
     if isinstance(body, Decoder):
-        return mistral.forward(body, embeddings_BTD, mask_BT)
-    return xlmr.encode(body, embeddings_BTD, mask_BT, jnp.zeros(mask_BT.shape, jnp.int32))
+        return forward(body, embeddings_BTD, mask_BT)
+    return encode(body, embeddings_BTD, mask_BT, jnp.zeros(mask_BT.shape, jnp.int32))
 
 
 def cosine(a: Float[Array, "*rows D"], b: Float[Array, "*rows D"]) -> Float32[Array, "*rows"]:

@@ -7,19 +7,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from dyntok_jax.convert.hypernet import load_hypernet
-from dyntok_jax.convert.mistral import load_decoder
-from dyntok_jax.convert.safetensors import read_config
-from dyntok_jax.convert.xlmr import load_encoder, load_masked_lm_head
-from dyntok_jax.embedding.hypernet import Hypernet, init_hypernet
-from dyntok_jax.embedding.hypernet_config import HypernetConfig, check_hypernet_fits
-from dyntok_jax.embedding.hypernet_scale import with_table_scalers
+from dyntok_jax.convert import load_decoder, load_encoder, load_hypernet, load_masked_lm_head, read_config
+from dyntok_jax.embedding import Hypernet, HypernetConfig, check_hypernet_fits, init_hypernet, with_table_scalers
 from dyntok_jax.errors import ConfigError
-from dyntok_jax.hub import find_model
-from dyntok_jax.models.mistral import Decoder
-from dyntok_jax.models.mistral_config import MODEL_TYPES as DECODER_TYPES
+from dyntok_jax.files import find_model
+from dyntok_jax.models import MODEL_TYPES as DECODER_TYPES, Decoder
 from dyntok_jax.sharding import shardings_for
-from dyntok_jax.text.byte_level import ByteLevelTokenizer
+from dyntok_jax.text import ByteLevelTokenizer
 from dyntok_jax.training.objectives import FrozenModel, freeze
 
 MASK_TOKENS = ("<mask>", "[MASK]")

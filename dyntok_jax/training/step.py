@@ -8,15 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 from jax.typing import DTypeLike
 
-from dyntok_jax.embedding.hypernet import Hypernet
+from dyntok_jax.embedding import Hypernet
 from dyntok_jax.errors import ConfigError
 from dyntok_jax.parameters import flat_parameters
 from dyntok_jax.sharding import batch_sharding, shardings_for
-from dyntok_jax.training.batch import TrainingBatch
+from dyntok_jax.training.data import TrainingBatch
 from dyntok_jax.training.objectives import FrozenModel, Metrics, Objectives, total_loss
 
 

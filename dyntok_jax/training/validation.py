@@ -10,11 +10,10 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float32
 
-from dyntok_jax.embedding.hypernet import Hypernet
+from dyntok_jax.embedding import Hypernet
 from dyntok_jax.errors import InputError
-from dyntok_jax.models.heads import l2_normalize, mean_pool
-from dyntok_jax.models.mistral import Decoder
-from dyntok_jax.training.batch import TextBatch, TrainingBatch
+from dyntok_jax.models import Decoder, l2_normalize, mean_pool
+from dyntok_jax.training.data import PIVOT, TextBatch, TrainingBatch
 from dyntok_jax.training.objectives import (
     FrozenModel,
     Objectives,
@@ -23,9 +22,6 @@ from dyntok_jax.training.objectives import (
     token_rows,
     total_loss,
 )
-
-PIVOT = "en"
-"""The language whose translations are looked for."""
 
 
 def held_out_scores(

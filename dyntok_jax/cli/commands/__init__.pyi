@@ -1,0 +1,10 @@
+from .build_index import BuildIndex as BuildIndex
+from .build_vocab import BuildVocab as BuildVocab
+from .convert import Convert as Convert
+from .embed_vocab import EmbedVocab as EmbedVocab
+from .encode import Encode as Encode
+from .generate import Generate as Generate
+from .learn_merges import LearnMerges as LearnMerges
+from .score import Score as Score
+from .show import Show as Show
+from .train_hypernet import TrainHypernet as TrainHypernet

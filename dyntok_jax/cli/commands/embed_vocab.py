@@ -1,0 +1,87 @@
+"""`dyntok embed-vocab`: the rows of a grown vocabulary, by FVT or a hypernetwork, in a table on disk."""
+
+import time
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+import tyro
+
+from dyntok_jax.cli.shared import HypernetName, arg, hypernet_of, mesh_shape, print_out, progress_bar
+
+
+@dataclass(frozen=True)
+class EmbedVocab:
+    """Embeds every entry of a grown vocabulary. A run that was stopped goes on where it was, with the same options.
+
+    Attributes:
+      folder: that `dyntok build-vocab` wrote.
+      output: folder of the table: zarr arrays and table.json.
+      model: the decoder whose tables are read (default: the one that the vocabulary was built for).
+      hypernet: folder or Hub id of a ZeTT hypernetwork; auto: the one that comes with the model, if any; none: an entry
+        is the mean of its subwords (FVT), which for a million entries is the better choice with `smollm2`.
+      language: code of the language to come, for a multilingual hypernetwork.
+      dtype: of the rows.
+      mesh: devices that share the batches × devices that share the hypernetwork, such as 4x2.
+      overwrite: replace another table of that name.
+    """
+
+    EXAMPLES: ClassVar[str] = """\
+  dyntok embed-vocab vocab --output table                             FVT: the mean of each entry's subwords
+  dyntok embed-vocab vocab --output table --hypernet auto             by the hypernetwork that comes with the model
+  dyntok embed-vocab vocab --output table --hypernet run/hypernet     the same command once more goes on after a kill
+  dyntok embed-vocab vocab --output table --dtype bfloat16            half the size
+"""
+
+    folder: tyro.conf.Positional[Annotated[str, arg(metavar="FOLDER")]]
+    output: Annotated[str, arg(metavar="TABLE")]
+    model: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    hypernet: HypernetName = "none"
+    language: Annotated[str | None, arg(metavar="CODE", help_behavior_hint="")] = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    mesh: Annotated[str | None, arg(metavar="DATAxMODEL", help_behavior_hint="")] = None
+    overwrite: bool = False
+
+    def run(self) -> None:
+        """Loads, embeds, says what came out."""
+        from functools import partial
+
+        from dyntok_jax.cli.shared import keep_compiled_programs
+        from dyntok_jax.convert import load_hypernet, load_tables
+        from dyntok_jax.files import find_hypernet, find_model
+        from dyntok_jax.sharding import make_mesh, shardings_for
+        from dyntok_jax.text import ByteLevelTokenizer
+        from dyntok_jax.vocabulary import embed_vocabulary, load_vocabulary, read_vocabulary_config
+
+        keep_compiled_programs()
+        name = self.model or read_vocabulary_config(self.folder)["model"]
+        model = find_model(name)
+        vocabulary = load_vocabulary(self.folder, ByteLevelTokenizer.load(model))
+        shape = mesh_shape(self.mesh)
+        mesh = None if shape is None else make_mesh(*shape)
+        source_VD, output_VD = load_tables(model)
+        hypernet = None
+        if (found := find_hypernet(hypernet_of(self.hypernet), name)) is not None:
+            place = None if mesh is None else partial(shardings_for, mesh=mesh)
+            hypernet = load_hypernet(found, shardings=place)
+        began = time.perf_counter()
+        with progress_bar("Embedding", vocabulary.size) as advance:
+            table = embed_vocabulary(
+                self.output,
+                vocabulary,
+                source_VD,
+                output_VD=output_VD,
+                hypernet=hypernet,
+                language=self.language,
+                model=name,
+                dtype=self.dtype,
+                mesh=mesh,
+                overwrite=self.overwrite,
+                progress=advance,
+            )
+        config = table.config
+        tables = "an input and an output row" if config.has_output else "a row, input and output in one"
+        print_out(
+            f"{config.rows:,} entries ({vocabulary.size - vocabulary.n_own:,} new) have {tables}, {config.width} wide, "
+            f"{config.dtype}, {config.n_bytes / 1e9:.2f} GB, in {time.perf_counter() - began:.0f} s.",
+            f"Written: {self.output}",
+        )

@@ -1,0 +1,90 @@
+"""`dyntok show`: the tokens of a text before and after merging. Needs the tokenizer, not the model."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import tyro
+
+from dyntok_jax.cli.shared import (
+    Count,
+    MaxSubwords,
+    Model,
+    OptionalBoundary,
+    OptionalPath,
+    Percent,
+    arg,
+    goal_of,
+    make_console,
+    merge_rules,
+    print_out,
+)
+from dyntok_jax.options import (
+    DEFAULT_MODEL,
+)
+from dyntok_jax.text import STDIN, read_lines
+
+SHARES = (0, 25, 50, 75, 100)
+
+
+@dataclass(frozen=True)
+class Show:
+    """Shows the tokens of a text before and after merging, and its reduction at several shares of the maximum.
+
+    Attributes:
+      text: the text, or - for standard input.
+      model: a folder with a tokenizer.json, a Hugging Face Hub id, or a packaged model.
+      share: merge until this share of the maximum reduction is reached.
+      merges: merge this many times.
+      merge_list: apply the merges that `dyntok learn-merges` wrote to this file.
+      boundary: what merging may not cross (default: pretoken, or the merge list's own).
+      max_subwords: the longest token, in subwords (default: 7).
+    """
+
+    EXAMPLES: ClassVar[str] = """\
+  dyntok show "All human beings are born free and equal"
+  dyntok show "Tous les êtres humains naissent libres" --share 50 --boundary word
+  dyntok show "ทุกคนเกิดมาเป็นอิสระ" --max-subwords none
+  fortune | dyntok show - --merges 10
+"""
+
+    text: tyro.conf.Positional[Annotated[str, arg(metavar="TEXT")]]
+    model: Model = DEFAULT_MODEL
+    share: Percent = None
+    merges: Count = None
+    merge_list: OptionalPath = None
+    boundary: OptionalBoundary = None
+    max_subwords: MaxSubwords = None
+
+    def run(self) -> None:
+        """Tokenizes, merges, prints."""
+        goal = goal_of(self.share, self.merges)
+        text = "\n".join(read_lines(STDIN)) if self.text == STDIN else self.text
+
+        from dyntok_jax.cli.shared import OneText, share_table, token_line
+        from dyntok_jax.embedding import DEFAULT_MAX_SUBWORDS
+        from dyntok_jax.files import find_model
+        from dyntok_jax.options import Share
+        from dyntok_jax.text import ByteLevelTokenizer
+
+        tokenizer = ByteLevelTokenizer.load(find_model(self.model, kind="tokenizer"))
+        rules = merge_rules(
+            tokenizer,
+            goal,
+            is_goal_given=(self.share, self.merges) != (None, None),
+            boundary=self.boundary,
+            max_subwords=self.max_subwords,
+            default_limit=DEFAULT_MAX_SUBWORDS,
+            merge_list=self.merge_list,
+        )
+        one = OneText(tokenizer, text, rules)
+        static, merged = one.static(), one.merged()
+        counts = [(f"share {percent} %", len(one.merged(Share(percent)))) for percent in SHARES]
+        is_coloured = make_console().is_terminal and make_console().color_system is not None
+        named = "merge list" if rules.merge_list else f"{self.merges} merges" if self.merges is not None else None
+        print_out(
+            "static",
+            token_line(static, is_coloured=is_coloured),
+            f"\n{named or f'share {goal.percent:g} %'}",
+            token_line(merged, is_coloured=is_coloured),
+            share_table(len(static), [(named, len(merged)), *counts] if named else counts),
+        )

@@ -1,0 +1,83 @@
+from .comparison import (
+    encode_columns as encode_columns,
+)
+from .compile_clock import (
+    keep_compiled_programs as keep_compiled_programs,
+)
+from .decoder_options import (
+    STATIC as STATIC,
+    MergingOptions as MergingOptions,
+    ModelOptions as ModelOptions,
+    VocabularyOptions as VocabularyOptions,
+    flattened as flattened,
+)
+from .encoded_files import (
+    write_embeddings as write_embeddings,
+    write_tokens as write_tokens,
+)
+from .figures import (
+    run_figures as run_figures,
+    run_table as run_table,
+    share_table as share_table,
+    token_line as token_line,
+)
+from .one_text import (
+    OneText as OneText,
+)
+from .option_file import (
+    named_file as named_file,
+    read_options as read_options,
+)
+from .option_types import (
+    DEFAULT_BOUNDARY as DEFAULT_BOUNDARY,
+    DEFAULT_HYPERNET as DEFAULT_HYPERNET,
+    Count as Count,
+    HypernetName as HypernetName,
+    MaxSubwords as MaxSubwords,
+    Model as Model,
+    OptionalBoundary as OptionalBoundary,
+    OptionalPath as OptionalPath,
+    Percent as Percent,
+    arg as arg,
+    goal_of as goal_of,
+    hypernet_of as hypernet_of,
+    limit_of as limit_of,
+    merge_rules as merge_rules,
+    mesh_shape as mesh_shape,
+)
+from .outputs import (
+    check_writable as check_writable,
+    write_json as write_json,
+    write_json_lines as write_json_lines,
+    written_together as written_together,
+)
+from .scored_rows import (
+    read_rows as read_rows,
+)
+from .scoring import (
+    score_rows as score_rows,
+)
+from .screen import (
+    make_console as make_console,
+    print_beside_text as print_beside_text,
+    print_out as print_out,
+    progress_bar as progress_bar,
+    text_out as text_out,
+)
+from .text_inputs import (
+    ALIGNED_SUFFIXES as ALIGNED_SUFFIXES,
+    TextColumn as TextColumn,
+    read_columns as read_columns,
+    read_prompts as read_prompts,
+)
+from .training_screen import (
+    training_view as training_view,
+)
+from .writing import (
+    as_chats as as_chats,
+    text_rows as text_rows,
+    titled as titled,
+    write_texts as write_texts,
+    writing_figures as writing_figures,
+    writing_table as writing_table,
+)

@@ -1,0 +1,160 @@
+"""Texts encoded with dynamic tokenization, timed beside static tokenization of the same texts."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from dyntok_jax.cli.shared.compile_clock import CompileClock
+from dyntok_jax.cli.shared.figures import RunFigures
+from dyntok_jax.cli.shared.text_inputs import TextColumn
+from dyntok_jax.encoding import DynamicEncoder, EncodedTexts
+from dyntok_jax.errors import TooLongError
+from dyntok_jax.merging import MergeRules
+
+
+@dataclass(frozen=True)
+class EncodedColumn:
+    """A column of texts and what encoding it gave.
+
+    Attributes:
+      column: the texts.
+      result: with dynamic tokenization.
+      n_static: subwords of each text in static tokenization, special tokens and prefix not counted.
+      n_cut: texts of which something was cut off.
+      figures: counts and seconds of both.
+    """
+
+    column: TextColumn
+    result: EncodedTexts
+    n_static: Int[np.ndarray, "texts"]
+    n_cut: int
+    figures: RunFigures
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All columns, and what is to be known beside their figures.
+
+    Attributes:
+      columns: in the order given.
+      compile_seconds: how long JAX compiled, which no column's seconds hold.
+      has_static: whether static tokenization was timed.
+    """
+
+    columns: Sequence[EncodedColumn]
+    compile_seconds: float
+    has_static: bool
+
+    @property
+    def figures(self) -> list[RunFigures]:
+        """The figures of each column."""
+        return [column.figures for column in self.columns]
+
+    def notes(self) -> list[str]:
+        """What the table's numbers mean, in sentences."""
+        notes = [
+            "static: subwords of the model's own tokenizer; tokens: after merging; without special tokens and prefix.",
+            "texts/s: from text to embedding: tokenization, merging, new embeddings, model; "
+            f"compiling ({self.compile_seconds:.1f} s, once) not counted.",
+        ]
+        if n_cut := sum(column.n_cut for column in self.columns):
+            notes.append(f"Texts cut to the positions there are: {n_cut}; what was cut off is not counted.")
+        if too_long := [of.column.name for of in self.columns if self.has_static and of.figures.static_seconds is None]:
+            notes.append(
+                f"{', '.join(too_long)}: a text fits the model only when merged, so static tokenization was not timed."
+            )
+        return notes
+
+
+def encode_columns(
+    encoder: DynamicEncoder,
+    columns: Sequence[TextColumn],
+    languages: Sequence[str | None],
+    rules: MergeRules,
+    *,
+    with_static: bool,
+    on_progress: Callable[[int], None],
+    **shared: Any,
+) -> Comparison:
+    """Encodes column by column, so that a batch holds texts of one language.
+
+    Args:
+      encoder: the model.
+      columns: the texts.
+      languages: what to tell the hypernetwork of each column.
+      rules: how to merge.
+      with_static: run static tokenization too, for its time.
+      on_progress: called with the number of texts of each batch, twice a text where static runs too.
+      shared: options of `DynamicEncoder.encode` that both runs take: prefix, pooling, batch_size, truncate.
+
+    Raises:
+      TooLongError: a text longer than the model's positions, and its column's name.
+    """
+    dynamic = {"goal": rules.goal, "boundary": rules.boundary, "scope": rules.scope}
+    dynamic |= {"max_subwords": rules.max_subwords, "merge_list": rules.merge_list}
+    encoded = []
+    with CompileClock() as clock:
+
+        def timed(texts: Sequence[str], **options: Any) -> tuple[EncodedTexts, float]:
+            compiled = clock.seconds
+            result = encoder.encode(texts, **shared | options)
+            return result, result.timings.total - (clock.seconds - compiled)
+
+        # the first call also pays for all that is loaded when first used: let that be an empty text's
+        timed([""], **dynamic, language=languages[0], truncate=True)
+        if with_static:
+            timed([""], goal=None, language=languages[0], truncate=True)
+        for column, language in zip(columns, languages, strict=True):
+            options = {"language": language, "on_progress": on_progress}
+            try:
+                result, seconds = timed(column.texts, **dynamic, **options)
+            except TooLongError as error:
+                raise TooLongError(f"{column.name}: {error}") from error
+            of = _with_counts(encoder, column, result, seconds, shared)
+            if with_static:
+                try:
+                    _, static_seconds = timed(column.texts, goal=None, **options)
+                    of = replace(of, figures=replace(of.figures, static_seconds=static_seconds))
+                except TooLongError:  # merging is what made it fit: no fault of the user's
+                    on_progress(len(column.texts))
+            encoded.append(of)
+        return Comparison(encoded, clock.seconds, with_static)
+
+
+def _with_counts(
+    encoder: DynamicEncoder, column: TextColumn, result: EncodedTexts, seconds: float, shared: dict[str, Any]
+) -> EncodedColumn:
+    n_static = count_static(encoder, column.texts, prefix=shared.get("prefix"), truncate=shared.get("truncate", False))
+    n_kept = [int(of_text.length_T[of_text.is_counted_T].sum()) for of_text in result.tokens]
+    figures = RunFigures(
+        name=column.name,
+        n_texts=len(column.texts),
+        static_tokens=int(n_static.sum()),
+        tokens=int(result.n_tokens.sum()),
+        seconds=seconds,
+        static_seconds=None,
+        cache_hits=int(result.cache_hits),
+        cache_misses=int(result.cache_misses),
+    )
+    return EncodedColumn(column, result, n_static, int((np.array(n_kept) < result.n_subwords).sum()), figures)
+
+
+def count_static(
+    encoder: DynamicEncoder, texts: Sequence[str], *, prefix: str | None = None, truncate: bool = False
+) -> Int[np.ndarray, "texts"]:
+    """Subwords of each text in static tokenization, special tokens and prefix not counted.
+
+    Args:
+      encoder: the model.
+      texts: strings.
+      prefix: put before each text; None for what the model expects.
+      truncate: count no more than the model has positions for.
+    """
+    subwords = encoder.text_encoder.encode_static(texts, prefix=encoder.prefix if prefix is None else prefix)
+    n_counted = subwords.counts
+    if truncate:
+        n_counted = np.minimum(n_counted, encoder.config.max_tokens - (subwords.lengths - n_counted))
+    return n_counted

@@ -1,0 +1,56 @@
+"""How long JAX compiled, so that a speed can leave it out: programs compile once, a stream of texts goes on."""
+
+import time
+from typing import Any
+
+import jax
+import jax.monitoring
+
+from dyntok_jax.files import cache_folder
+
+_STAGES = ("/jaxpr_trace_duration", "/jaxpr_to_mlir_module_duration", "/backend_compile_duration")
+
+
+class CompileClock:
+    """Notes when JAX traces, lowers and compiles, while the clock is entered."""
+
+    def __init__(self):
+        self._spans: list[tuple[float, float]] = []
+
+    def __enter__(self) -> "CompileClock":
+        jax.monitoring.register_event_duration_secs_listener(self._note)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        jax.monitoring.unregister_event_duration_listener(self._note)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent so far."""
+        return self.seconds_until(float("inf"))
+
+    def seconds_until(self, moment: float) -> float:
+        """Seconds spent until a moment of `time.perf_counter`.
+
+        What lies within another stage (a program within a program) is counted once.
+        """
+        total, covered_until = 0.0, 0.0
+        for start, end in sorted(self._spans):
+            total += max(0.0, min(end, moment) - max(start, covered_until))
+            covered_until = max(covered_until, end)
+        return total
+
+    def _note(self, event: str, seconds: float, **_: Any) -> None:
+        # told when a stage has just ended
+        if event.endswith(_STAGES):
+            now = time.perf_counter()
+            self._spans.append((now - seconds, now))
+
+
+def keep_compiled_programs() -> None:
+    """Has JAX keep what it compiles for the next time, if nothing else was said: a decoder compiles for half a minute.
+
+    The programs lie in the user's cache, beside the packaged models.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))

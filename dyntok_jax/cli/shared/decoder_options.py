@@ -1,0 +1,182 @@
+"""Groups of options that the commands for decoders share. Nothing here imports JAX before it is called."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from dyntok_jax.cli.shared.option_types import (
+    DEFAULT_HYPERNET,
+    Count,
+    HypernetName,
+    MaxSubwords,
+    Model,
+    OptionalBoundary,
+    OptionalPath,
+    Percent,
+    arg,
+    goal_of,
+    hypernet_of,
+    merge_rules,
+    mesh_shape,
+)
+from dyntok_jax.errors import InputError
+from dyntok_jax.options import (
+    DEFAULT_DECODER,
+    Scope,
+)
+
+if TYPE_CHECKING:
+    from dyntok_jax.decoding import DynamicDecoder, WrittenIn
+
+flattened = tyro.conf.arg(name="")
+"""Puts a group's options among the command's own: `--share`, not `--merging.share`."""
+
+STATIC = {"goal": None, "merge_list": None}
+"""What reads prompts as the model's own tokenizer does, whatever else `DynamicDecoder.read` is told."""
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model, and where it runs.
+
+    Attributes:
+      model: a folder, a Hugging Face Hub id, or a packaged model.
+      hypernet: folder or Hub id of a ZeTT hypernetwork; auto: the one that comes with the model, if any; none: a new
+        token is the mean of its subwords (FVT).
+      language: code of the prompts' language, for a multilingual hypernetwork.
+      dtype: of parameters and computation.
+      mesh: devices that share the batches × devices that share the model, such as 4x2.
+    """
+
+    model: Model = DEFAULT_DECODER
+    hypernet: HypernetName = DEFAULT_HYPERNET
+    language: Annotated[str | None, arg(metavar="CODE", help_behavior_hint="")] = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    mesh: Annotated[str | None, arg(metavar="DATAxMODEL", help_behavior_hint="")] = None
+
+    def load(self) -> "DynamicDecoder":
+        """The model, its programs kept for the next time.
+
+        Raises:
+          DyntokError: what `DynamicDecoder.load` and `make_mesh` raise.
+        """
+        from dyntok_jax.cli.shared.compile_clock import keep_compiled_programs
+        from dyntok_jax.decoding import DynamicDecoder
+        from dyntok_jax.sharding import make_mesh
+
+        keep_compiled_programs()
+        shape = mesh_shape(self.mesh)
+        mesh = None if shape is None else make_mesh(*shape)
+        return DynamicDecoder.load(self.model, hypernet_of(self.hypernet), dtype=self.dtype, mesh=mesh)
+
+
+@dataclass(frozen=True)
+class VocabularyOptions:
+    """What to write in, if not in the model's own vocabulary.
+
+    Attributes:
+      prompt_vocab: write in the tokens that the prompt was merged to, too.
+      vocab: write in the grown vocabulary of this folder, which `dyntok build-vocab` wrote; needs --table.
+      table: with --vocab, its rows: a folder that `dyntok embed-vocab` wrote.
+      index: with --vocab, what finds the next token without scoring all rows: a folder that `dyntok build-index` wrote.
+      candidates: with --vocab, tokens that each step chooses among, the best by their scores (default: 64).
+      probes: with --index, blocks of it that each step reads; more miss fewer tokens and take longer (default: 48).
+    """
+
+    prompt_vocab: bool = False
+    vocab: OptionalPath = None
+    table: OptionalPath = None
+    index: OptionalPath = None
+    candidates: Count = None
+    probes: Count = None
+
+    def check(self) -> None:
+        """Raises InputError for options without those that they need."""
+        if self.prompt_vocab and self.vocab is not None:
+            raise InputError(
+                "--prompt-vocab adds the prompt's tokens to the model's own, and --vocab names others: choose."
+            )
+        for name in ("table", "index", "candidates", "probes"):
+            if self.vocab is None and getattr(self, name) is not None:
+                raise InputError(
+                    f"--{name} is of a large vocabulary: give --vocab too, a folder of `dyntok build-vocab`."
+                )
+        if self.vocab is not None and self.table is None:
+            raise InputError(
+                "--vocab needs the rows of its entries: give --table too, a folder of `dyntok embed-vocab`."
+            )
+        if self.probes is not None and self.index is None:
+            raise InputError("--probes says how much of an index is read: give --index too, or leave it out.")
+
+    def load(self, decoder: "DynamicDecoder") -> "WrittenIn":
+        """What `DynamicDecoder.generate` takes.
+
+        Raises:
+          DyntokError: what `DynamicDecoder.load_vocabulary` raises.
+        """
+        if self.vocab is None:
+            return "prompt" if self.prompt_vocab else None
+        given = {"k": self.candidates, "n_probe": self.probes}
+        given = {name: value for name, value in given.items() if value is not None}
+        return decoder.load_vocabulary(self.vocab, self.table, self.index, **given)
+
+
+@dataclass(frozen=True)
+class MergingOptions:
+    """How prompts are merged.
+
+    Attributes:
+      share: merge until this share of the maximum reduction is reached.
+      merges: merge this many times a prompt (a batch with --scope batch).
+      budget: merge until every prompt has at most so many tokens, special tokens included.
+      merge_list: apply the merges that `dyntok learn-merges` wrote to this file.
+      boundary: what merging may not cross (default: pretoken, or the merge list's own).
+      scope: count pairs over a batch, or in each prompt alone.
+      max_subwords: the longest token, in subwords (default: what the hypernetwork was trained for, or 7).
+      merge_last: let a prompt's last segment merge too, though what follows may go on in mid-word.
+      batch_size: prompts a batch.
+    """
+
+    share: Percent = None
+    merges: Count = None
+    budget: Annotated[int | None, arg(metavar="TOKENS", help_behavior_hint="")] = None
+    merge_list: OptionalPath = None
+    boundary: OptionalBoundary = None
+    scope: Scope = "example"
+    max_subwords: MaxSubwords = None
+    merge_last: bool = False
+    batch_size: Annotated[int, arg(metavar="N")] = 8
+
+    @property
+    def given(self) -> list[str]:
+        """Flags of the options that say how far to merge, and were given."""
+        names = ("share", "merges", "budget", "merge_list", "boundary", "max_subwords", "merge_last")
+        return [f"--{name.replace('_', '-')}" for name in names if getattr(self, name) not in (None, False)]
+
+    def reading(self, decoder: "DynamicDecoder", language: str | None) -> dict[str, Any]:
+        """The same as options of `DynamicDecoder.read`.
+
+        Raises:
+          InputError: options that contradict each other, or a merge list of another tokenizer or boundary.
+        """
+        rules = merge_rules(
+            decoder.tokenizer,
+            goal_of(self.share, self.merges, self.budget),
+            is_goal_given=(self.share, self.merges, self.budget) != (None, None, None),
+            boundary=self.boundary,
+            max_subwords=self.max_subwords,
+            default_limit=decoder.embedder.max_subwords,
+            merge_list=self.merge_list,
+            scope=self.scope,
+        )
+        return {
+            "goal": rules.goal,
+            "boundary": rules.boundary,
+            "scope": rules.scope,
+            "max_subwords": rules.max_subwords,
+            "merge_list": rules.merge_list,
+            "merge_last": self.merge_last,
+            "language": language,
+            "batch_size": self.batch_size,
+        }

@@ -1,0 +1,118 @@
+"""Options that several commands share, and what their values mean. Nothing here imports JAX before it is called."""
+
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
+
+import tyro
+
+from dyntok_jax.errors import InputError
+from dyntok_jax.options import Boundary
+
+if TYPE_CHECKING:
+    from dyntok_jax.merging import MergeRules
+    from dyntok_jax.options import Goal
+    from dyntok_jax.text import ByteLevelTokenizer
+
+# The library's own Literals stand beside code that imports JAX; a test holds these equal to them.
+
+DEFAULT_HYPERNET = "auto"
+DEFAULT_BOUNDARY = "pretoken"
+FULL_SHARE = 100.0
+
+arg = tyro.conf.arg
+Model = Annotated[str, arg(metavar="NAME")]
+Percent = Annotated[float | None, arg(metavar="PERCENT", help_behavior_hint="(default: 100)")]
+Count = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
+MaxSubwords = Annotated[int | Literal["auto", "none"] | None, arg(metavar="N|none", help_behavior_hint="")]
+OptionalBoundary = Annotated[Boundary | None, arg(metavar=f"{{{','.join(get_args(Boundary))}}}", help_behavior_hint="")]
+HypernetName = Annotated[str, arg(metavar="NAME|none")]
+OptionalPath = Annotated[str | None, arg(metavar="PATH", help_behavior_hint="")]
+
+
+def hypernet_of(name: str) -> str | None:
+    """`--hypernet` as the library takes it."""
+    return None if name == "none" else name
+
+
+def goal_of(share: float | None, merges: int | None, budget: int | None = None) -> "Goal":
+    """The one goal that was given, or full merging.
+
+    Raises:
+      InputError: more than one, or one out of range.
+    """
+    given = {"--share": share, "--merges": merges, "--budget": budget}
+    given = {name: value for name, value in given.items() if value is not None}
+    if len(given) > 1:
+        raise InputError(f"{' and '.join(given)} are different goals for merging: give one of them.")
+    from dyntok_jax.options import Budget, Merges, Share
+
+    if merges is not None:
+        return Merges(merges)
+    if budget is not None:
+        return Budget(budget)
+    return Share(FULL_SHARE if share is None else share)
+
+
+def limit_of(max_subwords: int | str | None, default: int) -> int | None:
+    """`--max-subwords` as a number or None for no limit; left out or `auto`, the default.
+
+    Raises:
+      InputError: it is less than 1.
+    """
+    if max_subwords in (None, "auto"):
+        return default
+    if max_subwords == "none":
+        return None
+    if max_subwords < 1:
+        raise InputError(f"--max-subwords must be 1 or more, or none, not {max_subwords}.")
+    return max_subwords
+
+
+def merge_rules(
+    tokenizer: "ByteLevelTokenizer",
+    goal: "Goal",
+    *,
+    is_goal_given: bool,
+    boundary: str | None,
+    max_subwords: int | str | None,
+    default_limit: int,
+    merge_list: str | None,
+    scope: str = "batch",
+) -> "MergeRules":
+    """Puts the options together; a merge list brings its own boundary and limit, and stands beside full merging.
+
+    Raises:
+      InputError: a merge list of another tokenizer or boundary, or options that it leaves no room for.
+    """
+    from dyntok_jax.merging import MergeRules
+
+    if merge_list is None:
+        limit = limit_of(max_subwords, default_limit)
+        return MergeRules(goal, boundary or DEFAULT_BOUNDARY, limit, None, scope)
+    if is_goal_given or max_subwords is not None:
+        raise InputError(
+            "--merge-list says which merges are done and how long tokens get: leave out --share, --merges, --budget "
+            "and --max-subwords."
+        )
+    from dyntok_jax.merging import load_merges
+
+    learnt = load_merges(merge_list, tokenizer=tokenizer.fingerprint)
+    if boundary is not None and boundary != learnt.boundary:
+        raise InputError(
+            f"{merge_list} was learnt with --boundary {learnt.boundary}, not {boundary}: leave --boundary out, or "
+            f"learn a list for {boundary}."
+        )
+    return MergeRules(goal, learnt.boundary, learnt.max_subwords, learnt, scope)
+
+
+def mesh_shape(mesh: str | None) -> tuple[int, int] | None:
+    """`--mesh DATAxMODEL` as two numbers of devices.
+
+    Raises:
+      InputError: it is not two numbers.
+    """
+    if mesh is None:
+        return None
+    sizes = mesh.split("x")
+    if len(sizes) != 2 or not all(size.isascii() and size.isdigit() and int(size) for size in sizes):
+        raise InputError(f"--mesh {mesh} is not two numbers of devices: write DATAxMODEL, such as 4x2.")
+    return int(sizes[0]), int(sizes[1])

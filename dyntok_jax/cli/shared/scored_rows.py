@@ -1,0 +1,123 @@
+"""What `dyntok score` is asked: texts behind prompts, or multiple-choice questions, from JSON lines."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dyntok_jax.errors import InputError
+from dyntok_jax.text import STDIN, decode_line, read_bytes
+
+EXAMPLE_LANGUAGES = ("en", "es", "de")
+SHAPES = '{"prompt": "…", "continuation": "…"} or {"question": "…", "options": ["…", "…"], "answer": 0}'
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A text behind a prompt."""
+
+    prompt: str
+    continuation: str
+
+    @property
+    def n_texts(self) -> int:
+        """Texts that are scored for it."""
+        return 1
+
+
+@dataclass(frozen=True)
+class Question:
+    """A multiple-choice question; `answer` is the number of the right option, from 0."""
+
+    question: str
+    options: Sequence[str]
+    answer: int
+
+    @property
+    def n_texts(self) -> int:
+        """Texts that are scored for it."""
+        return len(self.options)
+
+
+def read_rows(prompt: str | None, continuation: str | None, file: str | None) -> list[Pair] | list[Question]:
+    """The one pair given, the rows of a file, or an example where there is neither.
+
+    Args:
+      prompt: of the pair.
+      continuation: of the pair.
+      file: JSON lines, unpacked if it ends in `.gz`; `-` is standard input. Blank lines are skipped.
+
+    Raises:
+      InputError: half a pair, or one beside a file; a file that cannot be read, or has rows of both kinds or none; a
+        row that is neither (with its line).
+    """
+    if file is None and prompt is None:
+        return example_pairs()
+    if file is not None and prompt is not None:
+        raise InputError(f"There is a prompt, and --file {file} holds prompts too: give one of them.")
+    if file is None:
+        if continuation is None:
+            raise InputError('There is a prompt and nothing behind it: give two texts, such as "1 + 1 is" " 2".')
+        return [Pair(_text(prompt, "The prompt"), _text(continuation, "The continuation"))]
+    name = "Standard input" if file == STDIN else file
+    rows = []
+    for number, line in enumerate(read_bytes(file).removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        if line.strip():
+            rows.append(_row(line, f"{name}, line {number}"))
+    if not rows:
+        raise InputError(f"{name} holds no rows: give lines like {SHAPES}.")
+    if len({type(row) for row in rows}) > 1:
+        raise InputError(f"{name} holds prompts and questions: give each kind a file of its own.")
+    return rows
+
+
+def example_pairs() -> list[Pair]:
+    """Article 1 of the Universal Declaration in three languages, the second half behind the first."""
+    from dyntok_jax.assets import load_sample
+
+    sample, pairs = load_sample(), []
+    for language in EXAMPLE_LANGUAGES:
+        text = sample[language][0]
+        middle = text.index(" ", len(text) // 2)
+        pairs.append(Pair(text[:middle], text[middle:]))
+    return pairs
+
+
+def _row(line: bytes, where: str) -> Pair | Question:
+    try:
+        row = json.loads(decode_line(line, where))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"{where} is not JSON ({error}): give one JSON object a line.") from error
+    if not isinstance(row, dict):
+        raise InputError(f"{where} is a JSON {type(row).__name__}, not an object: write {SHAPES}.")
+    if {"prompt", "continuation"} <= row.keys():
+        return Pair(*(_text(row[name], f"{where}: {name}") for name in ("prompt", "continuation")))
+    if not {"question", "options", "answer"} <= row.keys():
+        raise InputError(f"{where} has the fields {', '.join(row) or 'of nothing'}: write {SHAPES}.")
+    options = row["options"]
+    if not isinstance(options, list) or not options:
+        raise InputError(f'{where}: options must be a list of texts, such as ["yes", "no"].')
+    options = [_text(option, f"{where}: option {number}") for number, option in enumerate(options)]
+    return Question(_text(row["question"], f"{where}: question"), options, _answer(row["answer"], len(options), where))
+
+
+def _answer(answer: Any, n_options: int, where: str) -> int:
+    """The number of the right option, which may be written as its letter."""
+    if isinstance(answer, str) and len(answer) == 1 and "A" <= answer.upper() <= "Z":
+        answer = ord(answer.upper()) - ord("A")
+    if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < n_options:
+        raise InputError(
+            f"{where}: the answer is {answer!r}, and there are {n_options} options: give a number from 0 to "
+            f"{n_options - 1}, or a letter from A."
+        )
+    return answer
+
+
+def _text(value: Any, what: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise InputError(f"{what} must be a text that is not empty, not {value!r}.")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{what} holds a lone surrogate (half a character): repair the text.") from None
+    return value

@@ -1,0 +1,37 @@
+"""What a training run shows: a bar with the latest losses on standard error, and a line a validation."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from dyntok_jax.training import Report
+
+SMOOTHING = 0.95
+"""How much of the mean of past losses stays with each step."""
+
+
+@contextmanager
+def training_view(n_steps: int) -> Iterator[Callable[["Report"], None]]:
+    """Gives what takes the news of a run and shows them: the bar only on a terminal, validations anywhere."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    console = Console(stderr=True, highlight=False)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        bar = bars.add_task("Training", total=n_steps)
+        smooth = math.nan
+
+        def show(report: "Report") -> None:
+            nonlocal smooth
+            if report.is_validation:
+                figures = " · ".join(f"{name} {value:.4g}" for name, value in report.metrics.items())
+                console.print(f"Step {report.step}, validation: {figures}", soft_wrap=True, markup=False)
+                return
+            loss = report.metrics["loss"]
+            smooth = loss if math.isnan(smooth) else SMOOTHING * smooth + (1 - SMOOTHING) * loss
+            bars.update(bar, completed=report.step, description=f"Training · loss {smooth:.4f}")
+
+        yield show

@@ -1,0 +1,219 @@
+"""Texts that a decoder writes, timed without what JAX compiles, and the table and lines that show them."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+
+from dyntok_jax.cli.shared.compile_clock import CompileClock
+from dyntok_jax.cli.shared.figures import figures_table, percent, rate, reduction_percent
+from dyntok_jax.decoding import (
+    GREEDY,
+    Choice,
+    DynamicDecoder,
+    GeneratedText,
+    Prompt,
+    SamplingConfig,
+    ScoredText,
+    WrittenIn,
+)
+from dyntok_jax.options import FULL
+from dyntok_jax.text import ByteLevelTokenizer, Message
+
+TITLE_CHARACTERS = 60
+PROBE = "1"
+
+
+@dataclass(frozen=True)
+class Writing:
+    """Texts, and how long they took.
+
+    Attributes:
+      texts: one a prompt.
+      seconds_to_first: from the prompts to the first token of the first batch, compilation left out.
+      seconds: from the prompts to the last text's end, compilation left out.
+      compile_seconds: how long JAX compiled.
+    """
+
+    texts: Sequence[GeneratedText]
+    seconds_to_first: float
+    seconds: float
+    compile_seconds: float
+
+    @property
+    def static_tokens(self) -> int:
+        """Tokens of the prompts to the model's own tokenizer, special tokens not counted."""
+        return sum(n_static(text) for text in self.texts)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the prompts after merging, counted alike."""
+        return sum(n_tokens(text) for text in self.texts)
+
+    @property
+    def written(self) -> int:
+        """Tokens of the texts."""
+        return sum(len(text.ids) for text in self.texts)
+
+    @property
+    def new(self) -> int | None:
+        """Those of them that the model's own vocabulary does not have; None where texts are in that."""
+        return None if self.texts[0].n_new is None else sum(text.n_new for text in self.texts)
+
+    @property
+    def characters(self) -> int:
+        """Characters of the texts."""
+        return sum(len(text.text) for text in self.texts)
+
+    def notes(self) -> list[str]:
+        """What the table's numbers mean, in sentences."""
+        new = [] if self.new is None else ["new: tokens written that the model's own vocabulary does not have."]
+        return [
+            "static: the prompt to the model's own tokenizer; tokens: after merging; special tokens not counted.",
+            "1st token, tokens/s, chars/s (characters): counted from the prompt's text on; "
+            f"compiling ({self.compile_seconds:.1f} s, once) not counted.",
+            *new,
+        ]
+
+
+def write_texts(
+    decoder: DynamicDecoder,
+    prompts: Sequence[Prompt],
+    reading: dict[str, Any],
+    *,
+    max_tokens: int,
+    sampling: SamplingConfig = GREEDY,
+    vocabulary: WrittenIn = None,
+    **options: Any,
+) -> Writing:
+    """Generates, on a clock that leaves compilation out.
+
+    Args:
+      decoder: the model.
+      prompts: plain texts or chats.
+      reading: options of `DynamicDecoder.read`.
+      max_tokens: the most tokens a text.
+      sampling: how tokens are chosen.
+      vocabulary: to write in; None for the model's own.
+      **options: more of `DynamicDecoder.generate`.
+
+    Raises:
+      DyntokError: what these raise.
+    """
+    with CompileClock() as clock:
+        writing = {"sampling": sampling, "vocabulary": vocabulary}
+        _warm_up(decoder, prompts, reading, max_tokens, writing)
+        compiled, started = clock.seconds, time.perf_counter()
+        texts = decoder.generate(prompts, max_tokens=max_tokens, **writing, **options, **reading)
+        seconds, first = time.perf_counter() - started, min(text.seconds_to_first for text in texts)
+        return Writing(
+            texts=texts,
+            seconds_to_first=first - (clock.seconds_until(started + first) - compiled),
+            seconds=seconds - (clock.seconds - compiled),
+            compile_seconds=clock.seconds,
+        )
+
+
+def _warm_up(
+    decoder: DynamicDecoder,
+    prompts: Sequence[Prompt],
+    reading: dict[str, Any],
+    max_tokens: int,
+    writing: dict[str, Any],
+) -> None:
+    """Runs what the prompts will run: the first time pays for more than compiling, some of it a second long.
+
+    One prompt is stood in for by next to nothing with as much room behind it, which the same program reads.
+    """
+    room = int(decoder.read(prompts, **reading).n_tokens.max()) + max_tokens
+    if len(prompts) > 1 or room > decoder.config.max_positions:  # too much room: the prompt itself shall be told so
+        return
+    alike = {"goal": None if reading["goal"] is None else FULL, "language": reading["language"]}
+    n_probe = int(decoder.read([PROBE], **alike).n_tokens[0])
+    next(decoder.stream(PROBE, max_tokens=max(1, room - n_probe), **writing, **alike), None)
+
+
+def writing_table(run: Writing) -> Table:
+    """What was read, what was written, and how fast."""
+    row = {} if len(run.texts) == 1 else {"texts": f"{len(run.texts)}"}
+    row |= {
+        "static": f"{run.static_tokens}",
+        "tokens": f"{run.tokens}",
+        "reduction": percent(reduction_percent(run.static_tokens, run.tokens)),
+        "1st token": f"{run.seconds_to_first:.2f} s",
+        "written": f"{run.written}",
+    }
+    row |= {} if run.new is None else {"new": f"{run.new}"}
+    row |= {
+        "tokens/s": rate(run.written / run.seconds),
+        "chars/s": rate(run.characters / run.seconds),
+    }
+    return figures_table([row])
+
+
+def writing_figures(run: Writing) -> dict[str, float | int | None]:
+    """The same as one flat object."""
+    new = {} if run.new is None else {"new_tokens": run.new}
+    return {
+        "texts": len(run.texts),
+        "static_tokens": run.static_tokens,
+        "tokens": run.tokens,
+        "reduction_percent": reduction_percent(run.static_tokens, run.tokens),
+        "seconds_to_first_token": run.seconds_to_first,
+        "seconds": run.seconds,
+        "written_tokens": run.written,
+        "written_characters": run.characters,
+        "tokens_per_second": run.written / run.seconds,
+        "characters_per_second": run.characters / run.seconds,
+        "compile_seconds": run.compile_seconds,
+    } | new
+
+
+def text_rows(
+    tokenizer: ByteLevelTokenizer, prompts: Sequence[str], seeds: Sequence[int], texts: Sequence[GeneratedText]
+) -> Iterator[dict[str, Any]]:
+    """One object a text, for JSON lines.
+
+    `tokens` are those of the prompt after merging; `uncounted` are the places of special tokens among them, which
+    neither `n_static` nor `n_tokens` counts. `n_written` and `n_new` are of texts in a large vocabulary: their tokens,
+    and those that are new entries.
+    """
+    for prompt, seed, text in zip(prompts, seeds, texts, strict=True):
+        yield {
+            "prompt": prompt,
+            "seed": seed,
+            "text": text.text,
+            "finish": text.finish,
+            "n_static": n_static(text),
+            "n_tokens": n_tokens(text),
+            "tokens": text.prompt_tokens.strings(tokenizer),
+            "uncounted": (~text.prompt_tokens.is_counted_T).nonzero()[0].tolist(),
+        } | ({} if text.n_new is None else {"n_written": len(text.ids), "n_new": text.n_new})
+
+
+def titled(prompts: Sequence[str], seeds: Sequence[int], texts: Sequence[GeneratedText]) -> str:
+    """Several texts to be read, each under a line that says of what it is."""
+    parts = []
+    for prompt, seed, text in zip(prompts, seeds, texts, strict=True):
+        title = " ".join(prompt.split())
+        title = title if len(title) <= TITLE_CHARACTERS else f"{title[: TITLE_CHARACTERS - 1]}…"
+        parts.append(f"── {title} · seed {seed} ──\n{text.text}\n")
+    return "\n".join(parts)
+
+
+def as_chats(prompts: Sequence[str], system: str | None) -> list[list[Message]]:
+    """Each prompt as what the user says, behind what the system says."""
+    before = [] if system is None else [{"role": "system", "content": system}]
+    return [[*before, {"role": "user", "content": prompt}] for prompt in prompts]
+
+
+def n_static(text: GeneratedText | ScoredText | Choice) -> int:
+    """Tokens of a prompt to the model's own tokenizer, special tokens not counted."""
+    return text.n_static - int((~text.prompt_tokens.is_counted_T).sum())
+
+
+def n_tokens(text: GeneratedText | ScoredText | Choice) -> int:
+    """Tokens of a prompt after merging, special tokens not counted."""
+    return int(text.prompt_tokens.is_counted_T.sum())

@@ -1,0 +1,178 @@
+"""XLM-R, RoBERTa and BERT checkpoints of Hugging Face: the name tables, load and save."""
+
+import os
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dyntok_jax.convert.safetensors import (
+    AS_IS,
+    TRANSPOSED,
+    Checkpoint,
+    Table,
+    join_heads,
+    load_tree,
+    open_checkpoint,
+    read_config,
+    split_heads,
+)
+from dyntok_jax.convert.safetensors_writer import export_tensors, write_checkpoint
+from dyntok_jax.errors import CheckpointError
+from dyntok_jax.models import Encoder, EncoderConfig, MaskedLmHead
+
+Shardings = Callable[[Any], Any]
+
+BERT_EXTRAS = (
+    r"embeddings\.(position_ids|token_type_ids)",
+    r"pooler\..*",
+    # Heads of tasks: classification, question answering, next sentence.
+    r"(classifier|qa_outputs|score)\..*",
+    r"cls\.seq_relationship\..*",
+)
+BERT_HEAD_NAMES = (r"lm_head\..*", r"cls\.predictions\..*")
+BODY_NAMES = (r"embeddings\..*", r"encoder\..*")
+DECODER_WEIGHTS = ("lm_head.decoder.weight", "cls.predictions.decoder.weight")
+DECODER_BIASES = (r"lm_head\.decoder\.bias", r"cls\.predictions\.decoder\.bias")
+
+
+def layer_table(heads: int, prefix: str = "encoder.layer.{i}.") -> Table:
+    """Names of BERT's layers, which RoBERTa, XLM-R and ZeTT's hypernetworks share."""
+    table: Table = {}
+    for theirs, ours in (("query", "query"), ("key", "key"), ("value", "value")):
+        table[f"{prefix}attention.self.{theirs}.weight"] = (f"layers.{ours}.kernel", split_heads(heads))
+        table[f"{prefix}attention.self.{theirs}.bias"] = (f"layers.{ours}.bias", split_heads(heads))
+    table[f"{prefix}attention.output.dense.weight"] = ("layers.output.kernel", join_heads(heads))
+    table[f"{prefix}attention.output.dense.bias"] = ("layers.output.bias", AS_IS)
+    for theirs, ours in (("intermediate.dense", "ffn_in"), ("output.dense", "ffn_out")):
+        table[f"{prefix}{theirs}.weight"] = (f"layers.{ours}.kernel", TRANSPOSED)
+        table[f"{prefix}{theirs}.bias"] = (f"layers.{ours}.bias", AS_IS)
+    for theirs, ours in (("attention.output", "attention_norm"), ("output", "ffn_norm")):
+        table[f"{prefix}{theirs}.LayerNorm.weight"] = (f"layers.{ours}.scale", AS_IS)
+        table[f"{prefix}{theirs}.LayerNorm.bias"] = (f"layers.{ours}.bias", AS_IS)
+    return table
+
+
+def encoder_table(config: EncoderConfig) -> Table:
+    """Names of the body, without the family's prefix."""
+    return {
+        "embeddings.word_embeddings.weight": ("word_embeddings", AS_IS),
+        "embeddings.position_embeddings.weight": ("position_embeddings", AS_IS),
+        "embeddings.token_type_embeddings.weight": ("type_embeddings", AS_IS),
+        "embeddings.LayerNorm.weight": ("embedding_norm.scale", AS_IS),
+        "embeddings.LayerNorm.bias": ("embedding_norm.bias", AS_IS),
+        **layer_table(config.n_heads),
+    }
+
+
+def head_table(config: EncoderConfig) -> Table:
+    """Names of the masked-LM head; its output table is the encoder's word table."""
+    bert = config.model_type == "bert"
+    dense, norm = (
+        ("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm")
+        if bert
+        else ("lm_head.dense", "lm_head.layer_norm")
+    )
+    return {
+        f"{dense}.weight": ("transform.kernel", TRANSPOSED),
+        f"{dense}.bias": ("transform.bias", AS_IS),
+        f"{norm}.weight": ("norm.scale", AS_IS),
+        f"{norm}.bias": ("norm.bias", AS_IS),
+        "cls.predictions.bias" if bert else "lm_head.bias": ("bias", AS_IS),
+    }
+
+
+def plain_name(name: str) -> str:
+    """A tensor's name without `bert.` or `roberta.`, with TensorFlow's old LayerNorm spelling brought up to date."""
+    name = re.sub(r"^(bert|roberta)\.", "", name)
+    return re.sub(r"LayerNorm\.(gamma|beta)$", lambda m: "LayerNorm." + {"gamma": "weight", "beta": "bias"}[m[1]], name)
+
+
+def load_encoder(
+    folder: str | os.PathLike, *, dtype: Any = jnp.float32, shardings: Shardings | None = None
+) -> tuple[EncoderConfig, Encoder]:
+    """Loads a BERT, RoBERTa or XLM-R body; heads that stand on it are passed over.
+
+    Args:
+      folder: holds `config.json` and `model.safetensors`, or its shards and their index.
+      dtype: of the parameters, and so of the computation.
+      shardings: from the tree of shapes to a tree of shardings, such as `partial(shardings_for, mesh=mesh)`.
+
+    Raises:
+      ConfigError: the config is not supported.
+      CheckpointError: files are missing or damaged, or tensors do not match the config.
+    """
+    config = EncoderConfig.from_hf(read_config(folder))
+    abstract = jax.eval_shape(partial(Encoder, config, dtype=dtype), jax.random.key(0))
+    encoder = load_tree(
+        open_checkpoint(folder),
+        encoder_table(config),
+        abstract,
+        rename=plain_name,
+        ignored=BERT_EXTRAS + BERT_HEAD_NAMES,
+        shardings=shardings,
+    )
+    return config, encoder
+
+
+def load_masked_lm_head(
+    folder: str | os.PathLike, *, dtype: Any = jnp.float32, shardings: Shardings | None = None
+) -> MaskedLmHead:
+    """Loads the masked-LM head of a checkpoint, whose output table must be tied to the word table.
+
+    Raises:
+      ConfigError: the config is not supported.
+      CheckpointError: no such head, an output table of its own, or as `load_encoder`.
+    """
+    config = EncoderConfig.from_hf(read_config(folder))
+    checkpoint = open_checkpoint(folder)
+    if not any(re.fullmatch("|".join(BERT_HEAD_NAMES), plain_name(name)) for name in checkpoint.files):
+        raise CheckpointError(
+            f"{checkpoint.folder} has no masked-LM head: only the body was saved. Take a checkpoint with one."
+        )
+    _check_tied(checkpoint)
+    return load_tree(
+        checkpoint,
+        head_table(config),
+        jax.eval_shape(partial(MaskedLmHead, config, dtype=dtype), jax.random.key(0)),
+        rename=plain_name,
+        ignored=(*BERT_EXTRAS, *BODY_NAMES, *DECODER_BIASES, *map(re.escape, DECODER_WEIGHTS)),
+        shardings=shardings,
+    )
+
+
+def save_encoder(
+    folder: str | os.PathLike, config: EncoderConfig, encoder: Encoder, head: MaskedLmHead | None = None
+) -> None:
+    """Writes a checkpoint that PyTorch transformers reads: `AutoModel`, with a head `AutoModelForMaskedLM`.
+
+    A pooler or a task's head that stood in the original checkpoint was passed over when loading and is not written.
+
+    Raises:
+      CheckpointError: the folder cannot be written.
+    """
+    tensors = export_tensors(encoder, encoder_table(config))
+    family = {"bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta"}[config.model_type]
+    architecture = f"{family}Model"
+    if head is not None:
+        prefix = "bert." if config.model_type == "bert" else "roberta."
+        tensors = {prefix + name: tensor for name, tensor in tensors.items()}
+        tensors |= export_tensors(head, head_table(config))
+        architecture = f"{family}ForMaskedLM"
+    dtype = next(iter(tensors.values())).dtype.name
+    write_checkpoint(folder, config.to_hf() | {"architectures": [architecture], "dtype": dtype}, tensors)
+
+
+def _check_tied(checkpoint: Checkpoint) -> None:
+    plain = {plain_name(name): name for name in checkpoint.files}
+    table = plain.get("embeddings.word_embeddings.weight")
+    for name in DECODER_WEIGHTS:
+        if name in plain and table and not np.array_equal(checkpoint.read(plain[name]), checkpoint.read(table)):
+            raise CheckpointError(
+                f"{checkpoint.folder} has an output table of its own ({plain[name]}): only masked-LM heads tied to the "
+                "word table are supported."
+            )

@@ -1,0 +1,354 @@
+"""Llama-family GGUF files, llama.cpp's format, written as a Hugging Face folder: weights, config and tokenizer.
+
+GGUF calls Llama and Mistral `llama`. Its rotary embedding turns neighbouring numbers of a head, Hugging Face's turns
+the first half against the second; so llama.cpp stores the rows of the query and key maps in another order, which is
+undone here. Quantised weights are written as the floating-point numbers that they stand for.
+
+The package `gguf` parses the file and dequantises; it is the extra `dyntok_jax[gguf]`.
+"""
+
+import json
+import os
+import re
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from math import pi
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dyntok_jax.convert import MAX_SHARD_BYTES, LazyTensor, check_not_lfs_pointer, write_weights
+from dyntok_jax.convert.offline.gguf_tokenizer import gguf_tokenizer, gguf_tokenizer_config, token_id
+from dyntok_jax.errors import CheckpointError
+
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)
+ARCHITECTURE = "llama"
+LAYER_NAMES = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+ROPE_FREQS = "rope_freqs.weight"
+IGNORED = (ROPE_FREQS, r"blk\.\d+\.attn_rot_embd\.weight")
+"""Tensors that hold no weights: factors of the rotary frequencies are read into the config."""
+UNSUPPORTED = {"expert_count": 0, "logit_scale": 1, "residual_scale": 1, "embedding_scale": 1, "attention.scale": 0}
+"""Fields that change what the model computes, beside the value at which they do not."""
+LLAMA3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+"""As Llama 3.1 and all after it were published; GGUF keeps only the factors that follow from it."""
+
+
+@dataclass(frozen=True)
+class GgufFile:
+    """A parsed file; its tensors stay on disk, quantised, until they are read.
+
+    Attributes:
+      path: where it lies.
+      fields: its metadata by key, such as `llama.block_count`.
+      tensors: the package's description of each tensor, by name.
+    """
+
+    path: Path
+    fields: dict[str, Any]
+    tensors: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a tensor of the file is to be.
+
+    Attributes:
+      name: Hugging Face's name of it.
+      shape: its shape, [out, in] for linear maps.
+      heads: heads in whose rows llama.cpp's order is to be undone; 0 where there is none.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    heads: int = 0
+
+
+def write_gguf(
+    source: str | os.PathLike,
+    folder: str | os.PathLike,
+    progress: Callable[[float], None] = lambda _: None,
+    *,
+    dtype: Any = np.float32,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Writes a Llama-family GGUF file as a Hugging Face folder; the files take their names together, once all is whole.
+
+    Args:
+      source: the file.
+      folder: an existing folder; of an earlier model in it the files of the same names are replaced.
+      progress: called with the share done so far, 0 to 1.
+      dtype: to write the weights in. Weights that are stored in 16 bits or quantised are exact in float32.
+      max_shard_bytes: the most that one file of weights may take.
+
+    Raises:
+      CheckpointError: the file is missing, damaged or no GGUF, or its architecture, version, quantisation or tokenizer
+        is not supported; or the package `gguf` is not installed.
+      OSError: the folder cannot be written.
+    """
+    file = read_gguf(source)
+    dtype = np.dtype(dtype)
+    config = gguf_config(file) | {"dtype": dtype.name}
+    expected = expected_tensors(config)
+    _check_tensors(file, expected)
+    texts = {
+        "config.json": json.dumps(config, indent=2, sort_keys=True) + "\n",
+        "tokenizer.json": gguf_tokenizer(file.path, file.fields).to_str(),
+        "tokenizer_config.json": json.dumps(gguf_tokenizer_config(file.fields), indent=2, ensure_ascii=False) + "\n",
+    }
+    progress(0.1)
+    tensors = {
+        want.name: LazyTensor(want.shape, dtype, partial(read_tensor, file.tensors[name], want.heads, dtype))
+        for name, want in expected.items()
+    }
+    write_weights(
+        Path(folder),
+        tensors,
+        max_shard_bytes=max_shard_bytes,
+        beside=texts,
+        progress=lambda share: progress(0.1 + 0.9 * share),
+    )
+
+
+def is_gguf(path: str | os.PathLike) -> bool:
+    """Whether a path is a file to be read as GGUF: by its first bytes, or by its name."""
+    path = Path(path)
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return path.suffix == ".gguf" or file.read(len(MAGIC)) == MAGIC
+
+
+def read_gguf(source: str | os.PathLike) -> GgufFile:
+    """Parses the metadata of a file.
+
+    Raises:
+      CheckpointError: the file is missing, damaged, no GGUF, of a version or architecture that is not supported, or one
+        part of several; or the package `gguf` is not installed.
+    """
+    path = Path(source)
+    try:
+        check_not_lfs_pointer(path)
+        with path.open("rb") as file:
+            head = file.read(8)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror or error}): name a GGUF file.") from error
+    if head[:4] != MAGIC or len(head) < 8:
+        raise CheckpointError(f"{path} is no GGUF file: it begins with {head[:4]!r}, not {MAGIC!r}.")
+    (version,) = struct.unpack("<I", head[4:])
+    if version & 0xFFFF == 0:
+        raise CheckpointError(f"{path} is a big-endian GGUF file: only little-endian ones are supported.")
+    if version not in VERSIONS:
+        raise CheckpointError(
+            f"{path} is of GGUF version {version}; versions {' and '.join(map(str, VERSIONS))} are supported. "
+            "Convert the model again with a current llama.cpp."
+        )
+    package = gguf_package()
+    try:
+        reader = package.GGUFReader(path)
+        fields = {key: field.contents() for key, field in reader.fields.items()}
+    except Exception as error:  # the package raises whatever numpy does when it runs past the end
+        raise CheckpointError(
+            f"{path} ({path.stat().st_size:,} bytes) is cut short or damaged, or newer than the installed package gguf "
+            f"({type(error).__name__}: {error}): fetch it again."
+        ) from error
+    architecture = fields.get("general.architecture")
+    if architecture != ARCHITECTURE:
+        raise CheckpointError(
+            f"{path} holds a model of architecture {architecture!r}; of GGUF files only {ARCHITECTURE!r} (Llama, "
+            "Mistral) is supported. Convert the model from its Hugging Face checkpoint."
+        )
+    if (count := fields.get("split.count") or 1) > 1:
+        raise CheckpointError(
+            f"{path} is one of {count} parts of a model: join them with `llama-gguf-split --merge` of llama.cpp."
+        )
+    return GgufFile(path, fields, {tensor.name: tensor for tensor in reader.tensors})
+
+
+def gguf_package() -> Any:
+    """The package `gguf`.
+
+    Raises:
+      CheckpointError: it is not installed.
+    """
+    try:
+        import gguf
+    except ImportError as error:
+        raise CheckpointError(
+            f"GGUF files are read with the package gguf, which cannot be imported ({error}). "
+            "Install it: pip install 'dyntok_jax[gguf]'."
+        ) from error
+    return gguf
+
+
+def gguf_config(file: GgufFile) -> dict[str, Any]:
+    """The Hugging Face config of a file's model, of type `llama`.
+
+    Raises:
+      CheckpointError: fields are missing or ask for something that is not supported.
+    """
+    width, layers, heads = (_number(file, key) for key in ("embedding_length", "block_count", "attention.head_count"))
+    head_width = _number(file, "attention.key_length", width // heads)
+    if "token_embd.weight" not in file.tensors:
+        raise CheckpointError(f"{file.path} has no table of embeddings (token_embd.weight): it holds no whole model.")
+    asked = {key: _number(file, key, neutral) for key, neutral in UNSUPPORTED.items()}
+    asked = {key: value for key, value in asked.items() if value != UNSUPPORTED[key]}
+    for key in ("attention.value_length", "rope.dimension_count"):
+        if (value := _number(file, key, head_width)) != head_width:
+            asked[key] = value
+    if asked:
+        said = ", ".join(f"{ARCHITECTURE}.{key} = {value}" for key, value in asked.items())
+        raise CheckpointError(f"{file.path} asks for what is not supported: {said}.")
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "head_dim": head_width,
+        "hidden_act": "silu",
+        "hidden_size": width,
+        "initializer_range": 0.02,
+        "intermediate_size": _number(file, "feed_forward_length"),
+        "max_position_embeddings": _number(file, "context_length"),
+        "mlp_bias": False,
+        "model_type": "llama",
+        "num_attention_heads": heads,
+        "num_hidden_layers": layers,
+        "num_key_value_heads": _number(file, "attention.head_count_kv", heads),
+        "rms_norm_eps": _shortest(_number(file, "attention.layer_norm_rms_epsilon")),
+        "rope_theta": _shortest(_number(file, "rope.freq_base", 10000.0)),
+        "tie_word_embeddings": "output.weight" not in file.tensors,
+        "use_cache": True,
+        "vocab_size": int(file.tensors["token_embd.weight"].shape[-1]),
+    }
+    for name in ("bos", "eos", "padding"):
+        config[f"{name.removesuffix('ding')}_token_id"] = token_id(file.fields, name)
+    scaling = _rope_scaling(file, config)
+    return config | ({"rope_scaling": scaling} if scaling else {})
+
+
+def _number(file: GgufFile, key: str, default: int | float | None = None) -> Any:
+    """A field of the architecture; where it is a list with a number for each layer, they must be equal."""
+    value = file.fields.get(f"{ARCHITECTURE}.{key}", default)
+    numbers = set(value) if isinstance(value, list) else {value}
+    if len(numbers) != 1 or isinstance(value, str) or value is None:
+        found = "missing" if value is None else f"{value!r}, which is not supported"
+        raise CheckpointError(f"{file.path}: the field {ARCHITECTURE}.{key} is {found}.")
+    return numbers.pop()
+
+
+def _shortest(number: float | np.float32) -> float:
+    """The shortest decimal of a float32: what was 1e-5 in the model's config is that again."""
+    return float(str(np.float32(number)))
+
+
+def _rope_scaling(file: GgufFile, config: dict[str, Any]) -> dict[str, Any] | None:
+    kind = file.fields.get(f"{ARCHITECTURE}.rope.scaling.type", "none")
+    if ROPE_FREQS in file.tensors:
+        return _llama3_scaling(file, config)
+    match kind:
+        case "none":
+            return None
+        case "linear":
+            return {"rope_type": "linear", "factor": _shortest(_number(file, "rope.scaling.factor"))}
+        case "yarn":
+            original = _number(file, "rope.scaling.original_context_length")
+            factor = _shortest(_number(file, "rope.scaling.factor"))
+            return {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original}
+    raise CheckpointError(f"{file.path} scales its rotary embedding by {kind!r}; linear and yarn are supported.")
+
+
+def _llama3_scaling(file: GgufFile, config: dict[str, Any]) -> dict[str, Any]:
+    """The fields behind the factors that GGUF keeps: waves longer than the original context are slowed by `factor`."""
+    factors = read_tensor(file.tensors[ROPE_FREQS])
+    factor = _shortest(factors.max())
+    low, high, original = LLAMA3_ROPE.values()
+    frequency = config["rope_theta"] ** (-np.arange(0, config["head_dim"], 2) / config["head_dim"])
+    share = np.clip((original * frequency / (2 * pi) - low) / (high - low), 0, 1)
+    if not np.allclose(factors, 1 / ((1 - share) / factor + share), rtol=1e-3):
+        raise CheckpointError(
+            f"{file.path} scales its rotary embedding by factors ({ROPE_FREQS}) that are not Llama 3.1's, which alone "
+            "are supported. Convert the model from its Hugging Face checkpoint."
+        )
+    return {"rope_type": "llama3", "factor": factor, **LLAMA3_ROPE}
+
+
+def expected_tensors(config: dict[str, Any]) -> dict[str, Expected]:
+    """Every tensor of a model, by its name in GGUF.
+
+    Args:
+      config: the Hugging Face config.
+    """
+    width, feed_forward, head_width = config["hidden_size"], config["intermediate_size"], config["head_dim"]
+    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+    shapes = {
+        "attn_q": (heads * head_width, width),
+        "attn_k": (kv_heads * head_width, width),
+        "attn_v": (kv_heads * head_width, width),
+        "attn_output": (width, heads * head_width),
+        "ffn_gate": (feed_forward, width),
+        "ffn_up": (feed_forward, width),
+        "ffn_down": (width, feed_forward),
+    }
+    permuted = {"attn_q": heads, "attn_k": kv_heads}
+    table = (config["vocab_size"], width)
+    expected = {"token_embd.weight": Expected("model.embed_tokens.weight", table)}
+    for layer in range(config["num_hidden_layers"]):
+        for ours, theirs in LAYER_NAMES.items():
+            name = f"model.layers.{layer}.{theirs}.weight"
+            expected[f"blk.{layer}.{ours}.weight"] = Expected(name, shapes.get(ours, (width,)), permuted.get(ours, 0))
+    expected["output_norm.weight"] = Expected("model.norm.weight", (width,))
+    if not config["tie_word_embeddings"]:
+        expected["output.weight"] = Expected("lm_head.weight", table)
+    return expected
+
+
+def _check_tensors(file: GgufFile, expected: dict[str, Expected]) -> None:
+    faults = [f"missing: {name}" for name in expected.keys() - file.tensors.keys()]
+    for name, tensor in file.tensors.items():
+        shape = tuple(map(int, reversed(tensor.shape)))
+        if name not in expected:
+            if not any(re.fullmatch(pattern, name) for pattern in IGNORED):
+                faults.append(f"unknown: {name} {list(shape)}")
+        elif shape != expected[name].shape:
+            faults.append(f"misshapen: {name} is {list(shape)}, expected {list(expected[name].shape)}")
+        elif not _can_dequantize(tensor.tensor_type):
+            faults.append(f"unsupported quantisation: {name} is {tensor.tensor_type.name}")
+    if faults:
+        raise CheckpointError(f"{file.path} holds no model that can be converted:\n  " + "\n  ".join(sorted(faults)))
+
+
+@cache
+def _can_dequantize(kind: Any) -> bool:
+    package = gguf_package()
+    try:
+        package.quants.dequantize(np.zeros((1, package.GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
+    except NotImplementedError:
+        return False
+    return True
+
+
+def read_tensor(tensor: Any, heads: int = 0, dtype: Any = np.float32) -> np.ndarray:
+    """Dequantises one tensor.
+
+    Args:
+      tensor: the package's description of it.
+      heads: heads in whose rows the order is to be undone: llama.cpp has the two halves of a head's rows interleaved.
+      dtype: of the result.
+    """
+    array = gguf_package().quants.dequantize(tensor.data, tensor.tensor_type)
+    if heads:
+        array = array.reshape(heads, -1, 2, array.shape[-1]).swapaxes(1, 2).reshape(array.shape)
+    return array.astype(dtype, copy=False)

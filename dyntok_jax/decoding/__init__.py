@@ -1,0 +1,5 @@
+"""`DynamicDecoder`: prompts read as dynamic tokens, texts generated, continuations scored."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

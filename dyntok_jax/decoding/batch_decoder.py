@@ -1,0 +1,302 @@
+"""One batch of prompts through a decoder: padded to buckets, placed on the device, read, and written on or scored.
+
+The buckets are few, and the prompts of a batch are padded as far as its cache goes, so a session of any prompts
+compiles a handful of programs; how much is computed follows the prompts themselves, not the padding.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from zlib import crc32
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Bool, Float32, Int, Int32, UInt32
+
+from dyntok_jax.decoding.decode_loop import (
+    NOTHING,
+    GenerationState,
+    Limits,
+    advance,
+    sequence_keys,
+    start,
+    stop_sequences,
+)
+from dyntok_jax.decoding.prompt_entries import PromptEntries, prompt_vocabulary
+from dyntok_jax.decoding.prompts import ReadPrompts
+from dyntok_jax.decoding.sampling import SamplingConfig, sampling_of
+from dyntok_jax.decoding.scoring import score_continuations
+from dyntok_jax.decoding.text_stream import TextStream
+from dyntok_jax.decoding.vocabularies import OWN, LargeVocabulary, Vocabulary
+from dyntok_jax.embedding import COMPILED_STEPS as EMBEDDING_STEPS, TokenEmbedder, TokenInputs, embed_tokens
+from dyntok_jax.errors import NotANumberError, TooLongError
+from dyntok_jax.merging import join_tokens
+from dyntok_jax.models import Decoder, DecoderConfig
+from dyntok_jax.sharding import shard_batch
+from dyntok_jax.text import bucket, pad_batch, pad_to
+
+BATCH_BUCKETS = (1, 2, 4, 8, 16, 32)
+"""Padded numbers of sequences a batch."""
+CAPACITY_BUCKETS = (256, 512, 1024, 2048, 4096, 8192)
+"""Slots of the key/value cache a sequence; longer ones go up in steps of 8192."""
+CONTINUATION_BUCKETS = (16, 64, 256, 512, 1024, 2048, 4096)
+"""Padded lengths of continuations to score."""
+STRETCH, LAST_STRETCH = 256, 128
+"""Tokens of a prompt that are read at a time, and behind its last whole stretch."""
+CHUNK = 32
+"""The most steps of generation between two looks at the text."""
+_BAD_NUMBERS = (
+    "The model's logits behind prompt {prompt} are NaN or infinite: its weights may be damaged, or the numbers too "
+    "large for their dtype (try float32)."
+)
+
+
+@dataclass(frozen=True)
+class BatchDecoder:
+    """A decoder's parameters, and how batches are laid out for it.
+
+    Attributes:
+      config: of the decoder.
+      model: its parameters.
+      embedder: rows for new tokens.
+      end_ids: tokens that end a text.
+      mesh: where parameters, cache and batches lie, or None for the default device.
+    """
+
+    config: DecoderConfig
+    model: Decoder
+    embedder: TokenEmbedder
+    end_ids: tuple[int, ...]
+    mesh: Mesh | None
+
+    def check_positions(self, prompt: int, n_prompt: int, n_more: int, what: str) -> None:
+        """Raises TooLongError if a prompt's tokens and more behind them exceed the model's positions."""
+        if n_prompt + n_more > self.config.max_positions:
+            raise TooLongError(
+                f"Prompt {prompt} has {n_prompt} tokens after merging and {n_more} more {what}, but the model has "
+                f"positions for {self.config.max_positions}: shorten the prompt, merge more, or ask for less."
+            )
+
+    def write(
+        self,
+        read: ReadPrompts,
+        rows: Int[np.ndarray, "rows"],
+        streams: Sequence[TextStream],
+        max_tokens: int,
+        sampling: SamplingConfig,
+        seed_B: UInt32[np.ndarray, "rows"],
+        chunk: int,
+        vocabulary: LargeVocabulary | Sequence[PromptEntries] | None = None,
+    ) -> Iterator[dict[int, str]]:
+        """Generates for a batch of prompts.
+
+        Args:
+          read: all prompts.
+          rows: those of the batch.
+          streams: of all prompts, to take the tokens.
+          max_tokens: the most tokens a text.
+          sampling: how tokens are chosen.
+          seed_B: one a row.
+          chunk: steps between two looks at the text, at most `CHUNK`.
+          vocabulary: to write in: a large one, or the model's own with the tokens of all prompts, or its own alone.
+
+        Yields:
+          After every look, the text that each row's stream gave out.
+
+        Raises:
+          NotANumberError: the logits are NaN or infinite.
+        """
+        n_batch = bucket(len(rows), self._batch_buckets())
+        capacity = self._capacity(int(read.n_tokens[rows].max()) + max_tokens)
+        padded = partial(np.pad, pad_width=(0, n_batch - len(rows)))
+        digest_B = np.array([crc32(read.texts[row].encode()) for row in rows], np.uint32)
+        limits = Limits(
+            end_E=np.array(self.end_ids or (NOTHING,), np.int32),
+            max_tokens_B=self._place(padded(np.full(len(rows), max_tokens, np.int32))),
+        )
+        settings = self._place(sampling_of([sampling] * n_batch))
+        inputs = self._inputs(read, rows, n_batch, capacity)
+        candidates = self._vocabulary(vocabulary, read, rows, inputs)
+        state = _start(
+            self.model,
+            candidates,
+            inputs.place(self.mesh),
+            self._place(self._seen(read, rows, n_batch)) if sampling.repetition_penalty != 1 else None,
+            sequence_keys(padded(seed_B), padded(digest_B)),
+            settings,
+            limits,
+            capacity=capacity,
+            mesh=self.mesh,
+        )
+        chosen_BO = np.asarray(state.token_B)[:, None]
+        while True:
+            self._check_numbers(state, rows)
+            pieces = {}
+            for row, ids in zip(rows.tolist(), chosen_BO, strict=False):
+                pieces[row] = streams[row].push(ids[ids != NOTHING].tolist())
+            is_done_B = np.asarray(state.is_done_B)
+            is_stopped_B = padded(np.array([streams[row].finish == "stop" for row in rows]))
+            is_over = (is_done_B | is_stopped_B)[: len(rows)].all()
+            if is_over:
+                for row in rows.tolist():
+                    pieces[row] += streams[row].close()
+            yield pieces
+            if is_over:
+                return
+            if (is_stopped_B & ~is_done_B).any():
+                state = stop_sequences(state, self._place(is_stopped_B))
+            state, chosen_BO = advance(
+                self.model,
+                state,
+                settings,
+                limits,
+                np.int32(chunk),
+                vocabulary=candidates,
+                size=CHUNK,
+                mesh=self.mesh,
+            )
+            chosen_BO = np.asarray(chosen_BO)
+
+    def score(
+        self, read: ReadPrompts, rows: Int[np.ndarray, "rows"], owner_B: Int32[np.ndarray, "B"], ids: list[list[int]]
+    ) -> tuple[Float32[np.ndarray, "B O"], Int32[np.ndarray, "B O"]]:
+        """Scores continuations of a batch of prompts.
+
+        Args:
+          read: all prompts.
+          rows: those of the batch.
+          owner_B: the prompt of each continuation, one of `rows`.
+          ids: the continuations, in the model's own vocabulary.
+
+        Returns:
+          Natural logarithms of the probabilities, and the most probable token at each place; padded.
+
+        Raises:
+          TooLongError: a prompt and its continuation exceed the model's positions.
+          NotANumberError: the logits are NaN or infinite.
+        """
+        lengths_B = np.array([len(of_text) for of_text in ids])
+        for owner, length in zip(owner_B.tolist(), lengths_B.tolist(), strict=True):
+            self.check_positions(owner, int(read.n_tokens[owner]), length, "are to be scored")
+        n_batch = bucket(len(ids), self._batch_buckets())
+        mask_BO = np.arange(bucket(max(1, int(lengths_B.max())), CONTINUATION_BUCKETS))[None] < lengths_B[:, None]
+        continuation_BO = np.zeros(mask_BO.shape, np.int32)
+        continuation_BO[mask_BO] = np.concatenate([np.array(of_text, np.int32) for of_text in ids])
+        position = {row: at for at, row in enumerate(rows.tolist())}
+        prompt_B = np.array([position[owner] for owner in owner_B.tolist()], np.int32)
+        capacity = self._capacity(int(read.n_tokens[rows].max()) + int(lengths_B.max()))
+        log_BO, best_BO = _score(
+            self.model,
+            self._inputs(read, rows, bucket(len(rows), self._batch_buckets()), capacity).place(self.mesh),
+            self._place(np.pad(prompt_B, (0, n_batch - len(ids)))),
+            self._place(pad_to(continuation_BO, n_batch, mask_BO.shape[1])),
+            self._place(pad_to(mask_BO, n_batch, mask_BO.shape[1])),
+            capacity=capacity,
+            mesh=self.mesh,
+        )
+        log_BO, best_BO = np.asarray(log_BO)[: len(ids)], np.asarray(best_BO)[: len(ids)]
+        if not np.isfinite(log_BO).all():
+            bad = int(owner_B[~np.isfinite(log_BO).all(axis=1)][0])
+            raise NotANumberError(_BAD_NUMBERS.format(prompt=bad))
+        return log_BO, best_BO
+
+    def _vocabulary(
+        self,
+        vocabulary: LargeVocabulary | Sequence[PromptEntries] | None,
+        read: ReadPrompts,
+        rows: Int[np.ndarray, "rows"],
+        inputs: TokenInputs,
+    ) -> Vocabulary:
+        """What a batch is written in."""
+        if vocabulary is None or isinstance(vocabulary, LargeVocabulary):
+            return OWN if vocabulary is None else vocabulary
+        output_UD = None
+        if self.model.output_embeddings is not None:
+            batch = pad_batch(read.subwords, rows, pad_id=self.embedder.tokenizer.pad_id)
+            merged, table = join_tokens([read.tokens[row] for row in rows]), self.model.output_embeddings[...]
+            output_UD = self.embedder.new_output_rows(batch.ids_BL, merged, read.language_N[rows], table)
+        texts = [read.tokens[row] for row in rows]
+        return prompt_vocabulary([vocabulary[row] for row in rows], texts, inputs, output_UD, self.mesh)
+
+    def _inputs(self, read: ReadPrompts, rows: Int[np.ndarray, "rows"], n_batch: int, capacity: int) -> TokenInputs:
+        """The prompts of a batch as the model reads them; as long as the cache, so that one program serves all.
+
+        They lie on the host.
+        """
+        batch = pad_batch(read.subwords, rows, pad_id=self.embedder.tokenizer.pad_id)
+        length = -(-capacity // STRETCH) * STRETCH
+        merged = join_tokens([read.tokens[row] for row in rows])
+        return self.embedder.inputs(
+            batch.ids_BL,
+            merged,
+            read.language_N[rows],
+            n_batch=n_batch,
+            length=length,
+            n_rows=(length, 4 * length),
+            is_static=read.is_static,
+        )
+
+    def _seen(self, read: ReadPrompts, rows: Int[np.ndarray, "rows"], n_batch: int) -> Bool[np.ndarray, "B V"]:
+        """The subwords of each prompt; a merged token counts as its constituents."""
+        seen_BV = np.zeros((n_batch, self.config.vocab_size), bool)
+        for at, row in enumerate(rows):
+            ids = read.tokens[row].subword_L
+            seen_BV[at, ids[ids < self.embedder.tokenizer.n_own]] = True
+        return seen_BV
+
+    def _check_numbers(self, state: GenerationState, rows: Int[np.ndarray, "rows"]) -> None:
+        is_bad_B = np.asarray(state.is_bad_B)[: len(rows)]
+        if is_bad_B.any():
+            raise NotANumberError(_BAD_NUMBERS.format(prompt=int(rows[is_bad_B][0])))
+
+    def _capacity(self, needed: int) -> int:
+        return min(bucket(needed, CAPACITY_BUCKETS), self.config.max_positions)
+
+    def _place(self, values: Any) -> Any:
+        return shard_batch(values, self.mesh)
+
+    def _batch_buckets(self) -> tuple[int, ...]:
+        """Batch sizes that the mesh divides."""
+        n_data = self.mesh.shape["data"] if self.mesh is not None else 1
+        return tuple(sorted({-(-size // n_data) * n_data for size in BATCH_BUCKETS}))
+
+
+@partial(jax.jit, static_argnames=("capacity", "mesh"))
+def _start(model, vocabulary, inputs, seen_BV, key_B, sampling, limits, *, capacity, mesh) -> GenerationState:
+    embeddings_BTD = embed_tokens(model.word_embeddings[...], inputs)
+    return start(
+        model,
+        embeddings_BTD,
+        inputs.mask_BT,
+        seen_BV,
+        key_B,
+        sampling,
+        limits,
+        vocabulary=vocabulary,
+        capacity=capacity,
+        stretch=STRETCH,
+        last_stretch=LAST_STRETCH,
+        mesh=mesh,
+    )
+
+
+@partial(jax.jit, static_argnames=("capacity", "mesh"))
+def _score(model, inputs, prompt_B, continuation_BO, mask_BO, *, capacity, mesh):
+    embeddings_PTD = embed_tokens(model.word_embeddings[...], inputs)
+    return score_continuations(
+        model,
+        embeddings_PTD,
+        inputs.mask_BT,
+        prompt_B,
+        continuation_BO,
+        mask_BO,
+        capacity=capacity,
+        stretch=STRETCH,
+        mesh=mesh,
+    )
+
+
+COMPILED_STEPS = (_start, advance, sequence_keys, stop_sequences, *EMBEDDING_STEPS)
+"""Everything that `DynamicDecoder.generate` compiles by name."""

@@ -1,0 +1,432 @@
+"""`DynamicDecoder`: a trained decoder that reads dynamic tokens and writes its own, the prompt's, or many others."""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
+from jaxtyping import UInt32
+
+from dyntok_jax.convert import load_decoder, load_hypernet
+from dyntok_jax.decoding.batch_decoder import CHUNK, BatchDecoder
+from dyntok_jax.decoding.loaded_vocabulary import LoadedVocabulary, load_large_vocabulary
+from dyntok_jax.decoding.multiple_choice import choice_of, choice_prompts
+from dyntok_jax.decoding.prompt_entries import PromptEntries
+from dyntok_jax.decoding.prompts import Prompt, ReadPrompts, continuation_ids, end_ids, read_prompts
+from dyntok_jax.decoding.results import Choice, GeneratedText, ScoredText
+from dyntok_jax.decoding.sampling import SamplingConfig
+from dyntok_jax.decoding.text_stream import TextStream
+from dyntok_jax.decoding.vocabularies import LargeVocabulary
+from dyntok_jax.decoding.written_in import WrittenIn, what_to_choose_from
+from dyntok_jax.embedding import DEFAULT_CACHE_ROWS, TokenEmbedder
+from dyntok_jax.errors import InputError
+from dyntok_jax.files import find_hypernet, find_model
+from dyntok_jax.merging import MergeList, merge_rules
+from dyntok_jax.models import Decoder, DecoderConfig
+from dyntok_jax.options import (
+    AUTO,
+    CANDIDATES,
+    DEFAULT_DECODER,
+    FULL,
+    PROBES,
+    Boundary,
+    Goal,
+    Scope,
+    Style,
+    SurfaceMode,
+)
+from dyntok_jax.sharding import shardings_for
+from dyntok_jax.text import ByteLevelTokenizer, ChatTemplate, TextEncoder, group_by_length
+
+STOP_CHUNK = 8
+"""Steps between two looks at the text where stop strings are given: what is computed behind one is lost."""
+MOST_CONTINUATIONS = 32
+"""Continuations scored at a time."""
+GREEDY = SamplingConfig()
+
+
+class DynamicDecoder:
+    """A decoder, its tokenizer, and what embeds a prompt's new tokens: a hypernetwork, or FVT without one.
+
+    Attributes:
+      config: of the decoder.
+      decoder: its parameters.
+      text_encoder: its tokenizer, as prompts go through it.
+      embedder: rows for new tokens, and their cache.
+      end_ids: tokens that end a text.
+      chat: its chat template, or None.
+      mesh: where parameters, cache and batches lie, or None for the default device.
+    """
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        decoder: Decoder,
+        embedder: TokenEmbedder,
+        *,
+        end_ids: Sequence[int] = (),
+        chat: ChatTemplate | None = None,
+        mesh: Mesh | None = None,
+    ):
+        self.config, self.decoder, self.embedder = config, decoder, embedder
+        self.text_encoder = TextEncoder(embedder.tokenizer)
+        self.end_ids, self.chat, self.mesh = tuple(end_ids), chat, mesh
+        self._batches = BatchDecoder(config, decoder, embedder, self.end_ids, mesh)
+
+    @property
+    def tokenizer(self) -> ByteLevelTokenizer:
+        """The model's tokenizer and its byte-level form."""
+        return self.embedder.tokenizer
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path = DEFAULT_DECODER,
+        hypernet: str | Path | None = AUTO,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        mesh: Mesh | None = None,
+        keep_normalizer: bool = True,
+        surface: SurfaceMode = "constituents",
+        predict_all: bool = False,
+        cache_rows: int = DEFAULT_CACHE_ROWS,
+    ) -> "DynamicDecoder":
+        """Loads a model, its tokenizer and a hypernetwork.
+
+        Args:
+          model: a folder, a Hub id, or an offline package's name (`smollm2`).
+          hypernet: a folder or Hub id of a ZeTT hypernetwork; `auto` for the one that comes with the model, if any;
+            None for FVT.
+          dtype: of the parameters, and so of the computation; logits are float32 whatever it is.
+          mesh: places parameters, key/value cache and batches by the rules in `sharding.py`.
+          keep_normalizer: normalise text as the model was trained; ZeTT and the paper's reference do not.
+          surface: how a token is shown to the hypernetwork.
+          predict_all: predict the embeddings of single subwords too, as the paper does.
+          cache_rows: the most embeddings kept.
+
+        Raises:
+          ModelNotFoundError, CheckpointError, ConfigError, TokenizerError: see `hub`, `convert`, `text`. A mesh that
+            does not divide the heads is a ConfigError.
+        """
+        folder = find_model(model)
+        tokenizer = ByteLevelTokenizer.load(folder, keep_normalizer=keep_normalizer)
+        place = partial(shardings_for, mesh=mesh) if mesh is not None else None
+        # on a CPU layers of their own decode faster (see `unstacked`); elsewhere a scan compiles faster
+        is_stacked = mesh is not None or jax.default_backend() != "cpu"
+        config, decoder = load_decoder(folder, dtype=dtype, shardings=place, is_stacked=is_stacked)
+        loaded = None
+        if found := find_hypernet(hypernet, model):
+            loaded = load_hypernet(found, dtype=dtype, shardings=place)
+        embedder = TokenEmbedder(
+            tokenizer,
+            decoder.word_embeddings[...],
+            loaded,
+            output_VD=None if config.ties_embeddings else decoder.output_embeddings[...],
+            surface=surface,
+            predict_all=predict_all,
+            cache_rows=cache_rows,
+        )
+        ends, chat = end_ids(folder, tokenizer), ChatTemplate.load(folder)
+        return cls(config, decoder, embedder, end_ids=ends, chat=chat, mesh=mesh)
+
+    def load_vocabulary(
+        self,
+        vocabulary: str | os.PathLike,
+        table: str | os.PathLike,
+        index: str | os.PathLike | None = None,
+        *,
+        k: int = CANDIDATES,
+        n_probe: int = PROBES,
+    ) -> LoadedVocabulary:
+        """Loads a large vocabulary for `generate` and `stream` to write in.
+
+        Args:
+          vocabulary: folder that `dyntok build-vocab` wrote.
+          table: folder of its rows, that `dyntok embed-vocab` wrote.
+          index: folder of an index of the rows, that `dyntok build-index` wrote; None scores all rows at every step.
+          k: candidates that every step chooses among, the best by their logits.
+          n_probe: blocks of the index that every step reads for each text; with all of them, none is missed.
+
+        Raises:
+          InputError: folders that are none of this, or do not belong together or to the model; more candidates than
+            there are; a table larger than the memory.
+          ConfigError: the mesh does not divide the rows.
+          CheckpointError: a folder is damaged.
+        """
+        return load_large_vocabulary(
+            vocabulary,
+            table,
+            index,
+            tokenizer=self.tokenizer,
+            model=self.decoder,
+            mesh=self.mesh,
+            k=k,
+            n_probe=n_probe,
+        )
+
+    def read(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        goal: Goal | None = FULL,
+        boundary: Boundary = "pretoken",
+        scope: Scope = "example",
+        max_subwords: int | Literal["auto"] | None = "auto",
+        merge_list: MergeList | None = None,
+        merge_last: bool = False,
+        language: str | Sequence[str] | None = None,
+        batch_size: int = 8,
+    ) -> ReadPrompts:
+        """Tokenizes and merges prompts: what the other methods do first, with these options.
+
+        Args:
+          prompts: plain texts, or chats as lists of turns (`{"role": …, "content": …}`).
+          goal: when merging stops; None is static tokenization: the model's own tokenizer and ids.
+          boundary: what merging may not cross.
+          scope: merge each prompt alone (`example`), or those of a batch together (`batch`).
+          max_subwords: the most subwords a token; None for no limit, `auto` for the length that the hypernetwork was
+            trained for, 7 under FVT. A merge list has its own.
+          merge_list: apply these merges instead of finding the prompts' own; `goal` must then be the default.
+          merge_last: let a prompt's last segment merge, though what follows may go on in mid-word.
+          language: code of the prompts' language, one for all or one each; only for multilingual hypernetworks.
+          batch_size: prompts a batch.
+
+        Raises:
+          InputError: prompts, language or options that cannot be used, a merge list of another tokenizer or boundary.
+          ConfigError: a chat, and the model has no chat template.
+          TooLongError: a prompt longer than the model's positions.
+        """
+        if batch_size < 1:
+            raise InputError(f"The batch size must be 1 or more, not {batch_size}.")
+        rules = merge_rules(
+            self.embedder,
+            goal=goal,
+            boundary=boundary,
+            scope=scope,
+            max_subwords=max_subwords,
+            merge_list=merge_list,
+        )
+        language_N = np.zeros(len(prompts), np.int32)
+        if goal is not None:
+            language_N = self.embedder.language_indices(language, len(prompts))
+        return read_prompts(
+            self.text_encoder,
+            prompts,
+            rules,
+            self.chat,
+            language_N=language_N,
+            merge_last=merge_last,
+            batch_size=batch_size,
+            limit=self.config.max_positions,
+        )
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_tokens: int = 128,
+        stop: Sequence[str] = (),
+        sampling: SamplingConfig = GREEDY,
+        seed: int | Sequence[int] = 0,
+        vocabulary: WrittenIn = None,
+        batch_size: int = 8,
+        on_text: Callable[[int, str], None] | None = None,
+        on_progress: Callable[[int], None] | None = None,
+        **reading: Any,
+    ) -> list[GeneratedText]:
+        """Writes on behind each prompt.
+
+        Args:
+          prompts: plain texts, or chats.
+          max_tokens: the most tokens a text, the one that ends it included.
+          stop: strings that end a text and are no part of it.
+          sampling: how tokens are chosen; by default the most probable one.
+          seed: one for all, or one each. A text depends on its seed and its prompt, never on its neighbours: several
+            samples of a prompt need several seeds.
+          vocabulary: to write in, from `load_vocabulary`; `prompt` for the model's own and the tokens that each prompt
+            was merged to; None for the model's own.
+          batch_size: prompts a batch.
+          on_text: called with a prompt's number and its next piece of text, token by token, which costs some speed.
+          on_progress: called with the number of prompts of each batch when it is done.
+          **reading: options of `read`.
+
+        Returns:
+          The texts, in the order of the prompts.
+
+        Raises:
+          InputError, ConfigError: prompts or options that cannot be used.
+          TooLongError: a prompt and `max_tokens` exceed the model's positions.
+          NotANumberError: the model's logits are NaN or infinite.
+        """
+        started = time.perf_counter()
+        read = self.read(prompts, batch_size=batch_size, **reading)
+        self._check_room(read, max_tokens)
+        streams, candidates = self._streams(read, stop, sampling, vocabulary)
+        seed_N = _seeds(seed, len(prompts))
+        written: dict[int, GeneratedText] = {}
+        chunk = 1 if on_text is not None else STOP_CHUNK if stop else CHUNK
+        for rows in group_by_length(read.n_tokens, batch_size):
+            seconds = []
+            seed_B = seed_N[rows]
+            for pieces in self._batches.write(read, rows, streams, max_tokens, sampling, seed_B, chunk, candidates):
+                seconds.append(time.perf_counter() - started)
+                if on_text is not None:
+                    for row, piece in pieces.items():
+                        on_text(row, piece)
+            for row in rows.tolist():
+                written[row] = _generated(read, row, streams[row], seconds)
+            if on_progress is not None:
+                on_progress(len(rows))
+        return [written[row] for row in range(len(prompts))]
+
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        max_tokens: int = 128,
+        stop: Sequence[str] = (),
+        sampling: SamplingConfig = GREEDY,
+        seed: int = 0,
+        vocabulary: WrittenIn = None,
+        **reading: Any,
+    ) -> Iterator[str]:
+        """Writes on behind one prompt and yields the text as it comes, whole characters at a time.
+
+        Takes what `generate` takes, and raises what it raises; the pieces together are its text.
+        """
+        read = self.read([prompt], **reading)
+        self._check_room(read, max_tokens)
+        (streams, candidates), seed_B = self._streams(read, stop, sampling, vocabulary), _seeds(seed, 1)
+        for pieces in self._batches.write(read, np.arange(1), streams, max_tokens, sampling, seed_B, 1, candidates):
+            yield from filter(None, pieces.values())
+
+    def score(
+        self,
+        prompts: Sequence[Prompt],
+        continuations: Sequence[str],
+        *,
+        batch_size: int = 8,
+        on_progress: Callable[[int], None] | None = None,
+        **reading: Any,
+    ) -> list[ScoredText]:
+        """The probability of a text behind each prompt, in the model's own tokens.
+
+        Args:
+          prompts: plain texts, or chats; one that stands several times is read once.
+          continuations: what follows each prompt, spaces and all.
+          batch_size: different prompts a batch.
+          on_progress: called with the number of continuations scored, several times.
+          **reading: options of `read`.
+
+        Raises:
+          InputError, ConfigError: prompts or options that cannot be used, not one continuation a prompt.
+          TooLongError: a prompt and its continuation exceed the model's positions.
+          NotANumberError: the model's logits are NaN or infinite.
+        """
+        if len(prompts) != len(continuations):
+            raise InputError(f"There are {len(prompts)} prompts and {len(continuations)} continuations: give one each.")
+        number: dict[str, int] = {}
+        owner_N = np.array([number.setdefault(repr(prompt), len(number)) for prompt in prompts], np.int32)
+        first = np.unique(owner_N, return_index=True)[1]
+        read = self.read([prompts[at] for at in first], batch_size=batch_size, **reading)
+        ids = [
+            continuation_ids(self.tokenizer, read.texts[owner], text)
+            for owner, text in zip(owner_N, continuations, strict=True)
+        ]
+        found: list[ScoredText | None] = [None] * len(prompts)
+        for rows in group_by_length(read.n_tokens, batch_size):
+            members = np.flatnonzero(np.isin(owner_N, rows))
+            for at in range(0, len(members), MOST_CONTINUATIONS):
+                some = members[at : at + MOST_CONTINUATIONS]
+                log_BO, greedy_BO = self._batches.score(read, rows, owner_N[some], [ids[n] for n in some])
+                for row, n in enumerate(some):
+                    owner, length = owner_N[n], len(ids[n])
+                    found[n] = ScoredText(
+                        text=continuations[n],
+                        ids=ids[n],
+                        log_probs_O=log_BO[row, :length],
+                        greedy_O=greedy_BO[row, :length],
+                        prompt_tokens=read.tokens[owner],
+                        n_static=int(read.n_static[owner]),
+                    )
+                if on_progress is not None:
+                    on_progress(len(some))
+        return found
+
+    def choose(
+        self,
+        questions: Sequence[str],
+        options: Sequence[Sequence[str]],
+        *,
+        style: Style = "letters",
+        context: str = "",
+        **scoring: Any,
+    ) -> list[Choice]:
+        """Answers multiple-choice questions.
+
+        Args:
+          questions: one text each.
+          options: the options of each question.
+          style: `letters`, as MMLU asks (Hendrycks et al. 2021): the options are listed behind letters, and the most
+            probable letter is the answer; or `full`: the option that takes the fewest bits a byte behind the question.
+          context: put before each question as it is, such as solved examples.
+          **scoring: options of `score` and of `read`.
+
+        Raises:
+          InputError: no such style, a question without options, or with more than there are letters.
+        """
+        prompts, continuations = choice_prompts(questions, options, style, context)
+        scored = iter(self.score(prompts, continuations, **scoring))
+        return [choice_of([next(scored) for _ in of_question], style) for of_question in options]
+
+    def _streams(
+        self, read: ReadPrompts, stop: Sequence[str], sampling: SamplingConfig, vocabulary: WrittenIn
+    ) -> tuple[list[TextStream], LargeVocabulary | list[PromptEntries] | None]:
+        """What takes the tokens of each text, and what they are chosen from."""
+        stop = _stop_strings(stop)
+        candidates, entries_N = what_to_choose_from(vocabulary, read, self.tokenizer, self.config.vocab_size, sampling)
+        streams = [TextStream(self.tokenizer, end_ids=self.end_ids, stop=stop, entries=one) for one in entries_N]
+        return streams, candidates
+
+    def _check_room(self, read: ReadPrompts, max_tokens: int) -> None:
+        if max_tokens < 1:
+            raise InputError(f"max_tokens must be 1 or more, not {max_tokens}.")
+        longest = int(read.n_tokens.argmax())
+        self._batches.check_positions(longest, int(read.n_tokens[longest]), max_tokens, "are to be generated")
+
+
+def _stop_strings(stop: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(stop, str):
+        raise InputError(f"Stop strings come in a list: [{stop!r}].")
+    if "" in stop:
+        raise InputError("An empty stop string would end every text before it begins: leave it out.")
+    return tuple(stop)
+
+
+def _seeds(seed: int | Sequence[int], count: int) -> UInt32[np.ndarray, "prompts"]:
+    seeds = [seed] * count if isinstance(seed, int) else list(seed)
+    if len(seeds) != count:
+        raise InputError(f"There are {count} prompts and {len(seeds)} seeds: give one, or one a prompt.")
+    if any(not 0 <= one < 2**32 for one in seeds):
+        raise InputError("A seed must be a whole number from 0 to 2³² − 1.")
+    return np.array(seeds, np.uint32)
+
+
+def _generated(read: ReadPrompts, row: int, stream: TextStream, seconds: Sequence[float]) -> GeneratedText:
+    return GeneratedText(
+        text=stream.text,
+        ids=stream.ids,
+        n_new=stream.n_new,
+        finish=stream.finish,
+        prompt_tokens=read.tokens[row],
+        n_static=int(read.n_static[row]),
+        seconds_to_first=seconds[0],
+        seconds=seconds[-1],
+    )

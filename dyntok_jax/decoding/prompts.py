@@ -1,0 +1,166 @@
+"""Prompts as a decoder reads them: plain text or chats, tokenized, merged, and what may follow them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int, Int32
+
+from dyntok_jax.errors import ConfigError, InputError
+from dyntok_jax.merging import MergeRules, TextTokens, merge_texts
+from dyntok_jax.text import ByteLevelTokenizer, ChatTemplate, Message, RaggedSubwords, TextEncoder
+from dyntok_jax.types import NO_SEGMENT
+
+Prompt = str | Sequence[Message]
+"""Plain text, which gets the special tokens that the model's tokenizer adds; or the turns of a chat."""
+GUARD = "\n"
+"""Text that merges with nothing behind it, put before a continuation to tokenize it in the middle of a text."""
+
+
+@dataclass(frozen=True)
+class ReadPrompts:
+    """Prompts, tokenized and merged.
+
+    Attributes:
+      texts: the text of each, chats by their template.
+      subwords: their subwords, special tokens included.
+      tokens: their tokens after merging.
+      n_static: how many tokens each is to the model's own tokenizer, special tokens included.
+      language_N: index of each one's language, for a hypernetwork.
+      is_static: whether they were left to the model's own tokenizer.
+    """
+
+    texts: Sequence[str]
+    subwords: RaggedSubwords
+    tokens: Sequence[TextTokens]
+    n_static: Int[np.ndarray, "prompts"]
+    language_N: Int32[np.ndarray, "prompts"]
+    is_static: bool
+
+    @property
+    def n_tokens(self) -> Int[np.ndarray, "prompts"]:
+        """Tokens of each after merging, special tokens included."""
+        return np.array([len(of_text) for of_text in self.tokens], np.int64)
+
+
+def read_prompts(
+    text_encoder: TextEncoder,
+    prompts: Sequence[Prompt],
+    rules: MergeRules,
+    chat: ChatTemplate | None,
+    *,
+    language_N: Int32[np.ndarray, "prompts"],
+    merge_last: bool,
+    batch_size: int,
+    limit: int,
+) -> ReadPrompts:
+    """Tokenizes and merges prompts.
+
+    Args:
+      text_encoder: of the model.
+      prompts: plain texts, or chats; one kind at a time.
+      rules: how to merge; without a goal, the ids are exactly those of the model's own tokenizer.
+      chat: the model's template, for chats.
+      language_N: index of each prompt's language.
+      merge_last: let the last segment of a prompt merge, though the text that follows may go on in mid-word.
+      batch_size: prompts whose pairs are counted together in scope `batch`.
+      limit: the most tokens a prompt.
+
+    Raises:
+      InputError: no prompts, one without a token, of two kinds, or what is no text or chat.
+      ConfigError: a chat, and the model has no template.
+      TooLongError: a prompt is longer than `limit`.
+    """
+    texts, adds_special = prompt_texts(prompts, chat)
+    own = text_encoder.encode_static(texts, add_special_tokens=adds_special)
+    if empty := np.flatnonzero(own.lengths == 0).tolist():
+        raise InputError(f"Prompt {empty[0]} is empty and the model has no token that begins a text: write something.")
+    subwords = own
+    if rules.goal is not None:
+        subwords = text_encoder.encode(texts, boundary=rules.boundary, add_special_tokens=adds_special)
+        subwords = subwords if merge_last else keep_last_segment(subwords)
+    pad_id = text_encoder.tokenizer.pad_id
+    tokens = merge_texts(subwords, rules, batch_size=batch_size, pad_id=pad_id, limit=limit, truncate=None)
+    return ReadPrompts(texts, subwords, tokens, own.lengths, language_N, rules.goal is None)
+
+
+def prompt_texts(prompts: Sequence[Prompt], chat: ChatTemplate | None) -> tuple[list[str], bool]:
+    """The text of each prompt, and whether the tokenizer is to add its special tokens.
+
+    Raises:
+      InputError, ConfigError: as `read_prompts`.
+    """
+    if isinstance(prompts, str):
+        raise InputError("This is one prompt, not a sequence of prompts: put it in a list.")
+    if len(prompts) == 0:
+        raise InputError("There is no prompt: give one or more.")
+    are_chats = [not isinstance(prompt, str) for prompt in prompts]
+    if not any(are_chats):
+        return list(prompts), True
+    if not all(are_chats):
+        raise InputError("Plain texts and chats in one call: ask for each kind by itself.")
+    if chat is None:
+        raise ConfigError(
+            "The model has no chat template (tokenizer_config.json has no chat_template, and there is no "
+            "chat_template.jinja): give plain text, or take a model that was tuned on chats."
+        )
+    for number, turns in enumerate(prompts):
+        if isinstance(turns, Mapping) or not isinstance(turns, Sequence) or len(turns) == 0:
+            raise InputError(f'Chat {number} must be a list of turns: [{{"role": "user", "content": "Hello"}}].')
+    return [chat.render(turns) for turns in prompts], False
+
+
+def keep_last_segment(subwords: RaggedSubwords) -> RaggedSubwords:
+    """The same subwords, where the segment that ends a text merges no more; special tokens end it too."""
+    segment_N = subwords.segment_N.copy()
+    for begin, end in zip(subwords.offsets[:-1], subwords.offsets[1:], strict=True):
+        of_text = segment_N[begin:end]
+        if len(of_text):
+            of_text[of_text == of_text[-1]] = NO_SEGMENT
+    return replace(subwords, segment_N=segment_N)
+
+
+def continuation_ids(tokenizer: ByteLevelTokenizer, prompt: str, continuation: str) -> list[int]:
+    """A text as the model's own tokenizer writes it behind another one.
+
+    What it makes of both together, where that leaves the prompt's tokens as they are. Where the border lies within a
+    token of both, the continuation is tokenized alone, but as text within a text: without a space put before it.
+    """
+
+    def encode(text: str) -> list[int]:
+        return tokenizer.own.encode(text, add_special_tokens=False).ids
+
+    for before in (prompt, GUARD):
+        ids, whole = encode(before), encode(before + continuation)
+        if whole[: len(ids)] == ids:
+            return whole[len(ids) :]
+    return encode(continuation)
+
+
+def end_ids(folder: Path, tokenizer: ByteLevelTokenizer) -> tuple[int, ...]:
+    """The tokens at which generation ends: what the model's folder says, in the files that may say so.
+
+    Raises:
+      ConfigError: a file is no JSON object.
+    """
+    found: list[int] = []
+    for name in ("generation_config.json", "config.json"):
+        path = folder / name
+        if not path.is_file():
+            continue
+        try:
+            ids = dict(json.loads(path.read_text(encoding="utf-8"))).get("eos_token_id")
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"{path} is not a JSON object ({error}): mend it, or fetch it again.") from error
+        found += [index for index in (ids if isinstance(ids, list) else [ids]) if isinstance(index, int)]
+        if found:
+            break
+    path = folder / "tokenizer_config.json"
+    if path.is_file():
+        token = json.loads(path.read_text(encoding="utf-8")).get("eos_token")
+        token = token.get("content") if isinstance(token, dict) else token
+        index = tokenizer.own.token_to_id(token) if isinstance(token, str) else None
+        found += [] if index is None else [index]
+    return tuple(dict.fromkeys(found))

@@ -1,0 +1,86 @@
+"""Log-probabilities of texts that continue prompts; a prompt that several continuations share is read once."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Float32, Int32
+
+from dyntok_jax.decoding.decode_loop import last_token
+from dyntok_jax.models import Decoder, embed_ids, empty_cache, logits, prefill
+from dyntok_jax.sharding import constrain_cache
+
+POSITIONS = 32
+"""Positions whose logits lie in memory at a time."""
+
+
+@partial(jax.jit, static_argnames=("capacity", "stretch", "mesh"))
+def score_continuations(
+    model: Decoder,
+    embeddings_PTD: Float[Array, "P T D"],
+    mask_PT: Bool[Array, "P T"],
+    prompt_B: Int32[Array, "B"],
+    continuation_BO: Int32[Array, "B O"],
+    mask_BO: Bool[Array, "B O"],
+    *,
+    capacity: int,
+    stretch: int,
+    mesh: Mesh | None = None,
+) -> tuple[Float32[Array, "B O"], Int32[Array, "B O"]]:
+    """The log-probability of every token of the continuations, given the prompt and the tokens before it.
+
+    Args:
+      model: the parameters.
+      embeddings_PTD: word embeddings of P prompts; T is a multiple of `stretch`.
+      mask_PT: their tokens, padding on the right.
+      prompt_B: which prompt each continuation follows.
+      continuation_BO: ids in the model's own vocabulary; O is a multiple of `stretch`, or less than it.
+      mask_BO: their tokens, padding on the right.
+      capacity: slots of the cache; at least the longest prompt and continuation together.
+      stretch: tokens read at a time.
+      mesh: places the caches by the rules in `sharding.py`.
+
+    Returns:
+      Natural logarithms, 0 for padding; and the most probable token at each place.
+    """
+    cache = constrain_cache(empty_cache(model, len(mask_PT), capacity), mesh)
+    hidden_PTD, cache = prefill(model, embeddings_PTD, mask_PT, cache, stretch=stretch)
+    first_B1D = last_token(hidden_PTD, mask_PT)[prompt_B][:, None]
+    cache = constrain_cache(cache.take(prompt_B), mesh)
+    # the last token of each continuation is asked for, but nothing is asked behind it
+    is_read_BO = jnp.pad(mask_BO[:, 1:], ((0, 0), (0, 1)))
+    width = min(stretch, continuation_BO.shape[1])
+    hidden_BOD, _ = prefill(model, embed_ids(model, continuation_BO), is_read_BO, cache, stretch=width)
+    before_BOD = jnp.concatenate([first_B1D, hidden_BOD[:, :-1]], axis=1)
+    return target_log_probabilities(model, before_BOD, continuation_BO, mask_BO)
+
+
+def target_log_probabilities(
+    model: Decoder,
+    before_BOD: Float[Array, "B O D"],
+    target_BO: Int32[Array, "B O"],
+    mask_BO: Bool[Array, "B O"],
+) -> tuple[Float32[Array, "B O"], Int32[Array, "B O"]]:
+    """Log p(target | hidden state before it), and the arg max, a few positions at a time.
+
+    No more than `POSITIONS` × V logits a sequence lie in memory; stretches that are all padding cost nothing.
+    """
+    width = min(POSITIONS, target_BO.shape[1])
+
+    def score(index, found):
+        log_BO, greedy_BO = found
+        start = jnp.minimum(index * width, target_BO.shape[1] - width)
+        before, target = (lax.dynamic_slice_in_dim(a, start, width, axis=1) for a in (before_BOD, target_BO))
+        logits_BPV = logits(model, before)
+        chosen_BP = jnp.take_along_axis(logits_BPV, target[..., None], axis=-1)[..., 0]
+        log_BP = chosen_BP - jax.nn.logsumexp(logits_BPV, axis=-1)
+        greedy_BP = logits_BPV.argmax(axis=-1).astype(jnp.int32)
+        put = partial(lax.dynamic_update_slice_in_dim, start_index=start, axis=1)
+        return put(log_BO, log_BP), put(greedy_BO, greedy_BP)
+
+    longest = mask_BO.sum(axis=1, dtype=jnp.int32).max()
+    empty = (jnp.zeros(target_BO.shape, jnp.float32), jnp.zeros(target_BO.shape, jnp.int32))
+    log_BO, greedy_BO = lax.fori_loop(0, (longest + width - 1) // width, score, empty)
+    return jnp.where(mask_BO, log_BO, 0), greedy_BO

@@ -1,0 +1,211 @@
+"""What the loop writes in: the model's own vocabulary, one far larger, or its own and the tokens of each prompt."""
+
+from dataclasses import dataclass, field, replace
+from typing import Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+from jaxtyping import Array, Bool, Float, Float32, Int32
+
+from dyntok_jax.decoding.sampling import mark_seen
+from dyntok_jax.errors import InputError
+from dyntok_jax.models import Decoder, embed_ids, logits
+from dyntok_jax.options import CANDIDATES, PROBES
+from dyntok_jax.types import EXCLUDED, AnyArray
+from dyntok_jax.vocabulary.index import MipsIndex, best, exact_search, place_index, rescore, search
+
+
+@runtime_checkable
+class Vocabulary(Protocol):
+    """What tokens are: the rows they are read as, and how the next one is proposed. A pytree."""
+
+    def embed(self, model: Decoder, token_B: Int32[Array, "B"]) -> Float[Array, "B D"]:
+        """The word embedding of each sequence's last token."""
+
+    def propose(
+        self, model: Decoder, hidden_BD: Float[Array, "B D"], seen_BV: Bool[Array, "B V"] | None
+    ) -> tuple[Int32[Array, "B K"] | None, Float32[Array, "B K"], Bool[Array, "B K"] | None]:
+        """Tokens that may follow (None: all, in order), their logits, and which of them a repetition penalty hits."""
+
+    def mark_seen(
+        self, seen_BV: Bool[Array, "B V"], token_B: Int32[Array, "B"], is_active_B: Bool[Array, "B"]
+    ) -> Bool[Array, "B V"]:
+        """Adds each sequence's token to the subwords it has seen, where it is active."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class OwnVocabulary:
+    """The model's own vocabulary, all of it scored at each step."""
+
+    def embed(self, model: Decoder, token_B: Int32[Array, "B"]) -> Float[Array, "B D"]:
+        """See `Vocabulary`."""
+        return embed_ids(model, token_B[:, None])[:, 0]
+
+    def propose(
+        self, model: Decoder, hidden_BD: Float[Array, "B D"], seen_BV: Bool[Array, "B V"] | None
+    ) -> tuple[None, Float32[Array, "B V"], Bool[Array, "B V"] | None]:
+        """See `Vocabulary`."""
+        return None, logits(model, hidden_BD), seen_BV
+
+    def mark_seen(
+        self, seen_BV: Bool[Array, "B V"], token_B: Int32[Array, "B"], is_active_B: Bool[Array, "B"]
+    ) -> Bool[Array, "B V"]:
+        """See `Vocabulary`."""
+        return mark_seen(seen_BV, token_B, is_active_B)
+
+
+OWN = OwnVocabulary()
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class LargeVocabulary:
+    """A vocabulary of a table's rows; an index proposes the few tokens that could come next.
+
+    In place of the whole output product stands a search for the k largest inner products with the last hidden state; a
+    token is chosen among these, by their exact logits.
+
+    Attributes:
+      input_VD: the row that each token is read as.
+      output_VD: the row that it is scored by; None where that is the input row.
+      index: of the output rows; None to score all of them.
+      constituents_VS: the model's own subwords that each token is made of, -1 behind them.
+      barred_E: tokens that are never chosen.
+      k: candidates a step.
+      n_probe: blocks of the index that a step reads for each sequence.
+      mesh: over which all this lies, see `place_vocabulary`.
+    """
+
+    input_VD: Float[AnyArray, "V D"]
+    output_VD: Float[AnyArray, "V D"] | None
+    index: MipsIndex | None
+    constituents_VS: Int32[AnyArray, "V S"]
+    barred_E: Int32[AnyArray, "E"] = field(default_factory=lambda: np.zeros(0, np.int32))
+    k: int = field(default=CANDIDATES, metadata={"static": True})
+    n_probe: int = field(default=PROBES, metadata={"static": True})
+    mesh: Mesh | None = field(default=None, metadata={"static": True})
+
+    def embed(self, model: Decoder, token_B: Int32[Array, "B"]) -> Float[Array, "B D"]:  # noqa: ARG002
+        """The input rows."""
+        return self.input_VD.at[token_B].get(mode="fill", fill_value=0)
+
+    def propose(
+        self,
+        model: Decoder,  # noqa: ARG002
+        hidden_BD: Float[Array, "B D"],
+        seen_BV: Bool[Array, "B V"] | None,
+    ) -> tuple[Int32[Array, "B K"], Float32[Array, "B K"], Bool[Array, "B K"] | None]:
+        """The best tokens that the index finds, in the order of their exact logits.
+
+        A repetition penalty holds for a token whose constituents have all been seen: for the subwords of prompt and
+        text as for any token with the string of a few of them.
+        """
+        output_VD = self.input_VD if self.output_VD is None else self.output_VD
+        n_found = self.k + len(self.barred_E)  # so that k are left
+        if self.index is None:
+            ids_BK, _ = exact_search(output_VD, hidden_BD, n_found)
+        else:
+            ids_BK, _ = search(self.index, hidden_BD, n_found, self.n_probe, table_VD=output_VD, mesh=self.mesh)
+        logits_BK = rescore(output_VD, hidden_BD, ids_BK)
+        if len(self.barred_E):
+            logits_BK = jnp.where(jnp.isin(ids_BK, self.barred_E), EXCLUDED, logits_BK)
+        ids_BK, logits_BK = best(ids_BK, logits_BK, self.k)
+        if seen_BV is None:
+            return ids_BK, logits_BK, None
+        return ids_BK, logits_BK, _all_seen(seen_BV, self.constituents_VS[jnp.maximum(ids_BK, 0)])
+
+    def mark_seen(
+        self, seen_BV: Bool[Array, "B V"], token_B: Int32[Array, "B"], is_active_B: Bool[Array, "B"]
+    ) -> Bool[Array, "B V"]:
+        """A token counts as its constituents."""
+        return _mark_parts(seen_BV, self.constituents_VS[token_B], is_active_B)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class PromptVocabulary:
+    """The model's own V tokens and, behind them, the N that each sequence's prompt was merged to.
+
+    The id of the n-th token of a prompt is V + n, for that sequence alone. All logits are exact.
+
+    Attributes:
+      input_RD: rows of new tokens, of all prompts.
+      output_RD: the rows that they are scored by; None where those are the input rows.
+      row_BN: the row of each prompt's n-th token, -1 behind the last.
+      constituents_BNS: the model's own subwords that it is made of, -1 behind them.
+    """
+
+    input_RD: Float[AnyArray, "R D"]
+    output_RD: Float[AnyArray, "R D"] | None
+    row_BN: Int32[AnyArray, "B N"]
+    constituents_BNS: Int32[AnyArray, "B N S"]
+
+    def embed(self, model: Decoder, token_B: Int32[Array, "B"]) -> Float[Array, "B D"]:
+        """The model's rows, and those of new tokens."""
+        n_own = model.word_embeddings.shape[0]
+        own_BD = OWN.embed(model, jnp.minimum(token_B, n_own - 1))
+        row_B1 = jnp.take_along_axis(jnp.asarray(self.row_BN), jnp.maximum(token_B - n_own, 0)[:, None], axis=1)
+        new_BD = jnp.asarray(self.input_RD)[jnp.maximum(row_B1[:, 0], 0)].astype(own_BD.dtype)
+        return jnp.where((token_B >= n_own)[:, None], new_BD, own_BD)
+
+    def propose(
+        self, model: Decoder, hidden_BD: Float[Array, "B D"], seen_BV: Bool[Array, "B V"] | None
+    ) -> tuple[None, Float32[Array, "B K"], Bool[Array, "B K"] | None]:
+        """All V + N tokens; a repetition penalty holds for new ones whose constituents have all been seen."""
+        rows_RD = jnp.asarray(self.input_RD if self.output_RD is None else self.output_RD).astype(hidden_BD.dtype)
+        new_BR = jnp.einsum("BD,RD->BR", hidden_BD, rows_RD, preferred_element_type=jnp.float32)
+        new_BN = jnp.take_along_axis(new_BR, jnp.maximum(self.row_BN, 0), axis=1)
+        new_BN = jnp.where(jnp.asarray(self.row_BN) < 0, EXCLUDED, new_BN)
+        logits_BK = jnp.concatenate([logits(model, hidden_BD), new_BN], axis=1)
+        if seen_BV is None:
+            return None, logits_BK, None
+        is_seen_BN = _all_seen(seen_BV, jnp.asarray(self.constituents_BNS))
+        return None, logits_BK, jnp.concatenate([seen_BV, is_seen_BN], axis=1)
+
+    def mark_seen(
+        self, seen_BV: Bool[Array, "B V"], token_B: Int32[Array, "B"], is_active_B: Bool[Array, "B"]
+    ) -> Bool[Array, "B V"]:
+        """A new token counts as its constituents."""
+        n_own = seen_BV.shape[1]
+        is_new_B = token_B >= n_own
+        seen_BV = mark_seen(seen_BV, jnp.minimum(token_B, n_own - 1), is_active_B & ~is_new_B)
+        place_B11 = jnp.maximum(token_B - n_own, 0)[:, None, None]
+        parts_BS = jnp.take_along_axis(jnp.asarray(self.constituents_BNS), place_B11, axis=1)[:, 0]
+        return _mark_parts(seen_BV, parts_BS, is_active_B & is_new_B)
+
+
+def place_vocabulary(large: LargeVocabulary, mesh: Mesh | None) -> LargeVocabulary:
+    """Puts a vocabulary on the default device, or over a mesh: tables by width, the index by blocks.
+
+    Raises:
+      InputError: the axis `model` does not divide the width.
+    """
+    if mesh is None:
+        return jax.tree.map(jnp.asarray, large)
+    width, n_parts = large.input_VD.shape[1], mesh.shape["model"]
+    if width % n_parts:
+        raise InputError(f"{n_parts} devices on the mesh axis 'model' do not divide rows of width {width}.")
+    by_width, whole = NamedSharding(mesh, P(None, "model")), NamedSharding(mesh, P())
+    return replace(
+        large,
+        input_VD=jax.device_put(large.input_VD, by_width),
+        output_VD=None if large.output_VD is None else jax.device_put(large.output_VD, by_width),
+        index=None if large.index is None else place_index(large.index, mesh),
+        constituents_VS=jax.device_put(large.constituents_VS, whole),
+        barred_E=jax.device_put(large.barred_E, whole),
+        mesh=mesh,
+    )
+
+
+def _all_seen(seen_BV, parts_BKS) -> Bool[Array, "B K"]:
+    """Which tokens have been seen in all of their parts."""
+    row_B11 = jnp.arange(len(parts_BKS), dtype=jnp.int32)[:, None, None]
+    return (seen_BV[row_B11, jnp.maximum(parts_BKS, 0)] | (parts_BKS < 0)).all(axis=2)
+
+
+def _mark_parts(seen_BV, parts_BS, is_active_B) -> Bool[Array, "B V"]:
+    row_B1 = jnp.arange(len(parts_BS), dtype=jnp.int32)[:, None]
+    return seen_BV.at[row_B1, jnp.maximum(parts_BS, 0)].max(is_active_B[:, None] & (parts_BS >= 0))

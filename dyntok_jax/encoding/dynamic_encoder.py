@@ -1,0 +1,332 @@
+"""`DynamicEncoder`: a trained encoder with dynamic tokenization. Parameters, and the steps in order."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, Int32
+
+from dyntok_jax.convert import load_encoder, load_hypernet
+from dyntok_jax.embedding import (
+    COMPILED_STEPS as EMBEDDING_STEPS,
+    DEFAULT_CACHE_ROWS,
+    EmbeddingCache,
+    Hypernet,
+    HypernetConfig,
+    TokenEmbedder,
+    TokenInputs,
+    embed_tokens,
+)
+from dyntok_jax.encoding.encoded_texts import EncodedTexts, Timings
+from dyntok_jax.errors import ConfigError, InputError
+from dyntok_jax.files import find_hypernet, find_model
+from dyntok_jax.merging import (
+    MergeList,
+    TextTokens,
+    join_tokens,
+    merge_rules,
+    merge_texts,
+)
+from dyntok_jax.models import Encoder, EncoderConfig, encode, l2_normalize, mean_pool
+from dyntok_jax.options import (
+    AUTO,
+    DEFAULT_MODEL,
+    FULL,
+    Boundary,
+    Goal,
+    Pooling,
+    Scope,
+    SurfaceMode,
+)
+from dyntok_jax.sharding import shard_batch, shardings_for
+from dyntok_jax.text import (
+    ByteLevelTokenizer,
+    RaggedSubwords,
+    Text,
+    TextEncoder,
+    bucket,
+    group_by_length,
+    pad_batch,
+    pad_to,
+)
+from dyntok_jax.types import AnyArray
+
+BATCH_BUCKETS = (1, 2, 4, 8, 16, 24, 32)
+"""Padded numbers of sequences a batch."""
+
+
+class DynamicEncoder:
+    """An encoder, its tokenizer, and what embeds new tokens: a hypernetwork, or FVT without one.
+
+    Attributes:
+      config: of the encoder.
+      encoder: its parameters.
+      text_encoder: its tokenizer, as texts go through it.
+      embedder: rows for new tokens, and their cache.
+      prefix: what the model expects before a text (`query: `).
+      mesh: where parameters and batches lie, or None for the default device.
+    """
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        encoder: Encoder,
+        embedder: TokenEmbedder,
+        *,
+        prefix: str = "",
+        mesh: Mesh | None = None,
+    ):
+        self.config, self.encoder, self.embedder = config, encoder, embedder
+        self.text_encoder = TextEncoder(embedder.tokenizer)
+        self.prefix, self.mesh = prefix, mesh
+
+    @property
+    def tokenizer(self) -> ByteLevelTokenizer:
+        """The model's tokenizer and its byte-level form."""
+        return self.embedder.tokenizer
+
+    @property
+    def cache(self) -> EmbeddingCache | None:
+        """Embeddings predicted so far; None under FVT. Assign a loaded one of the model's width to start warm."""
+        return self.embedder.cache
+
+    @cache.setter
+    def cache(self, cache: EmbeddingCache) -> None:
+        self.embedder.cache = cache
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path = DEFAULT_MODEL,
+        hypernet: str | Path | None = AUTO,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        mesh: Mesh | None = None,
+        keep_normalizer: bool = True,
+        surface: SurfaceMode = "constituents",
+        predict_all: bool = False,
+        cache_rows: int = DEFAULT_CACHE_ROWS,
+    ) -> "DynamicEncoder":
+        """Loads a model, its tokenizer and a hypernetwork.
+
+        Args:
+          model: a folder, a Hub id, or an offline package's name (`e5-small`).
+          hypernet: a folder or Hub id of a ZeTT hypernetwork; `auto` for the one that comes with the model, if any;
+            None for FVT.
+          dtype: of the parameters, and so of the computation; results are float32 whatever it is.
+          mesh: places the parameters by the rules in `sharding.py` and splits batches over `data`.
+          keep_normalizer: normalise text as the model was trained; ZeTT and the paper's reference do not.
+          surface: how a token is shown to the hypernetwork.
+          predict_all: predict the embeddings of single subwords too, as the paper does.
+          cache_rows: the most embeddings kept.
+
+        Raises:
+          ModelNotFoundError, CheckpointError, ConfigError, TokenizerError: see `hub`, `convert`, `text`.
+        """
+        folder = find_model(model)
+        tokenizer = ByteLevelTokenizer.load(folder, keep_normalizer=keep_normalizer)
+        place = partial(shardings_for, mesh=mesh) if mesh is not None else None
+        config, encoder = load_encoder(folder, dtype=dtype, shardings=place)
+        loaded: tuple[HypernetConfig, Hypernet] | None = None
+        if found := find_hypernet(hypernet, model):
+            loaded = load_hypernet(found, dtype=dtype, shardings=place)
+        embedder = TokenEmbedder(
+            tokenizer,
+            encoder.word_embeddings[...],
+            loaded,
+            surface=surface,
+            predict_all=predict_all,
+            cache_rows=cache_rows,
+        )
+        return cls(config, encoder, embedder, prefix=default_prompt(folder), mesh=mesh)
+
+    def encode(
+        self,
+        texts: Sequence[Text],
+        *,
+        goal: Goal | None = FULL,
+        boundary: Boundary = "pretoken",
+        scope: Scope = "batch",
+        max_subwords: int | Literal["auto"] | None = "auto",
+        merge_list: MergeList | None = None,
+        language: str | Sequence[str] | None = None,
+        prefix: str | None = None,
+        pooling: Pooling = "mean",
+        normalize: bool = True,
+        batch_size: int = BATCH_BUCKETS[-1],
+        truncate: bool = False,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> EncodedTexts:
+        """Encodes texts with dynamic tokenization, or statically.
+
+        Args:
+          texts: strings, pairs (tuples) or pre-split words (lists).
+          goal: when merging stops; None is static tokenization: the model's own tokenizer and ids.
+          boundary: what merging may not cross.
+          scope: merge the sequences of a batch together (`batch`) or each alone (`example`).
+          max_subwords: the most subwords a token; None for no limit, `auto` for the length that the hypernetwork was
+            trained for, 7 under FVT. A merge list has its own.
+          merge_list: apply these merges instead of finding the batch's own; `goal` must then be the default.
+          language: code of the texts' language, one for all or one each; only for multilingual hypernetworks.
+          prefix: put before each text; by default what the model expects.
+          pooling: `mean` over tokens, the `first` token, or `none` for hidden states.
+          normalize: scale embeddings to length 1.
+          batch_size: texts a batch.
+          truncate: cut texts that are longer, after merging, than the model's positions.
+          on_progress: called with the number of texts of each batch handed to the device.
+
+        Returns:
+          Embeddings or hidden states in float32, with tokens, counts and timings.
+
+        Raises:
+          InputError: texts, language or options that cannot be used, a merge list of another tokenizer or boundary.
+          TooLongError: a text longer than the model's positions, unless `truncate`.
+        """
+        started, timings = time.perf_counter(), Timings()
+        if pooling not in get_args(Pooling):
+            raise InputError(f"No pooling {pooling!r}: choose one of {', '.join(get_args(Pooling))}.")
+        if batch_size < 1:
+            raise InputError(f"The batch size must be 1 or more, not {batch_size}.")
+        rules = merge_rules(
+            self.embedder,
+            goal=goal,
+            boundary=boundary,
+            scope=scope,
+            max_subwords=max_subwords,
+            merge_list=merge_list,
+        )
+        language_N = np.zeros(len(texts), np.int32)
+        if goal is not None:
+            language_N = self.embedder.language_indices(language, len(texts))
+        prefix = self.prefix if prefix is None else prefix
+        hits, misses = (self.cache.hits, self.cache.misses) if self.cache is not None else (0, 0)
+
+        with _clock(timings, "tokenize"):
+            if goal is None:
+                subwords = self.text_encoder.encode_static(texts, prefix=prefix)
+            else:
+                subwords = self.text_encoder.encode(texts, boundary=boundary, prefix=prefix)
+
+        with _clock(timings, "merge"):
+            tokens = merge_texts(
+                subwords,
+                rules,
+                batch_size=batch_size,
+                pad_id=self.tokenizer.pad_id,
+                limit=self.config.max_tokens,
+                truncate=truncate,
+            )
+        pending, padded_tokens = [], 0
+        lengths = np.array([len(of_text) for of_text in tokens], np.int64)
+        for rows in group_by_length(lengths, batch_size):  # those that the model sees hold texts of like length
+            with _clock(timings, "embed"):
+                inputs, type_BT = self._inputs(subwords, tokens, rows, language_N, is_static=goal is None)
+            with _clock(timings, "model"):
+                result = encode_batch(self.encoder, inputs, type_BT, pooling=pooling, normalize=normalize)
+                pending.append((rows, jax.block_until_ready(result)))
+            padded_tokens += inputs.mask_BT.size
+            if on_progress is not None:
+                on_progress(len(rows))
+        with _clock(timings, "model"):
+            embeddings_ND, hidden = _gather(pending, tokens, self.config.width, is_pooled=pooling != "none")
+        timings.total = time.perf_counter() - started
+        return EncodedTexts(
+            embeddings_ND=embeddings_ND,
+            hidden=hidden,
+            tokens=tokens,
+            n_subwords=subwords.counts,
+            n_tokens=np.array([of_text.is_counted_T.sum() for of_text in tokens], np.int64),
+            padded_tokens=padded_tokens,
+            cache_hits=self.cache.hits - hits if self.cache is not None else 0,
+            cache_misses=self.cache.misses - misses if self.cache is not None else 0,
+            timings=timings,
+        )
+
+    def _inputs(
+        self,
+        subwords: RaggedSubwords,
+        tokens: Sequence[TextTokens],
+        rows: Int[np.ndarray, "rows"],
+        language_N: Int32[np.ndarray, "texts"],
+        *,
+        is_static: bool,
+    ) -> tuple[TokenInputs, Int32[AnyArray, "B T"]]:
+        """The tokens of some texts as the model reads them, padded to buckets, and their types."""
+        batch = pad_batch(subwords, rows, pad_id=self.tokenizer.pad_id)
+        merged = join_tokens([tokens[row] for row in rows])
+        n_batch = bucket(len(rows), self._batch_buckets())
+        length = min(bucket(merged.mask_BT.shape[1]), self.config.max_tokens)
+        inputs = self.embedder.inputs(
+            batch.ids_BL, merged, language_N[rows], n_batch=n_batch, length=length, is_static=is_static
+        )
+        type_BT = pad_to(np.take_along_axis(batch.type_BL, merged.start_BT, axis=1), n_batch, length)
+        return inputs.place(self.mesh), shard_batch(type_BT, self.mesh)
+
+    def _batch_buckets(self) -> tuple[int, ...]:
+        """Batch sizes that the mesh divides."""
+        n_data = self.mesh.shape["data"] if self.mesh is not None else 1
+        return tuple(sorted({-(-size // n_data) * n_data for size in BATCH_BUCKETS}))
+
+
+def default_prompt(folder: Path) -> str:
+    """What a model expects before each text, where its folder says so in the sentence-transformers way."""
+    path = folder / "config_sentence_transformers.json"
+    if not path.is_file():
+        return ""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        return (config.get("prompts") or {}).get(config.get("default_prompt_name") or "", "")
+    except (ValueError, AttributeError) as error:
+        raise ConfigError(f"{path} is not a JSON object with prompts ({error}): mend it, or delete it.") from error
+
+
+@contextmanager
+def _clock(timings: Timings, stage: str):
+    started = time.perf_counter()
+    yield
+    setattr(timings, stage, getattr(timings, stage) + time.perf_counter() - started)
+
+
+@partial(jax.jit, static_argnames=("pooling", "normalize"))
+def encode_batch(
+    encoder: Encoder,
+    inputs: TokenInputs,
+    type_BT: Int32[Array, "B T"],
+    *,
+    pooling: Pooling,
+    normalize: bool,
+) -> Float[Array, "B *T D"]:
+    """Source or predicted embeddings, the encoder, pooling."""
+    mask_BT = inputs.mask_BT
+    hidden_BTD = encode(encoder, embed_tokens(encoder.word_embeddings[...], inputs), mask_BT, type_BT)
+    if pooling == "none":
+        return hidden_BTD
+    pooled_BD = mean_pool(hidden_BTD, mask_BT) if pooling == "mean" else hidden_BTD[:, 0]
+    return l2_normalize(pooled_BD) if normalize else pooled_BD
+
+
+def _gather(pending, tokens: Sequence[TextTokens], width: int, *, is_pooled: bool):
+    """Waits for the batches and puts each text's result in its place: pooled rows, or hidden states."""
+    if is_pooled:
+        embeddings_ND = np.zeros((len(tokens), width), np.float32)
+        for rows, pooled_BD in pending:
+            embeddings_ND[rows] = np.asarray(pooled_BD, np.float32)[: len(rows)]
+        return embeddings_ND, None
+    hidden: list[np.ndarray | None] = [None] * len(tokens)
+    for rows, hidden_BTD in pending:
+        for row, hidden_TD in zip(rows, np.asarray(hidden_BTD, np.float32), strict=False):
+            hidden[row] = hidden_TD[: len(tokens[row])]
+    return None, hidden
+
+
+COMPILED_STEPS = (encode_batch, *EMBEDDING_STEPS)
+"""Everything that `DynamicEncoder.encode` compiles by name."""

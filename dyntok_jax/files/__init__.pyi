@@ -1,0 +1,20 @@
+from .folder_conversion import (
+    convert_folder as convert_folder,
+)
+from .folders import (
+    check_free as check_free,
+    new_folder as new_folder,
+)
+from .hub import (
+    MANIFEST as MANIFEST,
+    PACKAGED_MODELS as PACKAGED_MODELS,
+    cache_folder as cache_folder,
+    find_hypernet as find_hypernet,
+    find_model as find_model,
+)
+from .orbax_checkpoint import (
+    is_checkpoint as is_checkpoint,
+    load_checkpoint as load_checkpoint,
+    read_shapes as read_shapes,
+    save_checkpoint as save_checkpoint,
+)

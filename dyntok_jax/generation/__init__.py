@@ -1,1 +1,0 @@
-"""Text that follows prompts: the decoding loop, sampling, log-probabilities."""

@@ -1,0 +1,107 @@
+"""The compiled loops behind `merge_list.py`."""
+
+from typing import no_type_check
+
+import numpy as np
+
+from dyntok_jax.kernels.hash_tables import NONE, compiled, find_pair, pair_key, table_size
+
+
+@compiled
+@no_type_check
+def index_pairs(left_M, right_M):
+    """Makes a list of pairs of kinds searchable.
+
+    Returns:
+      The keys of the pairs, a hash table of the first place where each stands in the list, and the next place after
+      each place where the same pair stands again (M if none does).
+    """
+    n_pairs = left_M.size
+    key_M = np.empty(n_pairs, np.uint64)
+    table = np.full(table_size(n_pairs), NONE, np.int32)
+    again_M = np.full(n_pairs, n_pairs, np.int32)
+    for place in range(n_pairs - 1, -1, -1):
+        key_M[place] = pair_key(left_M[place], right_M[place])
+        slot = find_pair(table, key_M, key_M[place])
+        if table[slot] != NONE:
+            again_M[place] = table[slot]
+        table[slot] = place
+    return key_M, table, again_M
+
+
+@compiled
+@no_type_check
+def apply_pairs(ids_BL, segment_BL, mask_BL, key_M, table, again_M, joined_M):
+    """Merges the pairs of a list in its order, each wherever it stands when its turn comes.
+
+    Segments do not touch each other, so each is taken through the whole list alone. It jumps to the next place in the
+    list at which one of its own pairs stands.
+
+    Args:
+      ids_BL: subword ids.
+      segment_BL: segment of each subword; below 0 nothing merges.
+      mask_BL: False for padding.
+      key_M: the three arrays of `index_pairs`.
+      table: see `key_M`.
+      again_M: see `key_M`.
+      joined_M: kind of the token that each pair makes.
+
+    Returns:
+      Length of the token that begins at a position (0 where none does).
+    """
+    n_rows, width = ids_BL.shape
+    n_pairs = key_M.size
+    length_BL = np.zeros((n_rows, width), np.int32)
+    kind = np.empty(width, np.int32)
+    length = np.empty(width, np.int32)
+    place = np.empty(width, np.int32)  # where the pair with the next token stands in the list
+    for row in range(n_rows):
+        start = 0
+        while start < width and mask_BL[row, start]:
+            end = start + 1
+            if segment_BL[row, start] >= 0:
+                while end < width and mask_BL[row, end] and segment_BL[row, end] == segment_BL[row, start]:
+                    end += 1
+            n_tokens = end - start
+            for index in range(n_tokens):
+                kind[index] = ids_BL[row, start + index]
+                length[index] = 1
+            for index in range(n_tokens - 1):
+                place[index] = _next_place(table, key_M, again_M, kind[index], kind[index + 1], 0)
+            while n_tokens > 1:
+                now = n_pairs
+                for index in range(n_tokens - 1):
+                    now = min(now, place[index])
+                if now == n_pairs:
+                    break
+                n_kept = 0
+                index = 0
+                while index < n_tokens:
+                    joins = index + 1 < n_tokens and place[index] == now
+                    kind[n_kept] = joined_M[now] if joins else kind[index]
+                    length[n_kept] = length[index] + length[index + 1] if joins else length[index]
+                    index += 2 if joins else 1
+                    place[n_kept] = place[index - 1]
+                    n_kept += 1
+                n_tokens = n_kept
+                for index in range(n_tokens - 1):
+                    if kind[index] == joined_M[now] or kind[index + 1] == joined_M[now]:
+                        place[index] = _next_place(table, key_M, again_M, kind[index], kind[index + 1], now + 1)
+            position = start
+            for index in range(n_tokens):
+                length_BL[row, position] = length[index]
+                position += length[index]
+            start = end
+    return length_BL
+
+
+@compiled
+@no_type_check
+def _next_place(table, key_M, again_M, left, right, earliest):
+    """The first place in the list, from `earliest` on, at which the pair stands; M if there is none."""
+    place = table[find_pair(table, key_M, pair_key(left, right))]
+    if place == NONE:
+        return key_M.size
+    while place < earliest:
+        place = again_M[place]
+    return np.int64(place)

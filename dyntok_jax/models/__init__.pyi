@@ -1,0 +1,42 @@
+from .bert import (
+    Encoder as Encoder,
+    EncoderConfig as EncoderConfig,
+    encode as encode,
+)
+from .config_numbers import (
+    read_numbers as read_numbers,
+)
+from .heads import (
+    MaskedLmHead as MaskedLmHead,
+    l2_normalize as l2_normalize,
+    mean_pool as mean_pool,
+    mlm_features as mlm_features,
+)
+from .kv_cache import (
+    KeyValueCache as KeyValueCache,
+    block_size as block_size,
+)
+from .layers import (
+    INIT_STD as INIT_STD,
+    Dense as Dense,
+    LayerNorm as LayerNorm,
+    dense as dense,
+    layer_norm as layer_norm,
+    normal_param as normal_param,
+    post_norm_layer as post_norm_layer,
+    stacked_layers as stacked_layers,
+)
+from .llama import (
+    Decoder as Decoder,
+    embed_ids as embed_ids,
+    empty_cache as empty_cache,
+    extend as extend,
+    forward as forward,
+    logits as logits,
+    prefill as prefill,
+    unstacked as unstacked,
+)
+from .llama_config import (
+    MODEL_TYPES as MODEL_TYPES,
+    DecoderConfig as DecoderConfig,
+)

@@ -1,0 +1,204 @@
+"""XLM-R, RoBERTa and BERT: one config, one parameter tree, three pure functions.
+
+Devlin et al. 2019 (BERT), Liu et al. 2019 (RoBERTa), Conneau et al. 2020 (XLM-R). The three differ in where positions
+start and in token types; the layers are the same. `encode` takes word embeddings, so a batch may hold rows of the
+model's table and predicted ones side by side.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from dyntok_jax.errors import ConfigError, TooLongError
+from dyntok_jax.models.config_numbers import read_numbers
+from dyntok_jax.models.layers import (
+    ACTIVATIONS,
+    LayerNorm,
+    layer_norm,
+    normal_param,
+    post_norm_layer,
+    stacked_layers,
+)
+
+MODEL_TYPES = ("bert", "roberta", "xlm-roberta")
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """The shape of an encoder.
+
+    Attributes:
+      model_type: Hugging Face's name of the family: `bert`, `roberta` or `xlm-roberta`.
+      vocab_size: rows of the word table.
+      width: model width D.
+      n_layers: number of layers.
+      n_heads: attention heads; they divide the width.
+      ffn_width: feed-forward width F.
+      max_positions: rows of the position table.
+      n_token_types: rows of the token-type table.
+      pad_token_id: id of the padding token; RoBERTa's positions start behind it.
+      norm_eps: epsilon of every LayerNorm.
+      activation: feed-forward activation, by Hugging Face's name.
+    """
+
+    model_type: str
+    vocab_size: int
+    width: int
+    n_layers: int
+    n_heads: int
+    ffn_width: int
+    max_positions: int = 512
+    n_token_types: int = 2
+    pad_token_id: int = 0
+    norm_eps: float = 1e-12
+    activation: str = "gelu"
+
+    def __post_init__(self):
+        if self.model_type not in MODEL_TYPES:
+            raise ConfigError(f"model_type {self.model_type!r} is not supported: use one of {', '.join(MODEL_TYPES)}.")
+        if self.activation not in ACTIVATIONS:
+            raise ConfigError(f"hidden_act {self.activation!r} is not supported: use one of {', '.join(ACTIVATIONS)}.")
+        sizes = ("vocab_size", "width", "n_layers", "n_heads", "ffn_width", "max_positions", "n_token_types")
+        for name in sizes:
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}: it must be at least 1.")
+        if self.width % self.n_heads:
+            raise ConfigError(f"{self.n_heads} attention heads do not divide a width of {self.width}.")
+        if self.max_tokens < 1:
+            raise ConfigError(f"{self.max_positions} positions from {self.position_offset} on leave room for no token.")
+
+    @property
+    def position_offset(self) -> int:
+        """Row of the position table for the first token: RoBERTa counts from behind the padding id, BERT from 0."""
+        return 0 if self.model_type == "bert" else self.pad_token_id + 1
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest sequence, special tokens included."""
+        return self.max_positions - self.position_offset
+
+    @classmethod
+    def from_hf(cls, config: dict[str, Any]) -> "EncoderConfig":
+        """Reads the dict of a Hugging Face `config.json`.
+
+        Raises:
+          ConfigError: a field is missing, or the config asks for something that is not supported, by name.
+        """
+        model_type = config.get("model_type")
+        if model_type not in MODEL_TYPES:
+            raise ConfigError(f"model_type {model_type!r} is not supported: use one of {', '.join(MODEL_TYPES)}.")
+        needed = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+        optional = {"max_position_embeddings": 512, "type_vocab_size": 2, "layer_norm_eps": 1e-12}
+        optional["pad_token_id"] = 0 if model_type == "bert" else 1
+        numbers = read_numbers(config, f"a {model_type} model", needed=needed, optional=optional)
+        positions = config.get("position_embedding_type") or "absolute"
+        if positions != "absolute":
+            raise ConfigError(f"position_embedding_type {positions!r} is not supported: only 'absolute' is.")
+        for flag in ("is_decoder", "add_cross_attention"):
+            if config.get(flag):
+                raise ConfigError(f"{flag} is set: decoders and cross-attention are not supported, only encoders.")
+        return cls(
+            model_type=model_type,
+            vocab_size=numbers["vocab_size"],
+            width=numbers["hidden_size"],
+            n_layers=numbers["num_hidden_layers"],
+            n_heads=numbers["num_attention_heads"],
+            ffn_width=numbers["intermediate_size"],
+            max_positions=numbers["max_position_embeddings"],
+            n_token_types=numbers["type_vocab_size"],
+            pad_token_id=numbers["pad_token_id"],
+            norm_eps=numbers["layer_norm_eps"],
+            activation=str(config.get("hidden_act", "gelu")),
+        )
+
+    def to_hf(self) -> dict[str, Any]:
+        """The same config under Hugging Face's names; `from_hf` reads it back equal."""
+        return {
+            "model_type": self.model_type,
+            "vocab_size": self.vocab_size,
+            "hidden_size": self.width,
+            "num_hidden_layers": self.n_layers,
+            "num_attention_heads": self.n_heads,
+            "intermediate_size": self.ffn_width,
+            "max_position_embeddings": self.max_positions,
+            "type_vocab_size": self.n_token_types,
+            "pad_token_id": self.pad_token_id,
+            "layer_norm_eps": self.norm_eps,
+            "hidden_act": self.activation,
+            "position_embedding_type": "absolute",
+        }
+
+
+class Encoder(nnx.Module):
+    """Parameters of an encoder, and its config as a static field: a pytree for `jax.jit`, `jax.grad` and the rest."""
+
+    def __init__(self, config: EncoderConfig, key: Key[Array, ""], dtype: DTypeLike = jnp.float32):
+        """Draws fresh parameters; wrap it in `jax.eval_shape` for shapes alone."""
+        keys = jax.random.split(key, 4)
+        self.config = config
+        self.word_embeddings = normal_param(keys[0], (config.vocab_size, config.width), dtype)
+        self.position_embeddings = normal_param(keys[1], (config.max_positions, config.width), dtype)
+        self.type_embeddings = normal_param(keys[2], (config.n_token_types, config.width), dtype)
+        self.embedding_norm = LayerNorm(config.width, dtype)
+        self.layers = stacked_layers(keys[3], config.n_layers, config.width, config.n_heads, config.ffn_width, dtype)
+
+
+def embed_ids(model: Encoder, ids_BT: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+    """The source rows of tokens that are subwords of the model's own vocabulary; zeros for ids past the table."""
+    return model.word_embeddings[...].at[ids_BT].get(mode="fill", fill_value=0)
+
+
+def encode(
+    model: Encoder,
+    embeddings_BTD: Float[Array, "B T D"],
+    mask_BT: Bool[Array, "B T"],
+    type_BT: Int[Array, "B T"],
+) -> Float[Array, "B T D"]:
+    """Runs the encoder on word embeddings.
+
+    Args:
+      model: the parameters.
+      embeddings_BTD: one word embedding a token, without position or type.
+      mask_BT: True for tokens; padding stands on the right, so position t of a row is its t-th token.
+      type_BT: BERT's token types; a model with a single type takes its row 0 for every token.
+
+    Returns:
+      Hidden states of the last layer, in the dtype of the embeddings; finite but meaningless under a False mask.
+
+    Raises:
+      TooLongError: T is more than the model has positions for.
+    """
+    config = model.config
+    length = embeddings_BTD.shape[1]
+    if length > config.max_tokens:
+        raise TooLongError(
+            f"The batch is {length} tokens long and the model has positions for {config.max_tokens}: "
+            "merge further, truncate or split the texts."
+        )
+    position_TD = model.position_embeddings[...][config.position_offset : config.position_offset + length]
+    if config.n_token_types == 1:
+        type_11D = model.type_embeddings[...][None]
+        x_BTD = embeddings_BTD + position_TD[None] + type_11D
+    else:
+        x_BTD = embeddings_BTD + position_TD[None] + model.type_embeddings[...][type_BT]
+    x_BTD = layer_norm(model.embedding_norm, x_BTD, config.norm_eps)
+
+    def step(x_BTD, layer):
+        return post_norm_layer(layer, x_BTD, x_BTD, mask_BT, eps=config.norm_eps, activation=config.activation), None
+
+    return jax.lax.scan(step, x_BTD, model.layers)[0]
+
+
+def encode_ids(
+    model: Encoder,
+    ids_BT: Int[Array, "B T"],
+    mask_BT: Bool[Array, "B T"],
+    type_BT: Int[Array, "B T"],
+) -> Float[Array, "B T D"]:
+    """Static tokenization: `encode` on the source rows of `ids_BT`."""
+    return encode(model, embed_ids(model, ids_BT), mask_BT, type_BT)

@@ -1,0 +1,211 @@
+"""The shape of a Mistral or Llama decoder, read from and written as a Hugging Face config."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from dyntok_jax.errors import ConfigError
+from dyntok_jax.models.config_numbers import read_numbers
+
+MODEL_TYPES = ("llama", "mistral")
+ROPE_TYPES = ("default", "linear", "llama3")
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """How a model's rotary frequencies were stretched after pre-training.
+
+    Attributes:
+      kind: `linear` (every frequency ÷ factor) or `llama3` (only the slow ones, with a smooth passage).
+      factor: by how much.
+      low_frequency_factor: `llama3`: waves longer than original_positions ÷ this are divided by `factor`.
+      high_frequency_factor: `llama3`: waves shorter than original_positions ÷ this stay.
+      original_positions: `llama3`: the context that the model was pre-trained with.
+    """
+
+    kind: str
+    factor: float
+    low_frequency_factor: float = 1.0
+    high_frequency_factor: float = 4.0
+    original_positions: int = 8192
+
+    def __post_init__(self):
+        if self.kind not in ROPE_TYPES[1:]:
+            raise ConfigError(f"rope_type {self.kind!r} is not supported: use one of {', '.join(ROPE_TYPES)}.")
+        if self.factor < 1:
+            raise ConfigError(f"The rope scaling factor is {self.factor}: it must be 1 or more.")
+        if self.kind == "llama3" and not 0 < self.low_frequency_factor < self.high_frequency_factor:
+            raise ConfigError(
+                f"low_freq_factor {self.low_frequency_factor} must be positive and less than high_freq_factor "
+                f"{self.high_frequency_factor}."
+            )
+        if self.original_positions < 1:
+            raise ConfigError(f"original_max_position_embeddings is {self.original_positions}: it must be positive.")
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """The shape of a decoder.
+
+    Attributes:
+      model_type: Hugging Face's name of the family: `llama` or `mistral`.
+      vocab_size: rows V of the word table.
+      width: model width D.
+      n_layers: number of layers.
+      n_heads: query heads N.
+      n_kv_heads: key/value heads K; they divide the query heads.
+      head_width: width H of a head.
+      ffn_width: feed-forward width F.
+      max_positions: the longest sequence, in tokens.
+      norm_eps: epsilon of every RMSNorm.
+      rope_theta: base of the rotary frequencies.
+      rope_scaling: how they are stretched, or None.
+      sliding_window: how many tokens, itself included, a token attends to; None for all before it.
+      ties_embeddings: whether the word table is the output table too.
+    """
+
+    model_type: str
+    vocab_size: int
+    width: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    head_width: int
+    ffn_width: int
+    max_positions: int = 2048
+    norm_eps: float = 1e-6
+    rope_theta: float = 10_000.0
+    rope_scaling: RopeScaling | None = None
+    sliding_window: int | None = None
+    ties_embeddings: bool = False
+
+    def __post_init__(self):
+        if self.model_type not in MODEL_TYPES:
+            raise ConfigError(f"model_type {self.model_type!r} is not supported: use one of {', '.join(MODEL_TYPES)}.")
+        sizes = ("vocab_size", "width", "n_layers", "n_heads", "n_kv_heads", "head_width", "ffn_width", "max_positions")
+        for name in sizes:
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}: it must be at least 1.")
+        if self.n_heads % self.n_kv_heads:
+            raise ConfigError(f"{self.n_kv_heads} key/value heads do not divide {self.n_heads} query heads.")
+        if self.head_width % 2:
+            raise ConfigError(f"A head width of {self.head_width} is odd: rotary positions turn pairs.")
+        if self.sliding_window is not None and self.sliding_window < 1:
+            raise ConfigError(f"sliding_window is {self.sliding_window}: it must be at least 1, or null.")
+        if not (math.isfinite(self.rope_theta) and self.rope_theta > 0):
+            raise ConfigError(f"rope_theta is {self.rope_theta}: it must be positive.")
+
+    @classmethod
+    def from_hf(cls, config: dict[str, Any]) -> "DecoderConfig":
+        """Reads the dict of a Hugging Face `config.json`.
+
+        Raises:
+          ConfigError: a field is missing, or the config asks for something that is not supported, by name.
+        """
+        model_type = config.get("model_type")
+        if model_type not in MODEL_TYPES:
+            raise ConfigError(f"model_type {model_type!r} is not supported: use one of {', '.join(MODEL_TYPES)}.")
+        for flag in ("attention_bias", "mlp_bias"):
+            if config.get(flag):
+                raise ConfigError(f"{flag} is set: only maps without bias are supported.")
+        if (activation := config.get("hidden_act", "silu")) != "silu":
+            raise ConfigError(f"hidden_act {activation!r} is not supported: only 'silu' is.")
+        # what transformers takes where a config is silent
+        is_mistral = model_type == "mistral"
+        needed = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+        numbers = read_numbers(config, f"a {model_type} model", needed=needed, optional={})
+        heads, width = numbers["num_attention_heads"], numbers["hidden_size"]
+        optional = {
+            "num_key_value_heads": 8 if is_mistral else heads,
+            "head_dim": width // max(heads, 1),
+            "max_position_embeddings": 131_072 if is_mistral else 2048,
+            "rms_norm_eps": 1e-6,
+        }
+        numbers |= read_numbers(config, f"a {model_type} model", needed=(), optional=optional)
+        window = config.get("sliding_window", 4096) if is_mistral else None
+        if window is not None:
+            window = read_numbers(
+                {"sliding_window": window}, "a mistral model", needed=("sliding_window",), optional={}
+            )
+            window = window["sliding_window"]
+        theta, scaling = _read_rope(config)
+        return cls(
+            model_type=model_type,
+            vocab_size=numbers["vocab_size"],
+            width=width,
+            n_layers=numbers["num_hidden_layers"],
+            n_heads=heads,
+            n_kv_heads=numbers["num_key_value_heads"],
+            head_width=numbers["head_dim"],
+            ffn_width=numbers["intermediate_size"],
+            max_positions=numbers["max_position_embeddings"],
+            norm_eps=numbers["rms_norm_eps"],
+            rope_theta=theta,
+            rope_scaling=scaling,
+            sliding_window=window,
+            ties_embeddings=bool(config.get("tie_word_embeddings", False)),
+        )
+
+    def to_hf(self) -> dict[str, Any]:
+        """The same config under Hugging Face's names, in the spelling of transformers 4 and of 5."""
+        scaling: dict[str, Any] | None = None
+        if self.rope_scaling is not None:
+            scaling = {"rope_type": self.rope_scaling.kind, "factor": self.rope_scaling.factor}
+            if self.rope_scaling.kind == "llama3":
+                scaling |= {
+                    "low_freq_factor": self.rope_scaling.low_frequency_factor,
+                    "high_freq_factor": self.rope_scaling.high_frequency_factor,
+                    "original_max_position_embeddings": self.rope_scaling.original_positions,
+                }
+        written = {
+            "model_type": self.model_type,
+            "vocab_size": self.vocab_size,
+            "hidden_size": self.width,
+            "num_hidden_layers": self.n_layers,
+            "num_attention_heads": self.n_heads,
+            "num_key_value_heads": self.n_kv_heads,
+            "head_dim": self.head_width,
+            "intermediate_size": self.ffn_width,
+            "max_position_embeddings": self.max_positions,
+            "rms_norm_eps": self.norm_eps,
+            "rope_theta": self.rope_theta,
+            "rope_scaling": scaling,
+            "rope_parameters": {"rope_type": "default", **(scaling or {}), "rope_theta": self.rope_theta},
+            "tie_word_embeddings": self.ties_embeddings,
+            "hidden_act": "silu",
+        }
+        return written | ({"sliding_window": self.sliding_window} if self.model_type == "mistral" else {})
+
+
+def _read_rope(config: dict[str, Any]) -> tuple[float, RopeScaling | None]:
+    """The base and the stretching of the rotary frequencies, from either spelling."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        raise ConfigError(f"The rope parameters are {rope!r}: they must be an object with a rope_type.")
+    theta = rope.get("rope_theta", config.get("rope_theta"))
+    theta = read_numbers({"rope_theta": theta}, "a decoder", needed=(), optional={"rope_theta": 10_000.0})["rope_theta"]
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind not in ROPE_TYPES:
+        raise ConfigError(f"rope_type {kind!r} is not supported: use one of {', '.join(ROPE_TYPES)}.")
+    if kind == "default":
+        return theta, None
+    numbers = read_numbers(
+        rope,
+        "a decoder with stretched rope",
+        needed=(),
+        optional={
+            "factor": 1.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        },
+    )
+    if rope.get("factor") is None:
+        raise ConfigError(f"rope_type {kind!r} has no factor.")
+    return theta, RopeScaling(
+        kind=kind,
+        factor=numbers["factor"],
+        low_frequency_factor=numbers["low_freq_factor"],
+        high_frequency_factor=numbers["high_freq_factor"],
+        original_positions=numbers["original_max_position_embeddings"],
+    )

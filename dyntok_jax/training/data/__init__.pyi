@@ -1,0 +1,23 @@
+from .data_config import (
+    DataConfig as DataConfig,
+)
+from .held_out import (
+    PIVOT as PIVOT,
+    batches_held_out as batches_held_out,
+    batches_of_files as batches_of_files,
+    digest_of as digest_of,
+    with_pieces as with_pieces,
+)
+from .text_languages import (
+    by_language as by_language,
+    numbers_by_language as numbers_by_language,
+)
+from .training_batch import (
+    PieceBatch as PieceBatch,
+    SurfaceForms as SurfaceForms,
+    TextBatch as TextBatch,
+    TrainingBatch as TrainingBatch,
+)
+from .training_data import (
+    training_batches as training_batches,
+)

@@ -1,0 +1,147 @@
+"""Texts and pieces to validate on, from files or held out of the training texts, in batches that are merged fully."""
+
+import hashlib
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from dyntok_jax.errors import InputError
+from dyntok_jax.options import Share
+from dyntok_jax.text import ByteLevelTokenizer, TextEncoder, read_aligned, read_lines
+from dyntok_jax.training.data.data_config import (
+    DataConfig,
+)
+from dyntok_jax.training.data.pieces import make_piece_batch, vocabulary_pieces
+from dyntok_jax.training.data.text_batch import make_text_batch
+from dyntok_jax.training.data.text_languages import index_of_language, language_and_file
+from dyntok_jax.training.data.training_batch import TextBatch, TrainingBatch
+from dyntok_jax.training.data.training_data import (
+    validation_texts,
+)
+
+PIVOT = "en"
+"""The language whose translations are looked for."""
+
+ALIGNED_SUFFIXES = (".jsonl", ".jsonl.gz")
+
+
+def batches_of_files(
+    files: Sequence[str], data: DataConfig, text_encoder: TextEncoder, *, limit: int, languages: Sequence[str] = ()
+) -> tuple[list[TextBatch], list[dict[str, list[TextBatch]]]]:
+    """Reads text to validate on, and merges it fully.
+
+    Args:
+      files: plain text, one text a line, as FILE or CODE=FILE; or aligned JSON lines (.jsonl, .jsonl.gz) with a field a
+        language.
+      data: how training batches are made; share and seed play no part.
+      text_encoder: of the model.
+      limit: the most texts a file, or a language of an aligned one: the first.
+      languages: codes of the hypernetwork's languages in the order of their indices; empty if it has none.
+
+    Returns:
+      All texts in batches; and those of each aligned file that has English, by language, in the same order in each.
+
+    Raises:
+      InputError: a file cannot be read, holds no text, or is in a language that the hypernetwork has not.
+    """
+    batches, translations = [], []
+
+    def batches_of(texts: Sequence[str], code: str) -> list[TextBatch]:
+        return full_batches(texts, data, text_encoder, language=index_of_language(code, languages))
+
+    for given in files:
+        code, file = language_and_file(given)
+        if not file.endswith(ALIGNED_SUFFIXES):
+            batches += batches_of([line for line in read_lines(file) if line.strip()][:limit], code)
+            continue
+        if file != given:
+            raise InputError(f"{file} says itself which languages it holds: leave {code}= out.")
+        columns = read_aligned(file)
+        whole = [row for row in zip(*columns.values(), strict=True) if None not in row][:limit]
+        if not whole:
+            raise InputError(f"{file} has no paragraph in all of its languages ({' '.join(columns)}).")
+        of_file = {code: batches_of(texts, code) for code, texts in zip(columns, zip(*whole, strict=True), strict=True)}
+        batches += [batch for of_language in of_file.values() for batch in of_language]
+        if PIVOT in of_file and len(of_file) > 1:
+            translations.append(of_file)
+    return batches, translations
+
+
+def batches_held_out(data: DataConfig, text_encoder: TextEncoder, languages: Sequence[str] = ()) -> list[TextBatch]:
+    """The paragraphs that are held out of the training texts, merged fully.
+
+    Raises:
+      ConfigError: none are held out.
+      InputError: texts cannot be read, or are in a language that the hypernetwork has not.
+    """
+    return [
+        batch
+        for code, texts in validation_texts(data).items()
+        for batch in full_batches(texts, data, text_encoder, language=index_of_language(code, languages))
+    ]
+
+
+def digest_of(batches: Sequence[TrainingBatch]) -> str:
+    """A digest of all that batches hold, by which a resumed run knows that it validates on the same."""
+    digest = hashlib.blake2b(digest_size=8)
+    for leaf in jax.tree.leaves(list(batches)):
+        digest.update(repr((leaf.shape, leaf.dtype)).encode())
+        digest.update(np.ascontiguousarray(leaf).data)
+    return digest.hexdigest()
+
+
+def full_batches(
+    texts: Sequence[str], data: DataConfig, text_encoder: TextEncoder, *, language: int = 0
+) -> list[TextBatch]:
+    """Batches of fully merged texts; the last one may be smaller.
+
+    Args:
+      texts: to validate on.
+      data: how training batches are made; share and seed play no part.
+      text_encoder: of the model.
+      language: their language as the hypernetwork counts them.
+    """
+    return [
+        make_text_batch(
+            texts[at : at + data.batch_size],
+            np.full(len(texts[at : at + data.batch_size]), language, np.int32),
+            text_encoder,
+            goal=Share(100),
+            boundary=data.boundary,
+            max_subwords=data.max_subwords,
+            max_length=data.max_length,
+            prefix=data.prefix,
+            predict_all=data.predict_all,
+            mask_probability=data.mask_probability,
+            rng=np.random.default_rng(at),
+        )
+        for at in range(0, len(texts), data.batch_size)
+    ]
+
+
+def with_pieces(
+    batches: Sequence[TextBatch], data: DataConfig, tokenizer: ByteLevelTokenizer, languages: Sequence[str] = ()
+) -> list[TrainingBatch]:
+    """Batches to validate on: each with as many vocabulary pieces as a training batch has, the same at any time.
+
+    As in training, a piece is in any of the languages that there is text in.
+    """
+    if not data.pieces_per_batch:
+        return [TrainingBatch(batch, None) for batch in batches]
+    pieces = vocabulary_pieces(tokenizer, max_subwords=data.max_subwords, mode=data.pieces)
+    rng = np.random.default_rng(0)
+    known = sorted({index_of_language(code, languages) for code in (*data.texts, *data.words) or languages}) or [0]
+    return [
+        TrainingBatch(
+            batch,
+            make_piece_batch(
+                pieces,
+                rng.integers(0, len(pieces), data.pieces_per_batch),
+                rng.choice(np.array(known, np.int32), data.pieces_per_batch),
+                random_probability=0.0,
+                rng=rng,
+            ),
+        )
+        for batch in batches
+    ]

@@ -1,0 +1,181 @@
+"""One batch of texts for a training step: tokenized twice, merged, its new tokens listed, aligned and padded."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Int, Int32
+
+from dyntok_jax.embedding import distinct_forms, wants_row
+from dyntok_jax.errors import InputError
+from dyntok_jax.merging import merge_batch_on_host
+from dyntok_jax.options import Boundary, Goal
+from dyntok_jax.text import RaggedSubwords, TextEncoder, bucket, cut_padding, pad_batch, token_spans
+from dyntok_jax.training.data.training_batch import SurfaceForms, TextBatch
+from dyntok_jax.types import MergedBatch, SubwordBatch, UniqueTokens
+
+SUBWORD_BUCKETS = (32, 64, 96, 128, 192, 256, 384, 512)
+"""Padded numbers of subwords a sequence."""
+TOKEN_BUCKETS = (24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 384, 512)
+"""Padded numbers of tokens a sequence: finer, for the student's passes forth and back cost more than the teacher's."""
+ROW_BUCKETS = (128, 256, 384, 512)
+"""Padded numbers of new tokens. On real text, 96 subwords at most, the three make some 20 programs to compile."""
+
+
+def make_text_batch(
+    texts: Sequence[str],
+    language_B: Int32[np.ndarray, "B"],
+    text_encoder: TextEncoder,
+    *,
+    goal: Goal,
+    boundary: Boundary = "pretoken",
+    max_subwords: int,
+    max_length: int,
+    prefix: str = "",
+    predict_all: bool = False,
+    mask_probability: float = 0.0,
+    rng: np.random.Generator | None = None,
+) -> TextBatch:
+    """Tokenizes texts as the model does and as dynamic tokens.
+
+    Args:
+      texts: cut at the border of a subword where they are longer than `max_length`.
+      language_B: the language index of each.
+      text_encoder: of the model.
+      goal: when merging stops; pairs are counted over the batch.
+      boundary: what merging may not cross.
+      max_subwords: S, the most subwords a token.
+      max_length: the most subwords a text, special tokens and prefix included.
+      prefix: put before each text, as in `DynamicEncoder`.
+      predict_all: single subwords are new tokens too.
+      mask_probability: how many of the text's tokens `is_masked_BT` hides.
+      rng: draws them; only needed for a probability above 0.
+
+    Returns:
+      A batch padded to a few shapes: L, T and P to the buckets above, K to B · T.
+    """
+    static, dynamic = encode_twice(texts, text_encoder, boundary=boundary, prefix=prefix, max_length=max_length)
+    rows = np.arange(len(texts))
+    static_batch = pad_batch(
+        static,
+        rows,
+        pad_id=text_encoder.tokenizer.pad_id,
+        length=padded_length(static.lengths, max_length, SUBWORD_BUCKETS),
+    )
+    subwords = pad_batch(dynamic, rows, pad_id=text_encoder.tokenizer.pad_id)
+    merged = merge_batch_on_host(
+        subwords.ids_BL, subwords.segment_BL, subwords.mask_BL, goal, max_subwords=max_subwords
+    )
+    merged = cut_padding(merged, padded_length(merged.mask_BT.sum(axis=1), max_length, TOKEN_BUCKETS))
+    wanted_BT = wants_row(text_encoder.tokenizer, subwords.ids_BL, merged, predict_all=predict_all)
+    forms, language_U = distinct_forms(subwords.ids_BL, merged, wanted_BT, language_B, width=max_subwords)
+    padded = pad_forms_to(forms, language_U, bucket(int(forms.count), ROW_BUCKETS))
+    row_BT, kept_K, n_kept = number_rows(subwords, merged, wanted_BT, forms.inverse_BT, len(padded.language_P))
+    is_masked_BT = np.zeros(row_BT.shape, bool)
+    if mask_probability > 0:
+        is_text_BT = np.take_along_axis(subwords.is_counted_BL, merged.start_BT, axis=1) & merged.mask_BT
+        is_masked_BT = is_text_BT & (rng.random(row_BT.shape) < mask_probability)
+    return TextBatch(
+        static_BL=static_batch.ids_BL,
+        static_mask_BL=static_batch.mask_BL,
+        row_BT=row_BT,
+        mask_BT=merged.mask_BT,
+        aligned_BT=align(static_batch, subwords, merged),
+        is_masked_BT=is_masked_BT,
+        forms=padded,
+        kept_K=kept_K,
+        n_kept=np.asarray(n_kept, np.int32),
+    )
+
+
+def padded_length(lengths_B: Int[np.ndarray, "B"], longest: int, buckets: Sequence[int]) -> int:
+    """The padded length of sequences that have at most `longest` subwords."""
+    return min(bucket(int(lengths_B.max()), buckets), longest)
+
+
+def encode_twice(
+    texts: Sequence[str], text_encoder: TextEncoder, *, boundary: Boundary, prefix: str, max_length: int
+) -> tuple[RaggedSubwords, RaggedSubwords]:
+    """Static and byte-level subwords of the same texts, cut so that neither has more than `max_length`.
+
+    Raises:
+      InputError: special tokens and prefix alone are more.
+    """
+    texts = list(texts)
+    while True:
+        static = text_encoder.encode_static(texts, prefix=prefix)
+        dynamic = text_encoder.encode(texts, boundary=boundary, prefix=prefix)
+        too_long = np.flatnonzero((static.lengths > max_length) | (dynamic.lengths > max_length))
+        if not too_long.size:
+            return static, dynamic
+        for row in too_long.tolist():
+            if not texts[row]:
+                taken = max(int(static.lengths[row]), int(dynamic.lengths[row]))
+                raise InputError(
+                    f"max_length {max_length} leaves no room for text: special tokens and prefix take {taken}."
+                )
+            fits = min(_characters_that_fit(subwords, row, max_length) for subwords in (static, dynamic))
+            texts[row] = texts[row][: min(fits, len(texts[row]) - 1)]
+
+
+def _characters_that_fit(subwords: RaggedSubwords, row: int, max_length: int) -> int:
+    """How many characters of a text its first subwords have, as many as there is room for."""
+    begin, end = subwords.offsets[row : row + 2]
+    room = max_length - int((~subwords.is_counted_N[begin:end]).sum())
+    ends = subwords.span_N2[begin:end, 1][subwords.is_counted_N[begin:end]]
+    return int(ends[:room].max(initial=0)) if len(ends) > room else int(ends.max(initial=0))
+
+
+def pad_forms_to(forms: UniqueTokens, language_U: Int32[np.ndarray, "U"], size: int) -> SurfaceForms:
+    """The forms, with rows of padding up to P = `size`."""
+    missing = size - len(language_U)
+    return SurfaceForms(
+        surface_PS=np.pad(forms.surface_US, ((0, missing), (0, 0))),
+        is_subword_PS=np.pad(forms.is_subword_US, ((0, missing), (0, 0))),
+        language_P=np.pad(language_U, (0, missing)),
+    )
+
+
+def number_rows(
+    subwords: SubwordBatch,
+    merged: MergedBatch,
+    wanted_BT: Bool[np.ndarray, "B T"],
+    form_BT: Int32[np.ndarray, "B T"],
+    n_forms: int,
+) -> tuple[Int32[np.ndarray, "B T"], Int32[np.ndarray, "K"], int]:
+    """Each token's row among the forms and, behind them, the distinct kept ones; those; and how many they are."""
+    first_BT = np.take_along_axis(subwords.ids_BL, merged.start_BT, axis=1)
+    keeps_BT = merged.mask_BT & ~wanted_BT
+    kept, index = np.unique(first_BT[keeps_BT], return_inverse=True)
+    row_BT = np.where(wanted_BT, form_BT, 0).astype(np.int32)
+    row_BT[keeps_BT] = n_forms + index
+    kept_K = np.zeros(row_BT.size, np.int32)
+    kept_K[: len(kept)] = kept
+    return row_BT, kept_K, len(kept)
+
+
+def align(static: SubwordBatch, subwords: SubwordBatch, merged: MergedBatch) -> Int32[np.ndarray, "B T"]:
+    """For each token the static subword that ends at the same character, -1 where there is none.
+
+    Where several end there (the bytes of one character), only the last has read all of it; so it is among the tokens.
+    """
+    end_BT = token_spans(subwords, merged)[..., 1]
+    is_text_BT = np.take_along_axis(subwords.is_counted_BL, merged.start_BT, axis=1) & merged.mask_BT & (end_BT > 0)
+    last_BT = _last_with_its_end(end_BT, is_text_BT)
+    end_BL = static.span_BL2[..., 1]
+    last_BL = _last_with_its_end(end_BL, static.is_counted_BL & (end_BL > 0))
+    aligned_BT = np.full(end_BT.shape, -1, np.int32)
+    for row in range(len(end_BT)):
+        position = np.flatnonzero(last_BL[row])
+        token = np.flatnonzero(last_BT[row])
+        _, at_token, at_position = np.intersect1d(
+            end_BT[row, token], end_BL[row, position], assume_unique=True, return_indices=True
+        )
+        aligned_BT[row, token[at_token]] = position[at_position]
+    return aligned_BT
+
+
+def _last_with_its_end(end: Int32[np.ndarray, "B N"], is_text: Bool[np.ndarray, "B N"]) -> Bool[np.ndarray, "B N"]:
+    """Which are the last of their sequence to end where they do; ends never go back."""
+    following = np.concatenate([end[:, 1:], np.full((len(end), 1), -1)], axis=1)
+    following_is_text = np.concatenate([is_text[:, 1:], np.zeros((len(end), 1), bool)], axis=1)
+    return is_text & ~(following_is_text & (following == end))

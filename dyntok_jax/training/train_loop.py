@@ -1,0 +1,364 @@
+"""The run: steps, validation, checkpoints, metrics, and an early stop. What a step does lies in `step.py`."""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, SingleDeviceSharding
+from jax.typing import DTypeLike
+
+from dyntok_jax.convert import save_hypernet
+from dyntok_jax.embedding import Hypernet
+from dyntok_jax.errors import CheckpointError, ConfigError, TrainingError
+from dyntok_jax.training.data import TrainingBatch
+from dyntok_jax.training.objectives import FrozenModel, Metrics, Objectives
+from dyntok_jax.training.run_folder import (
+    HYPERNET,
+    METRICS,
+    Checkpoints,
+    MetricsFile,
+    Progress,
+    check_same_config,
+    held_alone,
+)
+from dyntok_jax.training.step import (
+    OptimizerConfig,
+    TrainState,
+    cast,
+    init_state,
+    make_optimizer,
+    make_step,
+    place_batch,
+    state_shardings,
+)
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """An endless stream of batches whose place can be kept and found again."""
+
+    def __next__(self) -> TrainingBatch:
+        """The next batch."""
+
+    def get_state(self) -> dict[str, Any]:
+        """Its place behind the batches taken so far; `json.dumps` takes it."""
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes to such a place."""
+
+
+Validate = Callable[[Hypernet], dict[str, float]]
+"""Figures of a hypernetwork on held-out data; `loss` is the one that decides which is best."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """How long to train, and what happens on the way.
+
+    Attributes:
+      steps: of the optimizer.
+      validate_every: steps between validations; there is one before the first step and one behind the last, too.
+      checkpoint_every: steps between checkpoints; each validation makes one, too.
+      keep: how many of the last checkpoints stay beside the best.
+      patience: validations in a row without a better one that end the run; 0: the run goes to its end.
+      log_every: steps between looks at the losses, for which the step has to be waited for.
+      compute_dtype: `float32` or `bfloat16`, of the hypernetwork's computation.
+      export_dtype: the same, of the exported parameters.
+    """
+
+    steps: int = 2000
+    validate_every: int = 200
+    checkpoint_every: int = 50
+    keep: int = 2
+    patience: int = 0
+    log_every: int = 5
+    compute_dtype: str = "float32"
+    export_dtype: str = "float32"
+
+    def __post_init__(self):
+        least = {"steps": 1, "validate_every": 1, "checkpoint_every": 1, "keep": 1, "patience": 0, "log_every": 1}
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise ConfigError(f"{name} is {getattr(self, name)}: it must be at least {low}.")
+        for name in ("compute_dtype", "export_dtype"):
+            if getattr(self, name) not in ("float32", "bfloat16"):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}: choose float32 or bfloat16.")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is trained, on what, and how well it does.
+
+    Attributes:
+      hypernet: the parameters to start from.
+      frozen: the model.
+      batches: to train on.
+      weights: of the objectives.
+      optimizer: how.
+      validate: figures on held-out data; without it the last parameters count as the best, of which no more is known
+        than the losses before their last update.
+      config: of model, data and whatever else decides about the numbers of the run, to compare when it is resumed.
+    """
+
+    hypernet: Hypernet
+    frozen: FrozenModel
+    batches: Batches
+    weights: Objectives
+    optimizer: OptimizerConfig
+    validate: Validate | None
+    config: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Report:
+    """News for whoever watches.
+
+    Attributes:
+      step: steps done.
+      metrics: of the last step, or of a validation.
+      is_validation: which of the two.
+    """
+
+    step: int
+    metrics: dict[str, float]
+    is_validation: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+      step: steps done.
+      best_step: of the parameters in `hypernet`.
+      best_loss: their validation loss; None without validation.
+      hypernet: the folder that holds them.
+      stopped_early: whether patience ran out.
+    """
+
+    step: int
+    best_step: int
+    best_loss: float | None
+    hypernet: Path
+    stopped_early: bool
+
+
+def train(
+    job: Job,
+    run: RunConfig,
+    folder: Path,
+    *,
+    resume: bool = False,
+    mesh: Mesh | None = None,
+    report: Callable[[Report], None] = lambda _: None,
+) -> Outcome:
+    """Trains a hypernetwork.
+
+    Args:
+      job: what and on what.
+      run: how long.
+      folder: for checkpoints, metrics and the result (`run_folder.py`); made if it is not there.
+      resume: go on from the last checkpoint there, if there is one.
+      mesh: splits batches over `data` and parameters by the rules in `sharding.py`.
+      report: called with the losses of each step, some steps late, and with every validation.
+
+    Raises:
+      CheckpointError: the folder holds a run already (without `resume`), one of another config, or cannot be written;
+        or another process trains there.
+      TrainingError: a loss or a gradient is not finite; the last checkpoint gave finite ones.
+    """
+    with held_alone(folder), Checkpoints(folder, run.keep) as checkpoints:
+        if checkpoints.latest is not None and not resume:
+            raise CheckpointError(
+                f"{folder} holds a run already, up to step {checkpoints.latest}: go on with it (--resume), or choose "
+                "another folder."
+            )
+        session = _Session(job, run, folder, checkpoints, mesh, report)
+        with contextlib.closing(session):
+            session.begin()
+            while session.done < run.steps and not session.gives_up:
+                session.take_step()
+        progress = session.progress
+    return Outcome(session.done, progress.best_step, progress.best_loss, folder / HYPERNET, session.gives_up)
+
+
+class _Session:
+    """The moving parts of a run: state, progress, and losses that have not been looked at yet."""
+
+    def __init__(
+        self,
+        job: Job,
+        run: RunConfig,
+        folder: Path,
+        checkpoints: Checkpoints,
+        mesh: Mesh | None,
+        report: Callable[[Report], None],
+    ):
+        self.job, self.run, self.folder, self.mesh, self.report = job, run, folder, mesh, report
+        self.checkpoints = checkpoints
+        self.optimizer = make_optimizer(job.optimizer, run.steps)
+        self.step_of = make_step(self.optimizer, job.weights, jnp.dtype(run.compute_dtype))
+        self.waiting: list[tuple[int, Metrics]] = []
+        self.looked_at = time.perf_counter()
+        self.is_fresh = checkpoints.latest is None
+        self.done = checkpoints.latest or 0
+        self.state, self.progress = self._fresh() if self.is_fresh else self._restored()
+        self.log = MetricsFile(folder / METRICS, after=-1 if self.is_fresh else self.done)
+
+    def begin(self) -> None:
+        """What comes before the first step: a checkpoint of the start, or what a kill may have left undone."""
+        if self.is_fresh:
+            self._save()
+        elif self.progress.best_step == self.done:  # the kill may have come before they were exported
+            self._export()
+
+    @property
+    def gives_up(self) -> bool:
+        """Whether patience has run out."""
+        return 0 < self.run.patience <= self.progress.n_worse
+
+    def take_step(self) -> None:
+        """One step, and what is due after it."""
+        batches = [place_batch(next(self.job.batches), self.mesh) for _ in range(self.job.optimizer.accumulate)]
+        self.state, metrics = self.step_of(self.state, self.job.frozen, batches)
+        self.done += 1
+        self.waiting.append((self.done, metrics))
+        is_due = self.done == self.run.steps or self.done % self.run.checkpoint_every == 0
+        saves = is_due or self._validates_at(self.done)
+        if saves or self.done % self.run.log_every == 0:
+            self._look()
+        if saves:
+            self._save()
+
+    def close(self) -> None:
+        """Closes the metrics file."""
+        self.log.close()
+
+    def _validates_at(self, step: int) -> bool:
+        return self.job.validate is not None and (step == self.run.steps or step % self.run.validate_every == 0)
+
+    def _look(self) -> None:
+        """Waits for the losses, writes them down, and stops at one that is not finite."""
+        waited = [(step, {name: float(value) for name, value in metrics.items()}) for step, metrics in self.waiting]
+        self.waiting = []
+        seconds = (time.perf_counter() - self.looked_at) / max(len(waited), 1)
+        self.looked_at = time.perf_counter()
+        for step, metrics in waited:
+            if not all(map(math.isfinite, metrics.values())):
+                self._discard(step - 1)
+            self._check_finite(metrics, f"step {step}")
+            self.log.write({"step": step, **metrics, "seconds": round(seconds, 3)})
+            self.report(Report(step, metrics, is_validation=False))
+
+    def _save(self) -> None:
+        """Validates if that is due, and starts a checkpoint; better parameters are exported."""
+        loss = None
+        if self._validates_at(self.done):
+            scores = self.job.validate(cast(self.state.hypernet, jnp.dtype(self.run.compute_dtype)))
+            self._check_finite(scores, f"the validation at step {self.done}")
+            loss = scores["loss"]
+            self.log.write({"step": self.done} | {f"validation_{name}": value for name, value in scores.items()})
+            self.report(Report(self.done, scores, is_validation=True))
+            self.looked_at = time.perf_counter()
+        self.progress = judged(self.progress, self.done, loss, has_validation=self.job.validate is not None)
+        self.progress = replace(self.progress, data=self.job.batches.get_state())
+        self.checkpoints.save(self.state, self.progress, self.done)
+        if self.progress.best_step == self.done:
+            self._export()
+
+    def _check_finite(self, figures: dict[str, float], where: str) -> None:
+        """Stops the run at a figure that is no finite number; nothing later than it is kept."""
+        wrong = [name for name, value in figures.items() if not math.isfinite(value)]
+        if not wrong:
+            return
+        self.checkpoints.wait()
+        kept = self.checkpoints.latest
+        good = (
+            "No checkpoint is from before that"
+            if kept is None
+            else f"The checkpoint of step {kept} in {self.checkpoints.folder} and the best parameters in "
+            f"{self.folder / HYPERNET} (--start-from) are from before that"
+        )
+        raise TrainingError(
+            f"{', '.join(wrong)} of {where} came out as no finite number. {good}: start a new run with a lower "
+            "learning rate."
+        )
+
+    def _discard(self, step: int) -> None:
+        """Takes back the checkpoint of parameters that gave no finite number, from which no run could go on.
+
+        What was exported of it stays where a validation found it good, or where there is nothing before it.
+        """
+        self.checkpoints.discard(step)
+        if self.job.validate is None and self.progress.best_step == step and self.checkpoints.latest is not None:
+            self.state, self.progress = self._last_state(), self.checkpoints.load_progress()
+            self._export()
+
+    def _export(self) -> None:
+        export(self.folder / HYPERNET, self.state.hypernet, self.run.export_dtype)
+
+    def _fresh(self) -> tuple[TrainState, Progress]:
+        places = self._places()
+        begin = jax.jit(partial(init_state, optimizer=self.optimizer), out_shardings=places)
+        hypernet = jax.device_put(self.job.hypernet, places.hypernet)
+        return begin(hypernet), Progress(decisive_config(self.job, self.run), self.job.batches.get_state())
+
+    def _restored(self) -> tuple[TrainState, Progress]:
+        progress = self.checkpoints.load_progress()
+        check_same_config(self.folder, progress.config, decisive_config(self.job, self.run))
+        self.job.batches.set_state(progress.data)
+        return self._last_state(), progress
+
+    def _last_state(self) -> TrainState:
+        placed = jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            self._abstract(),
+            self._places(),
+        )
+        return self.checkpoints.load_state(placed)
+
+    def _abstract(self) -> TrainState:
+        return jax.eval_shape(partial(init_state, optimizer=self.optimizer), self.job.hypernet)
+
+    def _places(self) -> TrainState:
+        """Where each array of the state lies, on a mesh or on one device, whatever the run before lay on."""
+        if self.mesh is None:
+            return jax.tree.map(lambda _: SingleDeviceSharding(jax.local_devices()[0]), self._abstract())
+        return state_shardings(self._abstract(), self.optimizer, self.mesh)
+
+
+def judged(progress: Progress, step: int, loss: float | None, *, has_validation: bool) -> Progress:
+    """The progress after a checkpoint, which may have been validated; without any validation the last is the best."""
+    if not has_validation:
+        return replace(progress, best_step=step)
+    if loss is None:
+        return progress
+    if progress.best_loss is None or loss < progress.best_loss:
+        return replace(progress, best_loss=loss, best_step=step, n_worse=0)
+    return replace(progress, n_worse=progress.n_worse + 1)
+
+
+def decisive_config(job: Job, run: RunConfig) -> dict[str, Any]:
+    """What decides about the numbers of a run."""
+    return job.config | {
+        "objectives": vars(job.weights),
+        "optimizer": vars(job.optimizer),
+        "run": {name: getattr(run, name) for name in ("steps", "validate_every", "patience", "compute_dtype")},
+        "hypernet": job.hypernet.config.to_hf(),
+    }
+
+
+def export(folder: Path, hypernet: Hypernet, dtype: DTypeLike) -> None:
+    """Writes parameters as a hypernetwork folder in ZeTT's format.
+
+    Raises:
+      CheckpointError: it cannot be written.
+    """
+    save_hypernet(folder, hypernet.config, cast(hypernet, jnp.dtype(dtype)))

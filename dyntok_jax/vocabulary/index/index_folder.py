@@ -1,0 +1,126 @@
+"""An index on disk: a folder with its arrays (safetensors) and what they are (`config.json`)."""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from dyntok_jax.errors import CheckpointError, InputError
+from dyntok_jax.files import new_folder
+from dyntok_jax.vocabulary import TableConfig
+from dyntok_jax.vocabulary.index.building import Built
+from dyntok_jax.vocabulary.index.inner_products import MipsIndex, RowBlocks
+
+FORMAT = "dyntok-mips-index 2"
+ARRAYS = "index.safetensors"
+CONFIG = "config.json"
+HASHED_ROWS = 8192
+_BLOCKS = ("rows", "ids", "count", "rank_weight", "rank_bias", "scale")
+_SPECIAL = ("special_E", "special_ED")
+
+
+def table_hash(table_VD: Any) -> str:
+    """A digest of a table's shape, dtype and numbers, which tells it from every other."""
+    digest = hashlib.sha256(json.dumps([list(table_VD.shape), str(table_VD.dtype)]).encode())
+    for start in range(0, len(table_VD), HASHED_ROWS):
+        digest.update(np.ascontiguousarray(table_VD[start : start + HASHED_ROWS]).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def table_identity(config: TableConfig) -> str:
+    """The same for a table on disk, by what its output rows were made of: nothing has to be read."""
+    made_of = {name: value for name, value in asdict(config).items() if name not in ("model", "chunk_rows")}
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+
+
+def save_index(
+    folder: str | os.PathLike, built: Built, *, table: str, about: dict[str, Any] | None = None, overwrite: bool = False
+) -> None:
+    """Writes an index; the folder appears under its name once it is whole.
+
+    Args:
+      folder: to be made; its parent folders too.
+      built: the index and its recall.
+      table: hash of the table that it finds rows of.
+      about: more to note in `config.json`, such as the vocabulary's name.
+      overwrite: replace a folder of that name that has a `config.json`.
+
+    Raises:
+      CheckpointError: the folder is there already, or cannot be written.
+    """
+    index = built.index
+    arrays = {name: getattr(index.blocks, name) for name in _BLOCKS} | {name: getattr(index, name) for name in _SPECIAL}
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items() if array is not None}
+    config = (about or {}) | {
+        "format": FORMAT,
+        "table": table,
+        "rows": int(np.sum(index.blocks.count)) + len(index.special_E),
+        "width": index.blocks.rows.shape[2],
+        "blocks": len(index.blocks),
+        "dtype": str(index.blocks.rows.dtype),
+        "held_out_queries": built.n_held_out,
+        "recall_at_20": {str(probe): recall for probe, recall in built.recall.items()},
+        "best_row_found": {str(probe): share for probe, share in built.first.items()},
+    }
+    with new_folder(folder, overwrite=overwrite) as part:
+        try:
+            save_file(arrays, part / ARRAYS)
+        except SafetensorError as error:
+            raise CheckpointError(f"{folder} cannot be written ({error}): is the disk full?") from error
+        text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+        (part / CONFIG).write_text(text, encoding="utf-8")
+
+
+def read_about(folder: str | os.PathLike) -> dict[str, Any]:
+    """What `config.json` says of an index.
+
+    Raises:
+      InputError: there is no index in the folder.
+      CheckpointError: it is damaged or of another version.
+    """
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise InputError(f"There is no index in {folder} (no {CONFIG}): name a folder that `dyntok build-index` wrote.")
+    try:
+        about = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}): build the index again.") from error
+    if about.get("format") != FORMAT:
+        raise CheckpointError(f"{folder} is no index of this version ({FORMAT}): build it again.")
+    return about
+
+
+def load_index(folder: str | os.PathLike, *, table: str | None) -> MipsIndex:
+    """Reads an index into host memory; `place_index` or `jax.device_put` take it from there.
+
+    Args:
+      folder: that `save_index` wrote.
+      table: hash of the table in use; None if the caller has none to compare.
+
+    Raises:
+      InputError: there is no index in the folder, or it is one of another table.
+      CheckpointError: it is damaged.
+    """
+    about = read_about(folder)
+    if table is not None and about.get("table") != table:
+        raise InputError(
+            f"The index in {folder} is one of another table (hash {str(about.get('table'))[:12]}…, the table in use "
+            f"has {table[:12]}…): build an index of this table."
+        )
+    path = Path(folder) / ARRAYS
+    try:
+        with safe_open(path, framework="np") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}): build the index again.") from error
+    names, shape = {*_BLOCKS, *_SPECIAL}, (about.get("blocks"), about.get("width"))
+    if not names - {"scale"} <= set(arrays) <= names or arrays["rows"].shape[::2] != shape:
+        raise CheckpointError(f"{path} is damaged (its arrays are not those of {CONFIG}): build the index again.")
+    blocks = RowBlocks(**{name: arrays.get(name) for name in _BLOCKS})
+    return MipsIndex(blocks, **{name: arrays[name] for name in _SPECIAL})

@@ -1,0 +1,267 @@
+"""Every entry of a grown vocabulary embedded, chunk by chunk, by a hypernetwork or by FVT, into a table on disk."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
+
+from dyntok_jax.embedding import (
+    Hypernet,
+    HypernetConfig,
+    average_embeddings,
+    check_hypernet_fits,
+    collect,
+    language_index,
+    languages_of,
+    predict_embeddings,
+    predict_in_buckets,
+)
+from dyntok_jax.errors import CheckpointError, ConfigError, InputError, NotANumberError
+from dyntok_jax.parameters import fingerprint
+from dyntok_jax.sharding import shard_batch
+from dyntok_jax.text import ByteLevelTokenizer
+from dyntok_jax.vocabulary.grown_vocabulary import GrownVocabulary, readable
+from dyntok_jax.vocabulary.row_table import (
+    CONFIG,
+    Dtype,
+    TableConfig,
+    VocabularyTable,
+    as_damage,
+    open_stores,
+    open_table,
+    read_rows_done,
+    read_table_config,
+    write_rows_done,
+    write_table_config,
+)
+
+CHUNK_ROWS = 8192
+BATCH_ROWS = 1024
+"""Rows a prediction, the last of each chunk and surface length padded up to it."""
+FVT = "fvt"
+
+
+def embed_vocabulary(
+    folder: str | os.PathLike,
+    vocabulary: GrownVocabulary,
+    source_VD: Float[Array, "V D"],
+    *,
+    output_VD: Float[Array, "V D"] | None = None,
+    hypernet: tuple[HypernetConfig, Hypernet] | None = None,
+    language: str | None = None,
+    model: str = "",
+    dtype: Dtype = "float32",
+    mesh: Mesh | None = None,
+    chunk_rows: int = CHUNK_ROWS,
+    overwrite: bool = False,
+    progress: Callable[[int], None] = lambda _: None,
+) -> VocabularyTable:
+    """Writes the rows of all entries. A run that was stopped, by whatever, goes on behind the last chunk it finished.
+
+    The model's own rows are stored as they are. Bytes that its byte-level form appended have none: a hypernetwork
+    predicts them, FVT gives them the unknown token's, or the mean of all rows where the tokenizer has none.
+
+    Args:
+      folder: to make, or that an earlier run with the same arguments began.
+      vocabulary: whose entries.
+      source_VD: the model's input table.
+      output_VD: its output table where that is another.
+      hypernet: config and parameters; None for FVT.
+      language: of the texts to come, for a multilingual hypernetwork.
+      model: the model's name, for whoever opens the folder.
+      dtype: of the stored rows.
+      mesh: batches are split over its axis `data`.
+      chunk_rows: rows that are written at a time.
+      overwrite: replace another table of that name.
+      progress: called with the numbers of rows written, those of an earlier run first.
+
+    Returns:
+      The table, open for reading.
+
+    Raises:
+      ConfigError: model, hypernetwork and vocabulary do not fit each other.
+      InputError: the folder holds something else, or the disk is too small.
+      CheckpointError: it cannot be written.
+      NotANumberError: a row is not finite, or that of a new entry is zero; the entry is named.
+    """
+    folder, tokenizer = Path(folder), vocabulary.tokenizer
+    if dtype not in get_args(Dtype) or chunk_rows < 1:
+        raise InputError(f"A table has rows of {', '.join(get_args(Dtype))} in chunks of 1 or more, not {dtype!r}.")
+    _check_fit(vocabulary, source_VD, output_VD, hypernet)
+    source_VM = source_VD if output_VD is None else jnp.concatenate([source_VD, output_VD], axis=1)
+    n_parts = 1 if mesh is None else mesh.shape["data"]
+    n_batch = -(-BATCH_ROWS // n_parts) * n_parts
+    predict = _predictor(tokenizer, source_VM, hypernet, language, mesh)
+    config = TableConfig(
+        model=model,
+        model_tables=fingerprint(source_VM),
+        hypernetwork=FVT if hypernet is None else fingerprint(hypernet[1]),
+        language=language or "",
+        vocabulary=vocabulary.fingerprint,
+        dtype=dtype,
+        rows=vocabulary.size,
+        width=source_VD.shape[1],
+        chunk_rows=chunk_rows,
+        has_output=output_VD is not None,
+    )
+    try:
+        n_done = _begin(folder, config, overwrite)
+        stores = open_stores(folder, config, create=True)
+        progress(n_done)
+        for start in range(n_done, config.rows, chunk_rows):
+            stop = min(start + chunk_rows, config.rows)
+            rows_UM = _rows(start, stop, vocabulary, source_VM, predict, n_batch)
+            with np.errstate(over="ignore"):  # what is too large for the dtype is told below
+                rows_UM = rows_UM.astype(jnp.dtype(dtype))
+            _check_rows(rows_UM, start, vocabulary, config.width)
+            with as_damage(folder):
+                parts = np.split(rows_UM, len(config.tables), axis=1)
+                writes = [stores[name][start:stop].write(part) for name, part in zip(config.tables, parts, strict=True)]
+                for write in writes:
+                    write.result()
+            write_rows_done(folder, stop)
+            progress(stop - start)
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be written: {error.strerror or error}.") from error
+    return open_table(folder, vocabulary_hash=vocabulary.fingerprint)
+
+
+def _check_fit(vocabulary: GrownVocabulary, source_VD, output_VD, hypernet) -> None:
+    """Raises ConfigError if model, hypernetwork and vocabulary do not fit each other."""
+    tokenizer = vocabulary.tokenizer
+    if source_VD.shape[0] < tokenizer.n_own:
+        raise ConfigError(
+            f"The tokenizer has {tokenizer.n_own} subwords and the model's table {source_VD.shape[0]} rows: "
+            "take the model that the vocabulary was built for."
+        )
+    if hypernet is None:
+        return
+    config, _ = hypernet
+    check_hypernet_fits(
+        config,
+        width=source_VD.shape[1],
+        vocab_size=tokenizer.n_own,
+        n_appended=tokenizer.vocab_size - tokenizer.n_own,
+        separate_output=output_VD is not None,
+    )
+    if output_VD is not None and not config.separate_output:
+        raise ConfigError(
+            "The model has an output table of its own, and this hypernetwork predicts no rows of it: take one with "
+            "separate_out_embeddings = true, or none (FVT)."
+        )
+    longest = vocabulary.constituents_ES.shape[1]
+    if longest > config.max_subwords:
+        raise ConfigError(
+            f"Entries of the vocabulary have up to {longest} subwords and the hypernetwork was trained for "
+            f"{config.max_subwords}: build the vocabulary with at most so many (--max-subwords)."
+        )
+
+
+def _predictor(
+    tokenizer: ByteLevelTokenizer,
+    source_VM: Float[Array, "V M"],
+    hypernet: tuple[HypernetConfig, Hypernet] | None,
+    language: str | None,
+    mesh: Mesh | None,
+) -> Callable[..., Float[Array, "U M"]]:
+    """What makes rows of surface forms: input, or [input ‖ output]."""
+    if hypernet is None:
+        if language is not None:
+            raise InputError("The mean of subwords (FVT) knows no languages: leave the language out.")
+        unknown = tokenizer.unknown_id
+        filler_M = source_VM.mean(axis=0) if unknown is None else source_VM[unknown]
+        table_VM = jnp.concatenate([source_VM[: tokenizer.n_own], filler_M[None]])
+
+        def average(surface_US, is_subword_US, _) -> Float[Array, "U M"]:
+            ids_US = np.minimum(surface_US, tokenizer.n_own)  # appended bytes share the last row
+            return _average(shard_batch(ids_US, mesh), shard_batch(is_subword_US, mesh), table_VM)
+
+        return average
+
+    config, parameters = hypernet
+    languages = languages_of(config.n_langs, config.langs)
+    if languages and language is None:
+        raise InputError(f"This hypernetwork is multilingual: name the texts' language ({' '.join(languages)}).")
+    if language is not None and not languages:
+        raise InputError("This hypernetwork has no languages: leave the language out.")
+    index = language_index(language, languages) if languages else None
+
+    def predict(surface_US, is_subword_US, _) -> Float[Array, "U M"]:
+        surface_US, is_subword_US = shard_batch(surface_US, mesh), shard_batch(is_subword_US, mesh)
+        return _predict(parameters, surface_US, is_subword_US, source_VM, index)
+
+    return predict
+
+
+_average = jax.jit(average_embeddings)
+
+
+@jax.jit
+def _predict(hypernet, surface_US, is_subword_US, source_VM, language) -> Float[Array, "U M"]:
+    found = predict_embeddings(hypernet, surface_US, is_subword_US, source_VM, language)
+    return found.input_UD if found.output_UD is None else jnp.concatenate([found.input_UD, found.output_UD], axis=1)
+
+
+def _begin(folder: Path, config: TableConfig, overwrite: bool) -> int:
+    """Makes the folder, or sees that it is the same table; gives the rows that are written."""
+    if (folder / CONFIG).is_file():
+        found = read_table_config(folder)
+        if found == config:
+            return read_rows_done(folder)
+        if not overwrite:
+            names = [name for name, value in vars(config).items() if getattr(found, name) != value]
+            raise InputError(
+                f"{folder} is another table already (it differs in {', '.join(names)}): choose another name, or "
+                "replace it (--overwrite)."
+            )
+        shutil.rmtree(folder)
+    elif folder.exists() and (not folder.is_dir() or any(not path.name.startswith(".") for path in folder.iterdir())):
+        raise InputError(f"{folder} is there already and is no table: choose another name.")
+    folder.mkdir(parents=True, exist_ok=True)
+    if (free := shutil.disk_usage(folder).free) < config.n_bytes:
+        folder.rmdir()
+        raise InputError(
+            f"The table takes {config.n_bytes / 1e9:.1f} GB and {folder.absolute().parent} has {free / 1e9:.1f} GB "
+            "free: take another disk, or store it as bfloat16."
+        )
+    write_table_config(folder, config)
+    return 0
+
+
+def _rows(
+    start: int,
+    stop: int,
+    vocabulary: GrownVocabulary,
+    source_VM: Float[Array, "V M"],
+    predict: Callable[..., Float[Array, "U M"]],
+    n_batch: int,
+) -> Float[np.ndarray, "U M"]:
+    """Rows of consecutive entries, in float32."""
+    surface_US, is_subword_US = vocabulary.surface_forms(start, stop)
+    n_source = min(max(vocabulary.tokenizer.n_own - start, 0), stop - start)
+    source_UM = np.asarray(source_VM[start : start + n_source], np.float32)
+    n_new = stop - start - n_source
+    forms = surface_US[n_source:], is_subword_US[n_source:]
+    pending = predict_in_buckets(predict, *forms, np.zeros(n_new, np.int32), row_buckets=(n_batch,))
+    return np.concatenate([source_UM, collect(pending, n_new, source_VM.shape[1])])
+
+
+def _check_rows(rows_UM: np.ndarray, start: int, vocabulary: GrownVocabulary, width: int) -> None:
+    """Raises NotANumberError for a row that no search could find, or would always."""
+    wide_UM = rows_UM.astype(np.float32)
+    is_new_U = np.arange(start, start + len(rows_UM)) >= vocabulary.tokenizer.n_own
+    is_zero_U = (wide_UM.reshape(len(rows_UM), -1, width) == 0).all(axis=2).any(axis=1) & is_new_U
+    for fault, is_faulty_U in {"not finite": ~np.isfinite(wide_UM).all(axis=1), "zero": is_zero_U}.items():
+        if is_faulty_U.any():
+            index = start + int(is_faulty_U.argmax())
+            raise NotANumberError(
+                f"The row of entry {index}, {readable(vocabulary.string(index))!r}, is {fault} (stored as "
+                f"{rows_UM.dtype}): the model or the hypernetwork is damaged, or the dtype too narrow for it."
+            )

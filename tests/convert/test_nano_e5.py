@@ -1,0 +1,178 @@
+import json
+import struct
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, strategies as st
+from safetensors.numpy import load_file
+from tokenizers import Tokenizer
+from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
+
+from dyntok_jax.assets import load_sample
+from dyntok_jax.convert.offline import (
+    write_e5_small,
+)
+from dyntok_jax.convert.offline.nano_e5 import (
+    Q4_0_BLOCK,
+    read_packed,
+    unpack_q4_0,
+)
+from dyntok_jax.encoding import default_prompt
+from dyntok_jax.errors import CheckpointError
+
+PIECES = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁a", -1.0), ("<mask>", 0.0)]
+HIDDEN, FEED_FORWARD, POSITIONS = 32, 64, 8
+
+
+def tiny_shapes() -> dict[str, tuple[int, ...]]:
+    square, row = (HIDDEN, HIDDEN), (HIDDEN,)
+    shapes = {"emb.word": (len(PIECES), HIDDEN), "emb.pos": (POSITIONS, HIDDEN), "emb.type": (2, HIDDEN)}
+    shapes |= {"emb.ln.w": row, "emb.ln.b": row, "l0.fi.w": (FEED_FORWARD, HIDDEN), "l0.fi.b": (FEED_FORWARD,)}
+    shapes |= {"l0.fo.w": (HIDDEN, FEED_FORWARD), "l0.fo.b": row}
+    shapes |= {f"l0.{part}.w": square for part in ("q", "k", "v", "ao")} | {f"l0.{n}.w": row for n in ("aln", "oln")}
+    return shapes | {f"l0.{part}.b": row for part in ("q", "k", "v", "ao", "aln", "oln")}
+
+
+def pack(shapes: dict[str, tuple[int, ...]]) -> bytes:
+    """A file of the format with one layer, every tensor f32 and counted up from its index."""
+    texts = [text.encode() for text, _ in PIECES]
+    offsets = np.cumsum([0, *map(len, texts)]).astype("<u4")
+    sizes = (HIDDEN, 1, 1, FEED_FORWARD, len(PIECES), POSITIONS, 2)
+    head = b"E5S1" + struct.pack("<I7ifi", 1, *sizes, 1e-12, 32)
+    head += struct.pack("<5iQ", len(PIECES), 0, 2, 1, 3, int(offsets[-1])) + offsets.tobytes()
+    head += np.array([score for _, score in PIECES], "<f4").tobytes() + b"".join(texts)
+    head += struct.pack("<iI", 1, 9) + b"n" * 9
+    names = [name.encode() for name in shapes]
+    at = len(head) + 4 + sum(2 + len(name) + 21 for name in names)
+    directory, body = struct.pack("<i", len(names)), b""
+    for index, (name, shape) in enumerate(zip(names, shapes.values(), strict=True)):
+        values = (np.arange(np.prod(shape)) + index).astype("<f4").tobytes()
+        directory += struct.pack("<H", len(name)) + name
+        directory += struct.pack("<BIQQ", 0, len(values) // 4, at + len(body), len(values))
+        body += values
+    return head + directory + body
+
+
+def write(data: bytes, folder) -> None:
+    source = folder / "packed.bin"
+    source.write_bytes(data)
+    write_e5_small(source, folder, lambda _: None)
+
+
+def test_config_says_what_the_model_is(e5_small_folder):
+    config = json.loads((e5_small_folder / "config.json").read_text())
+    assert config["model_type"] == "bert"
+    names = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    assert tuple(config[name] for name in names) == (250037, 384, 12, 12, 1536)
+    names = ("max_position_embeddings", "type_vocab_size", "layer_norm_eps", "pad_token_id", "hidden_act")
+    assert tuple(config[name] for name in names) == (512, 2, 1e-12, 1, "gelu")
+
+
+@pytest.fixture(scope="module")
+def auto_tokenizer(e5_small_folder):
+    return AutoTokenizer.from_pretrained(e5_small_folder)
+
+
+def test_transformers_and_tokenizers_read_the_same_ids(e5_small_folder, auto_tokenizer):
+    fast = PreTrainedTokenizerFast.from_pretrained(e5_small_folder)
+    raw = Tokenizer.from_file(str(e5_small_folder / "tokenizer.json"))
+    texts = [text for paragraphs in load_sample().values() for text in paragraphs[:10]]
+    texts += ["", " ", "a <mask> b", "ﬁ ½ Ⅷ ｶﾞ", "👩‍👩‍👧 \u200b\x00\ufffd", "</s><s>"]
+    ids = [raw.encode(text).ids for text in texts]
+    assert auto_tokenizer(texts).input_ids == fast(texts).input_ids == ids
+    assert auto_tokenizer("a b", "c").input_ids == fast("a b", "c").input_ids == raw.encode("a b", "c").ids
+
+
+def test_ids_are_the_published_ones_of_xlmr(auto_tokenizer):
+    tokenizer = auto_tokenizer
+    assert tokenizer("Hello world").input_ids == [0, 35378, 8999, 2]
+    assert tokenizer("Hello", "world").input_ids == [0, 35378, 2, 2, 8999, 2]
+    assert tokenizer.convert_tokens_to_ids(["<s>", "<pad>", "</s>", "<unk>", "<mask>"]) == [0, 1, 2, 3, 250001]
+    assert (len(tokenizer), tokenizer.model_max_length, tokenizer.mask_token_id) == (250002, 512, 250001)
+    assert tokenizer.convert_ids_to_tokens(tokenizer("A <mask>.").input_ids) == [
+        "<s>",
+        "▁A",
+        "<mask>",
+        "▁",
+        ".",
+        "</s>",
+    ]
+
+
+def test_token_counts_on_the_sample_are_xlmrs(e5_small_folder):
+    raw = Tokenizer.from_file(str(e5_small_folder / "tokenizer.json"))
+    counts = {}
+    for language, texts in load_sample().items():
+        counts[language] = sum(len(line.ids) for line in raw.encode_batch(texts, add_special_tokens=False))
+    expected = [1723, 1755, 2031, 1964, 2519, 1938, 2201, 2131, 1979, 1947, 1900, 1916, 2036, 2147, 1449]
+    assert list(counts.values()) == expected
+
+
+def test_transformers_loads_every_weight_and_finds_translations(e5_small_folder, auto_tokenizer):
+    model, info = AutoModel.from_pretrained(e5_small_folder, add_pooling_layer=False, output_loading_info=True)
+    assert not any(info[faults] for faults in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert model.dtype == torch.float32
+
+    @torch.no_grad()
+    def embed(texts):
+        batch = auto_tokenizer([f"query: {text}" for text in texts], padding=True, return_tensors="pt")
+        mask = batch["attention_mask"][..., None]
+        means = (model(**batch).last_hidden_state * mask).sum(1) / mask.sum(1)
+        return torch.nn.functional.normalize(means, dim=-1)
+
+    shortest = sorted(range(50), key=lambda index: len(load_sample()["en"][index]))[:30]
+    english, german, thai = (embed([load_sample()[code][index] for index in shortest]) for code in ("en", "de", "th"))
+    for foreign in (german, thai):
+        nearest = (foreign @ english.T).argmax(1)
+        assert (nearest == torch.arange(30)).float().mean() > 0.9
+
+
+@given(st.lists(st.binary(min_size=16, max_size=16), min_size=1, max_size=3), st.integers(0, 0x7BFF))
+def test_q4_0_is_half_minus_8_times_scale(halves, scale_bits):
+    scale = struct.unpack("<e", struct.pack("<H", scale_bits))[0]
+    blocks = np.frombuffer(b"".join(struct.pack("<H", scale_bits) + block for block in halves), Q4_0_BLOCK)
+    expected = []
+    for block in halves:
+        expected += [(byte % 16 - 8) * scale for byte in block] + [(byte // 16 - 8) * scale for byte in block]
+    np.testing.assert_array_equal(unpack_q4_0(blocks), np.array(expected, np.float32))
+
+
+def test_tensors_get_hugging_face_names_and_shapes(tmp_path):
+    shapes = tiny_shapes()
+    write(pack(shapes), tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    assert len(tensors) == len(shapes)
+    index = list(shapes).index("l0.fi.w")
+    written = tensors["encoder.layer.0.intermediate.dense.weight"]
+    np.testing.assert_array_equal(written, (np.arange(2048, dtype=np.float32) + index).reshape(FEED_FORWARD, HIDDEN))
+    _, info = AutoModel.from_pretrained(tmp_path, add_pooling_layer=False, output_loading_info=True)
+    assert not any(info[faults] for faults in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+
+
+def test_missing_extra_and_misshapen_tensors_are_all_listed(tmp_path):
+    shapes = tiny_shapes() | {"l0.q.w": (HIDDEN, 2 * HIDDEN), "pooler.w": (HIDDEN,)}
+    del shapes["emb.ln.b"], shapes["l0.oln.w"]
+    with pytest.raises(CheckpointError) as caught:
+        write(pack(shapes), tmp_path)
+    assert "missing: emb.ln.b, l0.oln.w; not known: pooler.w; misshapen: l0.q.w (2048 weights" in str(caught.value)
+
+
+def test_a_file_cut_anywhere_is_refused(tmp_path):
+    data = pack(tiny_shapes())
+    read_packed(data)
+    ends = [*range(0, 1000, 7), len(data) - 4 * HIDDEN, len(data) - 1]
+    for end in ends:
+        with pytest.raises(CheckpointError, match=r"E5S1|cut short"):
+            write(data[:end], tmp_path)
+
+
+def test_another_format_is_refused():
+    with pytest.raises(CheckpointError, match="does not begin with E5S1"):
+        read_packed(b"PK\x03\x04" + bytes(100))
+    with pytest.raises(CheckpointError, match="64 weights a block"):
+        read_packed(pack(tiny_shapes())[:40] + struct.pack("<i", 64) + bytes(100))
+
+
+def test_the_encoder_knows_the_prompt_that_e5_expects(e5_small_folder):
+    assert default_prompt(e5_small_folder) == "query: "

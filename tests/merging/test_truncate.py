@@ -1,0 +1,66 @@
+"""Truncation: the limit holds, special tokens stay, the longer text gives first."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from dyntok_jax.errors import InputError, TooLongError
+from dyntok_jax.merging.segments import merge_segments
+from dyntok_jax.merging.truncate import truncate_tokens
+from tests.support.merging_cases import pad
+
+
+def pair_of_texts(n_first, n_second):
+    """<s> first </s> </s> second </s>, as the columns of one row: segment and type."""
+    first, second = list(range(n_first)), list(range(n_first, n_first + n_second))
+    segment = [-1, *first, -1, -1, *second, -1]
+    return segment, [0] * (n_first + 2) + [1] * (n_second + 2)
+
+
+def truncate(sizes, limit):
+    segments, types = zip(*(pair_of_texts(*size) for size in sizes), strict=True)
+    _, segment_BL, mask_BL = pad(segments, segments)
+    type_BL, _, _ = pad(types, types)
+    merged = truncate_tokens(merge_segments(segment_BL, mask_BL), segment_BL, type_BL, limit)
+    kept = [start[mask].tolist() for start, mask in zip(merged.start_BT, merged.mask_BT, strict=True)]
+    assert not merged.length_BT[~merged.mask_BT].any()
+    assert not merged.start_BT[~merged.mask_BT].any()
+    return kept
+
+
+def expected(n_first, n_second, limit):
+    """The rule, one token at a time."""
+    a, b = n_first, n_second
+    while a + b + 4 > limit:
+        if a > b:
+            a -= 1
+        else:
+            b -= 1
+    after = n_first + 3
+    return [0, *range(1, a + 1), n_first + 1, n_first + 2, *range(after, after + b), after + n_second]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=4), st.integers(4, 24))
+def test_the_longer_text_gives_its_last_tokens_first(sizes, limit):
+    assert truncate(sizes, limit) == [expected(*size, limit) for size in sizes]
+
+
+def test_special_tokens_alone_may_be_too_many():
+    with pytest.raises(
+        TooLongError, match=r"^Sequence 0 cannot be cut to 3 tokens: it has 4 special tokens, and they stay\.$"
+    ):
+        truncate([(2, 2)], 3)
+
+
+def test_a_limit_below_one_is_refused():
+    with pytest.raises(InputError, match=r"^The limit must be 1 token or more, not 0\.$"):
+        truncate([(2, 2)], 0)
+
+
+def test_long_tokens_keep_their_lengths():
+    segment_BL = np.array([[-1, 0, 0, 0, 1, 1, -1]], np.int32)
+    merged = merge_segments(segment_BL, np.ones((1, 7), bool))
+    cut = truncate_tokens(merged, segment_BL, np.zeros_like(segment_BL), 3)
+    assert cut.start_BT[0].tolist() == [0, 1, 6, 0, 0, 0, 0]
+    assert cut.length_BT[0].tolist() == [1, 3, 1, 0, 0, 0, 0]

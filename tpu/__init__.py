@@ -1,0 +1,1 @@
+"""Full-size programs compiled ahead of time for named TPU topologies."""
