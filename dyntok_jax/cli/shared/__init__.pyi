@@ -42,7 +42,7 @@ from .option_types import (
     goal_of as goal_of,
     hypernet_of as hypernet_of,
     limit_of as limit_of,
-    merge_rules as merge_rules,
+    merging_of as merging_of,
     mesh_shape as mesh_shape,
 )
 from .outputs import (
