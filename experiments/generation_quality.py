@@ -9,7 +9,7 @@ tokens and normalises over its vocabulary; *own tokens, large softmax* is the sa
 which shows what probability the new ones take away; *large* writes the text with the longest entries that fit. A text
 has one spelling in each, so that all are upper bounds of what the model needs. The softmax is exact.
 
-Texts: each paragraph's first words are a prompt, merged and embedded as always, and the model writes on, greedily and
+Texts: each paragraph's first words are a prompt, merged as far as it may be, and the model writes on, greedily and
 by sampling, in its own vocabulary, in that and the prompt's tokens, and in the large one through the index. distinct-2
 is the share of different pairs among all pairs of words; repeated, the share of four words in a row that the same text
 had before.
@@ -47,6 +47,7 @@ from dyntok_jax.hub import DEFAULT_DECODER
 from dyntok_jax.large_vocabulary import LoadedVocabulary
 from dyntok_jax.models.mistral import forward
 from dyntok_jax.text.batches import bucket
+from dyntok_jax.tokens import FULL
 
 POSITIONS = 16
 """Positions whose logits over the large vocabulary lie in memory at a time."""
@@ -182,6 +183,7 @@ def write(decoder: DynamicDecoder, loaded: LoadedVocabulary, prompts: Sequence[s
                 max_tokens=options.max_tokens,
                 sampling=sampling,
                 vocabulary=vocabulary,
+                goal=FULL,
                 batch_size=options.batch_size,
             )
             generate()
