@@ -1,4 +1,4 @@
-"""`DynamicDecoder`: a trained decoder that reads dynamic tokens and writes its own, the prompt's, or many others."""
+"""`DynamicDecoder`: a trained decoder that reads its own tokens or merged ones, and writes in them or many others."""
 
 import os
 import time
@@ -170,7 +170,7 @@ class DynamicDecoder:
         self,
         prompts: Sequence[Prompt],
         *,
-        goal: Goal | None = FULL,
+        goal: Goal | None = None,
         boundary: Boundary = "pretoken",
         scope: Scope = "example",
         max_subwords: int | Literal["auto"] | None = "auto",
@@ -179,16 +179,17 @@ class DynamicDecoder:
         language: str | Sequence[str] | None = None,
         batch_size: int = 8,
     ) -> ReadPrompts:
-        """Tokenizes and merges prompts: what the other methods do first, with these options.
+        """Tokenizes prompts, and merges them if asked: what the other methods do first, with these options.
 
         Args:
           prompts: plain texts, or chats as lists of turns (`{"role": …, "content": …}`).
-          goal: when merging stops; None is static tokenization: the model's own tokenizer and ids.
+          goal: when merging stops. None, the default, is static tokenization, the model's own tokenizer and ids: merged
+            words lose most of their meaning today; figures are in the README. `Share(100)` merges all it may.
           boundary: what merging may not cross.
           scope: merge each prompt alone (`example`), or those of a batch together (`batch`).
           max_subwords: the most subwords a token; None for no limit, `auto` for the length that the hypernetwork was
             trained for, 7 under FVT. A merge list has its own.
-          merge_list: apply these merges instead of finding the prompts' own; `goal` must then be the default.
+          merge_list: apply these merges instead of finding the prompts' own; give no goal beside it.
           merge_last: let a prompt's last segment merge, though what follows may go on in mid-word.
           language: code of the prompts' language, one for all or one each; only for multilingual hypernetworks.
           batch_size: prompts a batch.
@@ -200,6 +201,8 @@ class DynamicDecoder:
         """
         if batch_size < 1:
             raise InputError(f"The batch size must be 1 or more, not {batch_size}.")
+        if goal is None and merge_list is not None:
+            goal = FULL
         rules = merge_rules(
             self.embedder,
             goal=goal,
@@ -246,7 +249,7 @@ class DynamicDecoder:
           seed: one for all, or one each. A text depends on its seed and its prompt, never on its neighbours: several
             samples of a prompt need several seeds.
           vocabulary: to write in, from `load_vocabulary`; `prompt` for the model's own and the tokens that each prompt
-            was merged to; None for the model's own.
+            was merged to, which needs a goal; None for the model's own.
           batch_size: prompts a batch.
           on_text: called with a prompt's number and its next piece of text, token by token, which costs some speed.
           on_progress: called with the number of prompts of each batch when it is done.

@@ -65,7 +65,7 @@ def merge_rules(
       boundary: what merging may not cross.
       scope: what pairs are counted over.
       max_subwords: the longest token, None for no limit.
-      merge_list: merges to apply; `goal` must then be the default.
+      merge_list: merges to apply; `goal` must then be full merging.
 
     Raises:
       InputError: what is no goal or scope, a merge list beside a goal, or one of another tokenizer or boundary.

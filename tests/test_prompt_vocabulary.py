@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny import write_tiny_decoder, write_tiny_decoder_hypernet
 
-from dyntok_jax import DynamicDecoder, SamplingConfig
+from dyntok_jax import DynamicDecoder, SamplingConfig, Share
 from dyntok_jax.assets import load_sample
 from dyntok_jax.cli.main import main
 from dyntok_jax.embedding.hypernet import predict_embeddings
@@ -23,6 +23,7 @@ from dyntok_jax.tokens import join_tokens
 
 DE = load_sample()["de"]
 PROMPTS = [DE[0][:90], "All human beings are born free", "x"]
+FULL = Share(100)
 HOT = SamplingConfig(8.0)
 """So hot that tokens of the prompt are drawn, too."""
 READ = jax.jit(forward)
@@ -43,18 +44,18 @@ def decoder(folder):
 
 
 def written(decoder, prompts=PROMPTS, **options):
-    return decoder.generate(prompts, vocabulary="prompt", **{"max_tokens": 12} | options)
+    return decoder.generate(prompts, vocabulary="prompt", **{"max_tokens": 12, "goal": FULL} | options)
 
 
 def entries_of(decoder, prompt):
-    read = decoder.read([prompt])
+    read = decoder.read([prompt], goal=FULL)
     return prompt_entries(decoder.tokenizer, read.tokens[0], n_own=decoder.config.vocab_size)
 
 
 def new_forms(decoder, prompt):
     """The subwords of each new token of a prompt, found without the code under test."""
     forms, pieces = {}, set(decoder.tokenizer.pieces)
-    for ids in decoder.read([prompt]).tokens[0].ids():
+    for ids in decoder.read([prompt], goal=FULL).tokens[0].ids():
         string = decoder.tokenizer.token_string(ids)
         if len(ids) > 1 and string not in pieces:
             forms.setdefault(string, ids)
@@ -69,7 +70,7 @@ def oracle(decoder, prompt, n_tokens, penalty=1.0):
     new = new_forms(decoder, prompt)
     parts = [[index] for index in range(len(own_in))] + new
     inputs, outputs = (np.stack([*own, *(own[ids].mean(axis=0) for ids in new)]) for own in (own_in, own_out))
-    tokens = decoder.read([prompt]).tokens[0]
+    tokens = decoder.read([prompt], goal=FULL).tokens[0]
     rows, seen, found = [own_in[ids].mean(axis=0) for ids in tokens.ids()], set(tokens.subword_L.tolist()), []
     for _ in range(n_tokens):
         padded = jnp.asarray(np.pad(np.stack(rows), ((0, 64 - len(rows)), (0, 0))))
@@ -92,7 +93,7 @@ def test_entries_are_the_prompts_merged_tokens_once_each(decoder):
     assert len(entries) > 5
     assert len(set(entries.strings)) == len(entries)
     assert not set(entries.strings) & set(decoder.tokenizer.pieces)
-    merged = decoder.read(PROMPTS[:1]).tokens[0].ids()
+    merged = decoder.read(PROMPTS[:1], goal=FULL).tokens[0].ids()
     assert [decoder.tokenizer.token_string(merged[place]) for place in entries.places] == entries.strings
     assert len(entries_of(decoder, "x")) == 0
 
@@ -119,7 +120,7 @@ def test_new_tokens_are_drawn_counted_and_spelt(decoder):
 def test_a_rare_word_of_the_prompt_is_written_in_one_step(decoder, monkeypatch):
     """Where the hidden state points at the row of a prompt's token, that token comes, whole."""
     prompt = "Das Wort Bundesverfassungsgericht"
-    read = decoder.read([prompt], merge_last=True)
+    read = decoder.read([prompt], goal=FULL, merge_last=True)
     entries = prompt_entries(decoder.tokenizer, read.tokens[0], n_own=decoder.config.vocab_size)
     number = max(range(len(entries)), key=lambda n: len(entries.strings[n]))
     rare = to_bytes(entries.strings[number]).decode()
@@ -146,7 +147,7 @@ def test_an_answer_never_depends_on_its_neighbours(decoder):
     together = written(decoder, **options)
     assert sum(text.n_new for text in together) > 0
     assert [text.ids for text in together] == [written(decoder, [prompt], **options)[0].ids for prompt in PROMPTS]
-    assert "".join(decoder.stream(PROMPTS[0], vocabulary="prompt", **options)) == together[0].text
+    assert "".join(decoder.stream(PROMPTS[0], vocabulary="prompt", goal=FULL, **options)) == together[0].text
 
 
 def test_on_a_mesh_everything_is_the_same(folder):
@@ -159,8 +160,8 @@ def test_on_a_mesh_everything_is_the_same(folder):
 
 def test_what_cannot_be_is_told(decoder, monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # users have no check of types before ours
-    with pytest.raises(InputError, match="Static tokenization merges nothing"):
-        written(decoder, goal=None)
+    with pytest.raises(InputError, match=r"merges nothing.*: give a goal \(goal=Share\(100\), --share 100\)"):
+        decoder.generate(PROMPTS, vocabulary="prompt")
     with pytest.raises(InputError, match="'promt' is no vocabulary"):
         decoder.generate(PROMPTS, vocabulary="promt")
 
@@ -168,19 +169,23 @@ def test_what_cannot_be_is_told(decoder, monkeypatch):
 def test_the_command_writes_what_the_library_writes(decoder, folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     generate = ["generate", PROMPTS[0], "--model", str(folder / "model"), "--max-tokens", "40", "--prompt-vocab"]
+    full = ["--share", "100"]
     hot = ["--temperature", str(HOT.temperature), "--seed", "4"]
-    assert main([*generate, *hot, "--output", "out.jsonl"]) == 0
+    assert main([*generate, *full, *hot, "--output", "out.jsonl"]) == 0
     (text,) = written(decoder, PROMPTS[:1], sampling=HOT, seed=4, max_tokens=40)
     assert capsys.readouterr().out == text.text
     line = json.loads((tmp_path / "out.jsonl").read_text())
     assert (line["n_written"], line["n_new"]) == (40, text.n_new)
-    for more, said in ((["--static"], "Static tokenization merges nothing"), (["--vocab", "v"], "names others")):
+    needs_goal = "prompts are static by default: give a goal too, such as --share 100"
+    for more, said in (([], needs_goal), (["--static"], needs_goal), ([*full, "--vocab", "v"], "names others")):
         assert main([*generate, *more]) == 2
-        assert said in capsys.readouterr().err
+        out, err = capsys.readouterr()
+        assert said in err
+        assert (out, err.count("\n")) == ("", 1)
 
 
 def test_output_rows_come_in_the_order_of_input_rows(decoder):
-    read, output = decoder.read(PROMPTS), decoder.decoder.output_embeddings[...]
+    read, output = decoder.read(PROMPTS, goal=FULL), decoder.decoder.output_embeddings[...]
     batch, merged = pad_batch(read.subwords, np.arange(3), pad_id=0), join_tokens(read.tokens)
     row_BT, rows_UD = decoder.embedder.new_rows(batch.ids_BL, merged, read.language_N)
     found = decoder.embedder.new_output_rows(batch.ids_BL, merged, read.language_N, output)
@@ -195,7 +200,7 @@ def test_a_hypernetwork_gives_output_rows_too_or_says_that_it_has_none(folder):
     for name, separate in (("both", True), ("input", False)):
         write_tiny_decoder_hypernet(folder / name, folder / "model", separate_output=separate)
     decoder = DynamicDecoder.load(folder / "model", folder / "both")
-    read, output = decoder.read(PROMPTS), decoder.decoder.output_embeddings[...]
+    read, output = decoder.read(PROMPTS, goal=FULL), decoder.decoder.output_embeddings[...]
     batch, merged = pad_batch(read.subwords, np.arange(3), pad_id=0), join_tokens(read.tokens)
     row_BT, _ = decoder.embedder.new_rows(batch.ids_BL, merged, read.language_N)
     found = decoder.embedder.new_output_rows(batch.ids_BL, merged, read.language_N, output)

@@ -28,12 +28,14 @@ class Writing:
 
     Attributes:
       texts: one a prompt.
+      is_merged: whether prompts were merged, rather than static.
       seconds_to_first: from the prompts to the first token of the first batch, compilation left out.
       seconds: from the prompts to the last text's end, compilation left out.
       compile_seconds: how long JAX compiled.
     """
 
     texts: Sequence[GeneratedText]
+    is_merged: bool
     seconds_to_first: float
     seconds: float
     compile_seconds: float
@@ -66,8 +68,11 @@ class Writing:
     def notes(self) -> list[str]:
         """What the table's numbers mean, in sentences."""
         new = [] if self.new is None else ["new: tokens written that the model's own vocabulary does not have."]
+        counted = "tokens: the prompt to the model's own tokenizer"
+        if self.is_merged:
+            counted = "static: the prompt to the model's own tokenizer; tokens: after merging"
         return [
-            "static: the prompt to the model's own tokenizer; tokens: after merging; special tokens not counted.",
+            f"{counted}; special tokens not counted.",
             "1st token, tokens/s, chars/s (characters): counted from the prompt's text on; "
             f"compiling ({self.compile_seconds:.1f} s, once) not counted.",
             *new,
@@ -106,6 +111,7 @@ def write_texts(
         seconds, first = time.perf_counter() - started, min(text.seconds_to_first for text in texts)
         return Writing(
             texts=texts,
+            is_merged=reading["goal"] is not None,
             seconds_to_first=first - (clock.seconds_until(started + first) - compiled),
             seconds=seconds - (clock.seconds - compiled),
             compile_seconds=clock.seconds,
@@ -134,13 +140,10 @@ def _warm_up(
 def writing_table(run: Writing) -> Table:
     """What was read, what was written, and how fast."""
     row = {} if len(run.texts) == 1 else {"texts": f"{len(run.texts)}"}
-    row |= {
-        "static": f"{run.static_tokens}",
-        "tokens": f"{run.tokens}",
-        "reduction": percent(reduction_percent(run.static_tokens, run.tokens)),
-        "1st token": f"{run.seconds_to_first:.2f} s",
-        "written": f"{run.written}",
-    }
+    row |= {"static": f"{run.static_tokens}"} if run.is_merged else {}
+    row |= {"tokens": f"{run.tokens}"}
+    row |= {"reduction": percent(reduction_percent(run.static_tokens, run.tokens))} if run.is_merged else {}
+    row |= {"1st token": f"{run.seconds_to_first:.2f} s", "written": f"{run.written}"}
     row |= {} if run.new is None else {"new": f"{run.new}"}
     row |= {
         "tokens/s": rate(run.written / run.seconds),
@@ -151,12 +154,13 @@ def writing_table(run: Writing) -> Table:
 
 def writing_figures(run: Writing) -> dict[str, float | int | None]:
     """The same as one flat object."""
+    reduction = {"reduction_percent": reduction_percent(run.static_tokens, run.tokens)} if run.is_merged else {}
     new = {} if run.new is None else {"new_tokens": run.new}
     return {
         "texts": len(run.texts),
         "static_tokens": run.static_tokens,
         "tokens": run.tokens,
-        "reduction_percent": reduction_percent(run.static_tokens, run.tokens),
+        **reduction,
         "seconds_to_first_token": run.seconds_to_first,
         "seconds": run.seconds,
         "written_tokens": run.written,
