@@ -1,4 +1,4 @@
-"""`DynamicDecoder`: a trained decoder that reads dynamic tokens and writes its own, the prompt's, or many others."""
+"""`DynamicDecoder`: a trained decoder that reads its own tokens or merged ones, and writes in them or many others."""
 
 import os
 import time

@@ -5,7 +5,6 @@ from .compile_clock import (
     keep_compiled_programs as keep_compiled_programs,
 )
 from .decoder_options import (
-    STATIC as STATIC,
     MergingOptions as MergingOptions,
     ModelOptions as ModelOptions,
     VocabularyOptions as VocabularyOptions,
