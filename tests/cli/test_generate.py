@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from dyntok_jax import Budget, DynamicDecoder, Merges, SamplingConfig, Share
+from dyntok_jax import Budget, DynamicDecoder, Merges, Merging, SamplingConfig, Share
 from dyntok_jax.assets import load_sample
 from dyntok_jax.cli import main
 from dyntok_jax.cli.shared.compile_clock import CompileClock
@@ -141,11 +141,11 @@ def test_without_a_prompt_there_is_an_example(run, decoder):
     [
         (["--static"], {"goal": None}),
         (["--share", "50"], {"goal": Share(50)}),
-        (["--merges", "3", "--scope", "batch"], {"goal": Merges(3), "scope": "batch"}),
+        (["--merges", "3", "--scope", "batch"], {"merging": Merging(Merges(3), scope="batch")}),
         (["--budget", "24"], {"goal": Budget(24)}),
         (
             ["--share", "100", "--boundary", "word", "--max-subwords", "3", "--merge-last"],
-            {"goal": Share(100), "boundary": "word", "max_subwords": 3},
+            {"merging": Merging(boundary="word", max_subwords=3, merge_last=True)},
         ),
         (["--stop", "\u03b9", "--stop", "e"], {"stop": ["\u03b9", "e"]}),
         (["--temperature", "2", "--seed", "7"], {"sampling": SamplingConfig(2), "seed": 7}),
@@ -157,7 +157,6 @@ def test_without_a_prompt_there_is_an_example(run, decoder):
 )
 def test_options_reach_the_library(run, decoder, tmp_path, options, library):
     out = run(PROMPT, "--output", "out.jsonl", *options).out
-    library |= {"merge_last": "--merge-last" in options}
     (text,) = decoder.generate([PROMPT], **WORDS | library)
     assert lines(tmp_path / "out.jsonl") == [expected_line(decoder, PROMPT, library.get("seed", 0), text)]
     assert out == text.text

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from dyntok_jax import DynamicDecoder, Merges, Share
+from dyntok_jax import DynamicDecoder, Merges, Merging, Share
 from dyntok_jax.assets import load_sample
 from dyntok_jax.cli import main
 from tests.support.tiny import write_tiny_decoder
 
 PARAGRAPHS = load_sample()["en"][:3]
+FULL = Merging()
 PAIRS = [(text[:60], text[60:260]) for text in PARAGRAPHS]
 QUESTIONS = [
     {"question": "Who is born free?", "options": [PARAGRAPHS[1], "no one"], "answer": 0},
@@ -63,11 +64,10 @@ def lines(path):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def scored(decoder, pairs=PAIRS, **options):
-    """Behind merged prompts and behind static ones."""
+def scored(decoder, pairs=PAIRS, merging=FULL):
+    """After merged prompts and after static ones."""
     prompts, continuations = zip(*pairs, strict=True)
-    merging = {"goal": Share(100)} | options
-    return [decoder.score(prompts, continuations, **options) for options in (merging, {"goal": None})]
+    return [decoder.score(prompts, continuations, merging=one) for one in (merging, Merging(None))]
 
 
 def test_without_a_goal_prompts_are_the_tokenizers_own_and_nothing_is_beside(run, decoder, tmp_path):
@@ -102,10 +102,8 @@ def test_without_a_goal_prompts_are_the_tokenizers_own_and_nothing_is_beside(run
 )
 def test_lines_hold_what_the_library_computes(run, decoder, tmp_path, options, merging):
     run("--file", "pairs.jsonl", "--output", "out.jsonl", *options)
-    written = lines(tmp_path / "out.jsonl")
-    for line, (prompt, continuation), text, static in zip(
-        written, PAIRS, *scored(decoder, merging=merging), strict=True
-    ):
+    written, expected = lines(tmp_path / "out.jsonl"), scored(decoder, merging=merging)
+    for line, (prompt, continuation), text, static in zip(written, PAIRS, *expected, strict=True):
         assert line == {
             "prompt": prompt,
             "continuation": continuation,
