@@ -77,7 +77,14 @@ DEFAULT_DECODER = "smollm2"
 AUTO = "auto"
 """As a hypernetwork's name: the one that comes with the model, or none."""
 
+CANDIDATES = 64
+"""Tokens that a step in a large vocabulary chooses among."""
+
+PROBES = 48
+"""Blocks of its index that a step reads."""
+
 FULL = Share(100)
+"""Full merging."""
 
 
 @dataclass(frozen=True)
@@ -129,10 +136,6 @@ class Merging:
         return self.goal is None
 
 
-STATIC = Merging(goal=None)
-"""The model's own tokenizer and its own ids."""
-
-
 def one_merging(goal: Goal | None, merging: Merging | None, default: Goal | None) -> Merging:
     """What a caller asked for by `goal`, the short form, or by `merging`.
 
@@ -151,8 +154,5 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise InputError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
 
 
-CANDIDATES = 64
-"""Tokens that a step in a large vocabulary chooses among."""
-
-PROBES = 48
-"""Blocks of its index that a step reads."""
+STATIC = Merging(goal=None)
+"""The model's own tokenizer and its own ids."""
