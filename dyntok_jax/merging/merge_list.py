@@ -48,7 +48,7 @@ class MergeList:
         ids_BL: Int32[np.ndarray, "B L"],
         segment_BL: Int32[np.ndarray, "B L"],
         mask_BL: Bool[np.ndarray, "B L"],
-    ) -> MergedBatch:
+    ) -> MergedBatch[np.ndarray]:
         """Merges a batch of the same tokenizer and boundary: each pair wherever it stands when its turn comes.
 
         Args:
@@ -111,7 +111,7 @@ class MergeList:
 
 
 def learn_merges(
-    batches: Iterable[SubwordBatch],
+    batches: Iterable[SubwordBatch[np.ndarray]],
     count: int,
     *,
     tokenizer: str,
@@ -198,7 +198,7 @@ def load_merges(path: str | os.PathLike, *, tokenizer: str | None = None) -> Mer
     return MergeList(tuple(pairs), name, boundary, max_subwords)
 
 
-def _as_one_sequence(batches: Iterable[SubwordBatch]) -> tuple[np.ndarray, np.ndarray]:
+def _as_one_sequence(batches: Iterable[SubwordBatch[np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     """All subwords in one row, with new segment numbers, so that no two sequences share one."""
     ids, segments, n_segments = [], [], 0
     for batch in batches:
@@ -224,12 +224,10 @@ def _read_object(path: Path, number: int, line: str) -> dict:
 
 def _read_pair(path: Path, number: int, line: str) -> tuple[SubwordIds, SubwordIds]:
     tokens = _read_object(path, number, line).get("ids")
-    are_ids = isinstance(tokens, list) and all(
-        isinstance(token, list) and token and all(_is_whole_number(subword) for subword in token) for token in tokens
-    )
-    if not are_ids or len(tokens) != 2:
-        raise InputError(f"{path}, line {number}: 'ids' is not two lists of subword ids.")
-    return tuple(tokens[0]), tuple(tokens[1])
+    match tokens:
+        case [[_, *_] as left, [_, *_] as right] if all(_is_whole_number(subword) for subword in (*left, *right)):
+            return tuple(left), tuple(right)
+    raise InputError(f"{path}, line {number}: 'ids' is not two lists of subword ids.")
 
 
 def _is_whole_number(value: object) -> bool:
