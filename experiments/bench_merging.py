@@ -59,7 +59,7 @@ def main(options: Options) -> None:
         copies = n_rows * width / len(ids_N)
         batch = draw_batch(ids_N, segment_N, n_rows, width)
         rows, segments = batch[0].tolist(), batch[1].tolist()
-        on_device = [jax.device_put(array) for array in batch]
+        on_device = jax.device_put(batch)
         for count in MERGES:
             goal = Merges(count)
             host_s, merged = seconds(lambda: merge_batch_on_host(*batch, goal), options.repeats)  # noqa: B023
@@ -120,7 +120,7 @@ def seconds(function: Callable, repeats: int, warm: bool = True):
     """The median time of a call, compilation not counted, and its result."""
     if warm:
         function()
-    times = []
+    times, result = [], None
     for _ in range(repeats):
         start = time.perf_counter()
         result = function()
