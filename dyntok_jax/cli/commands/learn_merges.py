@@ -92,7 +92,7 @@ class LearnMerges:
 
 
 def _batches(
-    encoder: "TextEncoder", texts: Sequence[str], boundary: str, advance: Callable[[int], None]
+    encoder: "TextEncoder", texts: Sequence[str], boundary: Boundary, advance: Callable[[int], None]
 ) -> Iterator["SubwordBatch"]:
     """The texts as batches, in their order."""
     import numpy as np
