@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from jaxtyping import Bool, Int, Int32
@@ -18,6 +19,7 @@ from dyntok_jax.errors import InputError
 from dyntok_jax.kernels import apply_pairs, as_kernel_arrays, index_pairs, merge_rows
 from dyntok_jax.merging.goals import longest_token
 from dyntok_jax.merging.segments import number_apart, tokens_from_lengths
+from dyntok_jax.options import Boundary
 from dyntok_jax.types import MergedBatch, SubwordBatch
 
 _FORMAT = "dyntok merges"
@@ -40,7 +42,7 @@ class MergeList:
 
     pairs: tuple[tuple[SubwordIds, SubwordIds], ...]
     tokenizer: str
-    boundary: str
+    boundary: Boundary
     max_subwords: int | None
 
     def apply(
@@ -126,7 +128,7 @@ def learn_merges(
     count: int,
     *,
     tokenizer: str,
-    boundary: str,
+    boundary: Boundary,
     max_subwords: int | None = None,
 ) -> MergeList:
     """Learns merges on a corpus, counted over all of it as if it were one batch.
@@ -183,7 +185,7 @@ def load_merges(path: str | os.PathLike, *, tokenizer: str | None = None) -> Mer
         raise InputError(f"{path} has version {header.get('version')}, this program reads version {_VERSION}.")
     name, boundary, max_subwords = (header.get(key) for key in ("tokenizer", "boundary", "max_subwords"))
     is_limit = max_subwords is None or (_is_whole_number(max_subwords) and max_subwords >= 1)
-    if not (isinstance(name, str) and isinstance(boundary, str) and is_limit):
+    if not (isinstance(name, str) and boundary in get_args(Boundary) and is_limit):
         raise InputError(f"{path}, line 1: tokenizer, boundary or max_subwords is missing or not of its kind.")
     if tokenizer is not None and name != tokenizer:
         raise InputError(
