@@ -109,12 +109,12 @@ def table_rows(options: Options, model: Decoder) -> Float32[np.ndarray, "V D"]:
     """
     if (options.folder is None) == (options.synthetic is None):
         raise InputError("Name a table's folder, or give --synthetic ROWS: one of the two.")
-    if options.synthetic is None:
+    if options.folder is not None:
         table = open_table(options.folder)
         return np.asarray(table.rows(0, table.config.rows, "output"), np.float32)
     own = np.asarray(model.word_embeddings[...] if model.output_embeddings is None else model.output_embeddings[...])
     rng = np.random.default_rng(0)
-    rows = np.empty((options.synthetic, own.shape[1]), np.float32)
+    rows = np.empty((options.synthetic or 0, own.shape[1]), np.float32)
     for start in range(0, len(rows), 1 << 15):
         some = rows[start : start + (1 << 15)]
         n_pieces = rng.integers(1, 5, len(some))

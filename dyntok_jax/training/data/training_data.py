@@ -219,7 +219,10 @@ class BatchBuilder:
             rng=rng,
         )
 
-    def _pieces(self, pieces: VocabularyPieces, rows_P: np.ndarray, rng: np.random.Generator) -> PieceBatch[np.ndarray]:
+    def _pieces(
+        self, pieces: VocabularyPieces, rows_P: np.ndarray | None, rng: np.random.Generator
+    ) -> PieceBatch[np.ndarray]:
+        assert rows_P is not None, "a data set without a filter has all its elements"
         # a piece belongs to no language, and must be right in each
         known = np.array(sorted(set(self.language_of.values())) or [0], np.int32)
         return make_piece_batch(
