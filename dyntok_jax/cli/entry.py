@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from functools import reduce
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -89,7 +89,7 @@ def _parse(arguments: Sequence[str]):
         description = (command.__doc__ or "").split("\n", 1)[0]
         if arguments[:1] == [name]:  # in the list of commands, examples would bury it
             description = f"{description} For example:\n{command.EXAMPLES}"
-        options = {"description": description}
+        options: dict[str, Any] = {"description": description}
         if arguments[:1] == [name] and hasattr(command, "defaults"):  # a file of options stands in for defaults
             options["default"] = command.defaults(arguments[1:])
         subcommands.append(Annotated[command, tyro.conf.subcommand(name, **options)])

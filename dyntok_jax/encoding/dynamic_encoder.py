@@ -237,7 +237,7 @@ def default_prompt(folder: Path) -> str:
 @partial(jax.jit, static_argnames=("pooling", "normalize"))
 def encode_batch(
     encoder: Encoder,
-    inputs: TokenInputs,
+    inputs: TokenInputs[Array],
     type_BT: Int32[Array, "B T"],
     *,
     pooling: Pooling,
@@ -259,7 +259,7 @@ def _gather(pending, lengths: Int[np.ndarray, "texts"], width: int, *, is_pooled
         for rows, pooled_BD in pending:
             embeddings_ND[rows] = np.asarray(pooled_BD, np.float32)[: len(rows)]
         return embeddings_ND, None
-    hidden: list[np.ndarray | None] = [None] * len(lengths)
+    hidden = [np.zeros((0, width), np.float32)] * len(lengths)
     for rows, hidden_BTD in pending:
         for row, hidden_TD in zip(rows, np.asarray(hidden_BTD, np.float32), strict=False):
             hidden[row] = hidden_TD[: lengths[row]]

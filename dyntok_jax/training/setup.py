@@ -120,7 +120,7 @@ def check_max_length(max_length: int, frozen: FrozenModel) -> None:
     Raises:
       ConfigError: it has fewer.
     """
-    config = frozen.body.config
-    longest = config.max_positions if isinstance(frozen.body, Decoder) else config.max_tokens
+    body = frozen.body
+    longest = body.config.max_positions if isinstance(body, Decoder) else body.config.max_tokens
     if max_length > longest:
         raise ConfigError(f"max_length is {max_length}: the model has positions for {longest} subwords.")

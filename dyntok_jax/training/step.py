@@ -1,5 +1,6 @@
 """One step of training: gradients of the hypernetwork alone, AdamW in float32, and where all of it lies on a mesh."""
 
+import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -97,8 +98,8 @@ def make_optimizer(config: OptimizerConfig, n_steps: int) -> optax.GradientTrans
 
 def init_state(hypernet: Hypernet, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step; parameters become float32, whatever they are computed in."""
-    hypernet = cast(hypernet, jnp.float32)
-    return TrainState(hypernet, optimizer.init(hypernet), jnp.zeros((), jnp.int32))
+    parameters = cast(hypernet, jnp.float32)
+    return TrainState(parameters, optimizer.init(parameters), jnp.zeros((), jnp.int32))
 
 
 def make_step(optimizer: optax.GradientTransformation, weights: Objectives, dtype: DTypeLike = jnp.float32) -> Step:
@@ -127,7 +128,8 @@ def make_step(optimizer: optax.GradientTransformation, weights: Objectives, dtyp
         norm = optax.tree.norm([leaf for path, leaf in flat_parameters(gradient).items() if not _is_held(path)])
         with jax.numpy_dtype_promotion("standard"):  # optax takes its own counts of steps to floating powers
             updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.hypernet)
-        hypernet = optax.apply_updates(state.hypernet, updates)
+        # optax types parameters as arrays and containers of them, and knows no modules
+        hypernet = typing.cast(Hypernet, optax.apply_updates(state.hypernet, updates))
         return TrainState(hypernet, optimizer_state, state.step + 1), metrics | {"gradient_norm": norm}
 
     def whole(state, frozen, batch):

@@ -46,9 +46,11 @@ class Batches(Protocol):
 
     def __next__(self) -> TrainingBatch:
         """The next batch."""
+        ...
 
     def get_state(self) -> dict[str, Any]:
         """Its place behind the batches taken so far; `json.dumps` takes it."""
+        ...
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes to such a place."""
@@ -259,9 +261,9 @@ class _Session:
 
     def _save(self) -> None:
         """Validates if that is due, and starts a checkpoint; better parameters are exported."""
-        loss = None
-        if self._validates_at(self.done):
-            scores = self.job.validate(cast(self.state.hypernet, jnp.dtype(self.run.compute_dtype)))
+        loss, validate = None, self.job.validate
+        if validate is not None and self._validates_at(self.done):
+            scores = validate(cast(self.state.hypernet, jnp.dtype(self.run.compute_dtype)))
             self._check_finite(scores, f"the validation at step {self.done}")
             loss = scores["loss"]
             self.log.write({"step": self.done} | {f"validation_{name}": value for name, value in scores.items()})

@@ -191,7 +191,7 @@ def _predictor(
         raise InputError(f"This hypernetwork is multilingual: name the texts' language ({' '.join(languages)}).")
     if language is not None and not languages:
         raise InputError("This hypernetwork has no languages: leave the language out.")
-    index = language_index(language, languages) if languages else None
+    index = None if language is None else language_index(language, languages)
 
     def predict(surface_US, is_subword_US, _) -> Float[Array, "U M"]:
         surface_US, is_subword_US = shard_batch(surface_US, mesh), shard_batch(is_subword_US, mesh)

@@ -34,7 +34,7 @@ def make_text_batch(
     predict_all: bool = False,
     mask_probability: float = 0.0,
     rng: np.random.Generator | None = None,
-) -> TextBatch:
+) -> TextBatch[np.ndarray]:
     """Tokenizes texts as the model does and as dynamic tokens.
 
     Args:
@@ -52,6 +52,9 @@ def make_text_batch(
 
     Returns:
       A batch padded to a few shapes: L, T and P to the buckets above, K to B · T.
+
+    Raises:
+      InputError: tokens are to be masked and there is no `rng`.
     """
     static, dynamic = encode_twice(texts, text_encoder, boundary=boundary, prefix=prefix, max_length=max_length)
     rows = np.arange(len(texts))
@@ -72,6 +75,8 @@ def make_text_batch(
     row_BT, kept_K, n_kept = number_rows(subwords, merged, wanted_BT, forms.inverse_BT, len(padded.language_P))
     is_masked_BT = np.zeros(row_BT.shape, bool)
     if mask_probability > 0:
+        if rng is None:
+            raise InputError("A mask_probability above 0 needs an rng, which draws the tokens to mask.")
         is_text_BT = np.take_along_axis(subwords.is_counted_BL, merged.start_BT, axis=1) & merged.mask_BT
         is_masked_BT = is_text_BT & (rng.random(row_BT.shape) < mask_probability)
     return TextBatch(
@@ -125,7 +130,9 @@ def _characters_that_fit(subwords: RaggedSubwords, row: int, max_length: int) ->
     return int(ends[:room].max(initial=0)) if len(ends) > room else int(ends.max(initial=0))
 
 
-def pad_forms_to(forms: UniqueTokens, language_U: Int32[np.ndarray, "U"], size: int) -> SurfaceForms:
+def pad_forms_to(
+    forms: UniqueTokens[np.ndarray], language_U: Int32[np.ndarray, "U"], size: int
+) -> SurfaceForms[np.ndarray]:
     """The forms, with rows of padding up to P = `size`."""
     missing = size - len(language_U)
     return SurfaceForms(
@@ -136,8 +143,8 @@ def pad_forms_to(forms: UniqueTokens, language_U: Int32[np.ndarray, "U"], size: 
 
 
 def number_rows(
-    subwords: SubwordBatch,
-    merged: MergedBatch,
+    subwords: SubwordBatch[np.ndarray],
+    merged: MergedBatch[np.ndarray],
     wanted_BT: Bool[np.ndarray, "B T"],
     form_BT: Int32[np.ndarray, "B T"],
     n_forms: int,
@@ -153,7 +160,9 @@ def number_rows(
     return row_BT, kept_K, len(kept)
 
 
-def align(static: SubwordBatch, subwords: SubwordBatch, merged: MergedBatch) -> Int32[np.ndarray, "B T"]:
+def align(
+    static: SubwordBatch[np.ndarray], subwords: SubwordBatch[np.ndarray], merged: MergedBatch[np.ndarray]
+) -> Int32[np.ndarray, "B T"]:
     """For each token the static subword that ends at the same character, -1 where there is none.
 
     Where several end there (the bytes of one character), only the last has read all of it; so it is among the tokens.

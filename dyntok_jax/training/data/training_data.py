@@ -192,20 +192,22 @@ class BatchBuilder:
             config=config,
         )
 
-    def build(self, number: int, rng: np.random.Generator) -> TrainingBatch:
+    def build(self, number: int, rng: np.random.Generator) -> TrainingBatch[np.ndarray]:
         """One batch; all that is random about it, other than its rows, is drawn here."""
-        if number < self.config.identity_batches:
+        if self.identities is not None and self.identity_rows is not None and number < self.config.identity_batches:
             return TrainingBatch(texts=None, pieces=self._pieces(self.identities, self.identity_rows[number], rng))
-        return TrainingBatch(
-            texts=None if self.samples is None else self._texts(self.text_rows(number).tolist(), rng),
-            pieces=None if self.pieces is None else self._pieces(self.pieces, self.piece_rows[number], rng),
-        )
+        texts, pieces = None, None
+        if self.samples is not None and self.text_rows is not None:
+            texts = self._texts(self.samples, self.text_rows(number).tolist(), rng)
+        if self.pieces is not None and self.piece_rows is not None:
+            pieces = self._pieces(self.pieces, self.piece_rows[number], rng)
+        return TrainingBatch(texts, pieces)
 
-    def _texts(self, rows: list[int], rng: np.random.Generator) -> TextBatch:
+    def _texts(self, samples: Samples, rows: list[int], rng: np.random.Generator) -> TextBatch[np.ndarray]:
         config = self.config
         return make_text_batch(
-            [self.samples.text(row) for row in rows],
-            np.array([self.language_of[self.samples.language(row)] for row in rows], np.int32),
+            [samples.text(row) for row in rows],
+            np.array([self.language_of[samples.language(row)] for row in rows], np.int32),
             self.text_encoder,
             goal=Share(draw_share(config, rng)),
             boundary=config.boundary,
@@ -217,7 +219,10 @@ class BatchBuilder:
             rng=rng,
         )
 
-    def _pieces(self, pieces: VocabularyPieces, rows_P: np.ndarray, rng: np.random.Generator) -> PieceBatch:
+    def _pieces(
+        self, pieces: VocabularyPieces, rows_P: np.ndarray | None, rng: np.random.Generator
+    ) -> PieceBatch[np.ndarray]:
+        assert rows_P is not None, "a data set without a filter has all its elements"
         # a piece belongs to no language, and must be right in each
         known = np.array(sorted(set(self.language_of.values())) or [0], np.int32)
         return make_piece_batch(

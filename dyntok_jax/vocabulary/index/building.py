@@ -276,7 +276,7 @@ def _lay_out(table_VD, parts, special_E, lifted, back_DD, queries_QD, *, is_8_bi
             row_R, of_block = parts[block], np.asarray(table_VD[parts[block]])
             rows_PRD[block - start, : len(row_R)] = of_block
             centroid_PD[block - start] = _unit(lifted(row_R).mean(axis=0, keepdims=True))[0, :width] @ back_DD
-            if is_8_bit:
+            if scale is not None:
                 scale[block, : len(row_R)] = np.abs(of_block).max(axis=1) / 127
                 of_block = np.rint(of_block / scale[block, : len(row_R), None])
             rows[block, : len(row_R)], ids[block, : len(row_R)] = of_block, row_R
