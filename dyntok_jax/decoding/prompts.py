@@ -27,7 +27,7 @@ class ReadPrompts:
       texts: the text of each, chats by their template.
       subwords: their subwords, special tokens included.
       tokens: their tokens after merging.
-      n_static: how many tokens each is to the model's own tokenizer, special tokens included.
+      n_static: how many tokens each is to the model's own tokenizer, special tokens not counted.
       language_N: index of each one's language, for a hypernetwork.
       is_static: whether they were left to the model's own tokenizer.
     """
@@ -83,7 +83,7 @@ def read_prompts(
         subwords = subwords if merge_last else keep_last_segment(subwords)
     pad_id = text_encoder.tokenizer.pad_id
     tokens = merge_texts(subwords, rules, batch_size=batch_size, pad_id=pad_id, limit=limit, truncate=None)
-    return ReadPrompts(texts, subwords, tokens, own.lengths, language_N, rules.goal is None)
+    return ReadPrompts(texts, subwords, tokens, own.counts, language_N, rules.goal is None)
 
 
 def prompt_texts(prompts: Sequence[Prompt], chat: ChatTemplate | None) -> tuple[list[str], bool]:

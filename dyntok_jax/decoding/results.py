@@ -21,7 +21,7 @@ class GeneratedText:
       n_new: how many of them the model's own vocabulary does not have; None where it was written in that.
       finish: `end` (the model ended it), `stop` (a stop string was met) or `length`; None while it is streamed.
       prompt_tokens: the prompt as the model read it.
-      n_static: tokens of the prompt to the model's own tokenizer, special tokens included.
+      n_static: tokens of the prompt to the model's own tokenizer, special tokens not counted.
       seconds_to_first: from the call to the first token of its batch; tokenizing and merging included.
       seconds: from the call to the end of its batch.
     """
@@ -35,6 +35,11 @@ class GeneratedText:
     seconds_to_first: float
     seconds: float
 
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of the prompt after merging, counted as `n_static` does."""
+        return int(self.prompt_tokens.is_counted_T.sum())
+
 
 @dataclass(frozen=True)
 class ScoredText:
@@ -46,7 +51,7 @@ class ScoredText:
       log_probs_O: natural logarithm of each token's probability, given the prompt and the tokens before it.
       greedy_O: the most probable token at each place; where it is the text's own, greedy choice would have written it.
       prompt_tokens: the prompt as the model read it.
-      n_static: tokens of the prompt to the model's own tokenizer, special tokens included.
+      n_static: tokens of the prompt to the model's own tokenizer, special tokens not counted.
     """
 
     text: str
@@ -55,6 +60,11 @@ class ScoredText:
     greedy_O: Int32[np.ndarray, "O"]
     prompt_tokens: TextTokens
     n_static: int
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of the prompt after merging, counted as `n_static` does."""
+        return int(self.prompt_tokens.is_counted_T.sum())
 
     @property
     def total(self) -> float:
@@ -76,10 +86,15 @@ class Choice:
       best: number of the option chosen, from 0; the first among equals.
       scores: log-probability of each option's letter or, for full options, minus its bits a byte.
       prompt_tokens: the question as the model read it.
-      n_static: tokens of the question to the model's own tokenizer, special tokens included.
+      n_static: tokens of the question to the model's own tokenizer, special tokens not counted.
     """
 
     best: int
     scores: Sequence[float]
     prompt_tokens: TextTokens
     n_static: int
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of the question after merging, counted as `n_static` does."""
+        return int(self.prompt_tokens.is_counted_T.sum())

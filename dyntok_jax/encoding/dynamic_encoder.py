@@ -15,20 +15,17 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Int32
 
-from dyntok_jax.convert import load_encoder, load_hypernet
 from dyntok_jax.embedding import (
     COMPILED_STEPS as EMBEDDING_STEPS,
     DEFAULT_CACHE_ROWS,
     EmbeddingCache,
-    Hypernet,
-    HypernetConfig,
     TokenEmbedder,
     TokenInputs,
     embed_tokens,
 )
 from dyntok_jax.encoding.encoded_texts import EncodedTexts, Timings
 from dyntok_jax.errors import ConfigError, InputError
-from dyntok_jax.files import find_hypernet, find_model
+from dyntok_jax.files import load_model
 from dyntok_jax.merging import (
     MergeList,
     TextTokens,
@@ -47,21 +44,20 @@ from dyntok_jax.options import (
     Scope,
     SurfaceMode,
 )
-from dyntok_jax.sharding import shard_batch, shardings_for
+from dyntok_jax.sharding import data_parts, shard_batch
 from dyntok_jax.text import (
+    BATCH_BUCKETS,
     ByteLevelTokenizer,
     RaggedSubwords,
     Text,
     TextEncoder,
     bucket,
+    divided_buckets,
     group_by_length,
     pad_batch,
     pad_to,
 )
 from dyntok_jax.types import AnyArray
-
-BATCH_BUCKETS = (1, 2, 4, 8, 16, 24, 32)
-"""Padded numbers of sequences a batch."""
 
 
 class DynamicEncoder:
@@ -132,22 +128,17 @@ class DynamicEncoder:
         Raises:
           ModelNotFoundError, CheckpointError, ConfigError, TokenizerError: see `hub`, `convert`, `text`.
         """
-        folder = find_model(model)
-        tokenizer = ByteLevelTokenizer.load(folder, keep_normalizer=keep_normalizer)
-        place = partial(shardings_for, mesh=mesh) if mesh is not None else None
-        config, encoder = load_encoder(folder, dtype=dtype, shardings=place)
-        loaded: tuple[HypernetConfig, Hypernet] | None = None
-        if found := find_hypernet(hypernet, model):
-            loaded = load_hypernet(found, dtype=dtype, shardings=place)
+        loaded = load_model(model, hypernet, kind="encoder", dtype=dtype, mesh=mesh, keep_normalizer=keep_normalizer)
         embedder = TokenEmbedder(
-            tokenizer,
-            encoder.word_embeddings[...],
-            loaded,
+            loaded.tokenizer,
+            loaded.parameters.word_embeddings[...],
+            loaded.hypernet,
             surface=surface,
             predict_all=predict_all,
             cache_rows=cache_rows,
         )
-        return cls(config, encoder, embedder, prefix=default_prompt(folder), mesh=mesh)
+        prefix = default_prompt(loaded.folder)
+        return cls(loaded.config, loaded.parameters, embedder, prefix=prefix, mesh=mesh)
 
     def encode(
         self,
@@ -273,8 +264,7 @@ class DynamicEncoder:
 
     def _batch_buckets(self) -> tuple[int, ...]:
         """Batch sizes that the mesh divides."""
-        n_data = self.mesh.shape["data"] if self.mesh is not None else 1
-        return tuple(sorted({-(-size // n_data) * n_data for size in BATCH_BUCKETS}))
+        return divided_buckets(BATCH_BUCKETS, data_parts(self.mesh))
 
 
 def default_prompt(folder: Path) -> str:

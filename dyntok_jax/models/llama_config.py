@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dyntok_jax.errors import ConfigError
-from dyntok_jax.models.config_numbers import read_numbers
+from dyntok_jax.models.config_numbers import check_at_least, read_numbers
 
 MODEL_TYPES = ("llama", "mistral")
 ROPE_TYPES = ("default", "linear", "llama3")
@@ -32,15 +32,12 @@ class RopeScaling:
     def __post_init__(self):
         if self.kind not in ROPE_TYPES[1:]:
             raise ConfigError(f"rope_type {self.kind!r} is not supported: use one of {', '.join(ROPE_TYPES)}.")
-        if self.factor < 1:
-            raise ConfigError(f"The rope scaling factor is {self.factor}: it must be 1 or more.")
+        check_at_least(self, {"factor": 1, "original_positions": 1}, of="the rope scaling")
         if self.kind == "llama3" and not 0 < self.low_frequency_factor < self.high_frequency_factor:
             raise ConfigError(
                 f"low_freq_factor {self.low_frequency_factor} must be positive and less than high_freq_factor "
                 f"{self.high_frequency_factor}."
             )
-        if self.original_positions < 1:
-            raise ConfigError(f"original_max_position_embeddings is {self.original_positions}: it must be positive.")
 
 
 @dataclass(frozen=True)
@@ -83,15 +80,13 @@ class DecoderConfig:
         if self.model_type not in MODEL_TYPES:
             raise ConfigError(f"model_type {self.model_type!r} is not supported: use one of {', '.join(MODEL_TYPES)}.")
         sizes = ("vocab_size", "width", "n_layers", "n_heads", "n_kv_heads", "head_width", "ffn_width", "max_positions")
-        for name in sizes:
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}: it must be at least 1.")
+        check_at_least(self, dict.fromkeys(sizes, 1))
         if self.n_heads % self.n_kv_heads:
             raise ConfigError(f"{self.n_kv_heads} key/value heads do not divide {self.n_heads} query heads.")
         if self.head_width % 2:
             raise ConfigError(f"A head width of {self.head_width} is odd: rotary positions turn pairs.")
-        if self.sliding_window is not None and self.sliding_window < 1:
-            raise ConfigError(f"sliding_window is {self.sliding_window}: it must be at least 1, or null.")
+        if self.sliding_window is not None:
+            check_at_least(self, {"sliding_window": 1})
         if not (math.isfinite(self.rope_theta) and self.rope_theta > 0):
             raise ConfigError(f"rope_theta is {self.rope_theta}: it must be positive.")
 
@@ -113,7 +108,7 @@ class DecoderConfig:
         # what transformers takes where a config is silent
         is_mistral = model_type == "mistral"
         needed = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-        numbers = read_numbers(config, f"a {model_type} model", needed=needed, optional={})
+        numbers = read_numbers(config, f"a {model_type} model", needed=needed)
         heads, width = numbers["num_attention_heads"], numbers["hidden_size"]
         optional = {
             "num_key_value_heads": 8 if is_mistral else heads,
@@ -121,13 +116,11 @@ class DecoderConfig:
             "max_position_embeddings": 131_072 if is_mistral else 2048,
             "rms_norm_eps": 1e-6,
         }
-        numbers |= read_numbers(config, f"a {model_type} model", needed=(), optional=optional)
+        numbers |= read_numbers(config, f"a {model_type} model", optional=optional)
         window = config.get("sliding_window", 4096) if is_mistral else None
         if window is not None:
-            window = read_numbers(
-                {"sliding_window": window}, "a mistral model", needed=("sliding_window",), optional={}
-            )
-            window = window["sliding_window"]
+            found = read_numbers({"sliding_window": window}, "a mistral model", needed=("sliding_window",))
+            window = found["sliding_window"]
         theta, scaling = _read_rope(config)
         return cls(
             model_type=model_type,
@@ -183,7 +176,7 @@ def _read_rope(config: dict[str, Any]) -> tuple[float, RopeScaling | None]:
     if not isinstance(rope, dict):
         raise ConfigError(f"The rope parameters are {rope!r}: they must be an object with a rope_type.")
     theta = rope.get("rope_theta", config.get("rope_theta"))
-    theta = read_numbers({"rope_theta": theta}, "a decoder", needed=(), optional={"rope_theta": 10_000.0})["rope_theta"]
+    theta = read_numbers({"rope_theta": theta}, "a decoder", optional={"rope_theta": 10_000.0})["rope_theta"]
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in ROPE_TYPES:
         raise ConfigError(f"rope_type {kind!r} is not supported: use one of {', '.join(ROPE_TYPES)}.")
@@ -192,7 +185,6 @@ def _read_rope(config: dict[str, Any]) -> tuple[float, RopeScaling | None]:
     numbers = read_numbers(
         rope,
         "a decoder with stretched rope",
-        needed=(),
         optional={
             "factor": 1.0,
             "low_freq_factor": 1.0,

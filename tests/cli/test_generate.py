@@ -65,7 +65,7 @@ def expected_line(decoder, prompt, seed, text):
         "seed": seed,
         "text": text.text,
         "finish": text.finish,
-        "n_static": text.n_static - n_special,
+        "n_static": text.n_static,
         "n_tokens": len(text.prompt_tokens) - n_special,
         "tokens": text.prompt_tokens.strings(decoder.tokenizer),
         "uncounted": np.flatnonzero(~text.prompt_tokens.is_counted_T).tolist(),

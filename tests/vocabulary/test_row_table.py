@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from dyntok_jax.assets import load_sample
-from dyntok_jax.embedding import Hypernet, HypernetConfig, predict_embeddings
+from dyntok_jax.embedding import Hypernet, HypernetConfig, TokenEmbedder, embed_tokens, predict_embeddings
 from dyntok_jax.errors import CheckpointError, ConfigError, InputError, NotANumberError
 from dyntok_jax.kernels import NONE
 from dyntok_jax.sharding import make_mesh
 from dyntok_jax.text import ByteLevelTokenizer, TextEncoder
+from dyntok_jax.types import MergedBatch
 from dyntok_jax.vocabulary import (
     GrownVocabulary,
     count_segments,
@@ -99,6 +100,36 @@ def test_appended_bytes_take_the_unknown_tokens_row(tmp_path):
     rows = all_rows(embed(tmp_path / "table", vocabulary, jnp.asarray(source)))
     assert UNIGRAM.vocab_size > UNIGRAM.n_own
     np.testing.assert_allclose(rows, means_in_python(vocabulary, source, source[UNIGRAM.unknown_id]), atol=1e-6)
+
+
+@pytest.mark.parametrize("tokenizer", [BPE, UNIGRAM], ids=["without unknown token", "with one"])
+@pytest.mark.parametrize("is_output", [False, True])
+def test_fvt_gives_a_prompts_token_the_row_that_it_has_as_an_entry(tmp_path, tokenizer, is_output):
+    """Appended bytes, alone and within an entry, and entries without any."""
+    vocabulary = grown(tokenizer)
+    source, output = (
+        jnp.asarray(RANDOM.normal(size=(tokenizer.n_own + 3, D)), jnp.float32) for _ in ("input", "output")
+    )
+    table = embed(tmp_path / "table", vocabulary, source, output_VD=output)
+    forms, is_subword = vocabulary.surface_forms(tokenizer.n_own, vocabulary.size)
+    merged_bytes = np.array([[tokenizer.n_own, 5], [5, tokenizer.n_own + 1]], np.int32)
+    ids_BL = np.concatenate([forms, np.pad(merged_bytes, ((0, 0), (0, forms.shape[1] - 2)))]).astype(np.int32)
+    length_B1 = np.append(is_subword.sum(axis=1), [2, 2]).astype(np.int32)[:, None]
+    merged = MergedBatch(np.zeros_like(length_B1), length_B1, np.ones_like(length_B1, bool), None)
+    embedder = TokenEmbedder(tokenizer, source, output_VD=output)
+    no_language = np.zeros(len(ids_BL), np.int32)
+    row_B1, rows_UD = embedder.new_rows(ids_BL, merged, no_language)
+    if is_output:
+        rows_UD = embedder.new_output_rows(ids_BL, merged, no_language, output)
+    model_VD = np.asarray(output if is_output else source)
+    filler = model_VD.mean(axis=0) if tokenizer.unknown_id is None else model_VD[tokenizer.unknown_id]
+    found_BD = rows_UD[row_B1[:, 0]]
+    stored = table.rows(tokenizer.n_own, vocabulary.size, "output" if is_output else "input")
+    np.testing.assert_allclose(found_BD[:-2], stored, atol=1e-6)
+    np.testing.assert_allclose(found_BD[-2:], np.stack([(filler + model_VD[5]) / 2] * 2), atol=1e-6)
+    inputs = embedder.inputs(ids_BL, merged, no_language, n_batch=len(ids_BL), length=1)
+    if not is_output:
+        np.testing.assert_allclose(embed_tokens(source, inputs)[:, 0], found_BD, atol=1e-6)
 
 
 def test_an_output_table_of_its_own_has_rows_of_its_own(tmp_path):
