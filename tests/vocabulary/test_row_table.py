@@ -14,9 +14,9 @@ from dyntok_jax.assets import load_sample
 from dyntok_jax.embedding import Hypernet, HypernetConfig, TokenEmbedder, embed_tokens, predict_embeddings
 from dyntok_jax.errors import CheckpointError, ConfigError, InputError, NotANumberError
 from dyntok_jax.kernels import NONE
+from dyntok_jax.merging import RaggedTokens
 from dyntok_jax.sharding import make_mesh
-from dyntok_jax.text import ByteLevelTokenizer, TextEncoder
-from dyntok_jax.types import MergedBatch
+from dyntok_jax.text import ByteLevelTokenizer, RaggedSubwords, TextEncoder
 from dyntok_jax.vocabulary import (
     GrownVocabulary,
     count_segments,
@@ -102,6 +102,15 @@ def test_appended_bytes_take_the_unknown_tokens_row(tmp_path):
     np.testing.assert_allclose(rows, means_in_python(vocabulary, source, source[UNIGRAM.unknown_id]), atol=1e-6)
 
 
+def one_token_each(forms):
+    """Texts that are each one token, of these subwords."""
+    ids_N, lengths = np.concatenate(forms).astype(np.int32), [len(form) for form in forms]
+    zeros_N, offsets = np.zeros_like(ids_N), np.append(0, np.cumsum(lengths))
+    spans_N2, are_counted_N = np.zeros((len(ids_N), 2), np.int32), np.ones(len(ids_N), bool)
+    subwords = RaggedSubwords(ids_N, zeros_N, zeros_N, spans_N2, zeros_N, are_counted_N, offsets)
+    return RaggedTokens(subwords, offsets[:-1].astype(np.int32), np.array(lengths, np.int32), np.arange(len(forms) + 1))
+
+
 @pytest.mark.parametrize("tokenizer", [BPE, UNIGRAM], ids=["without unknown token", "with one"])
 @pytest.mark.parametrize("is_output", [False, True])
 def test_fvt_gives_a_prompts_token_the_row_that_it_has_as_an_entry(tmp_path, tokenizer, is_output):
@@ -113,21 +122,19 @@ def test_fvt_gives_a_prompts_token_the_row_that_it_has_as_an_entry(tmp_path, tok
     table = embed(tmp_path / "table", vocabulary, source, output_VD=output)
     forms, is_subword = vocabulary.surface_forms(tokenizer.n_own, vocabulary.size)
     merged_bytes = np.array([[tokenizer.n_own, 5], [5, tokenizer.n_own + 1]], np.int32)
-    ids_BL = np.concatenate([forms, np.pad(merged_bytes, ((0, 0), (0, forms.shape[1] - 2)))]).astype(np.int32)
-    length_B1 = np.append(is_subword.sum(axis=1), [2, 2]).astype(np.int32)[:, None]
-    merged = MergedBatch(np.zeros_like(length_B1), length_B1, np.ones_like(length_B1, bool), None)
+    tokens = one_token_each([*(form[keep] for form, keep in zip(forms, is_subword, strict=True)), *merged_bytes])
     embedder = TokenEmbedder(tokenizer, source, output_VD=output)
-    no_language = np.zeros(len(ids_BL), np.int32)
-    row_B1, rows_UD = embedder.new_rows(ids_BL, merged, no_language)
+    no_language = np.zeros(len(tokens), np.int32)
+    row_M, rows_UD = embedder.new_rows(tokens, no_language)
     if is_output:
-        rows_UD = embedder.new_output_rows(ids_BL, merged, no_language, output)
+        rows_UD = embedder.new_output_rows(tokens, no_language, output)
     model_VD = np.asarray(output if is_output else source)
     filler = model_VD.mean(axis=0) if tokenizer.unknown_id is None else model_VD[tokenizer.unknown_id]
-    found_BD = rows_UD[row_B1[:, 0]]
+    found_BD = rows_UD[row_M]
     stored = table.rows(tokenizer.n_own, vocabulary.size, "output" if is_output else "input")
     np.testing.assert_allclose(found_BD[:-2], stored, atol=1e-6)
     np.testing.assert_allclose(found_BD[-2:], np.stack([(filler + model_VD[5]) / 2] * 2), atol=1e-6)
-    inputs = embedder.inputs(ids_BL, merged, no_language, n_batch=len(ids_BL), length=1)
+    inputs = embedder.inputs(tokens, no_language, n_batch=len(tokens), length=1)
     if not is_output:
         np.testing.assert_allclose(embed_tokens(source, inputs)[:, 0], found_BD, atol=1e-6)
 
