@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from dyntok_jax.assets import load_sample
 from dyntok_jax.embedding import Hypernet, HypernetConfig, TokenEmbedder, embed_tokens, predict_embeddings
@@ -31,6 +32,15 @@ from tests.support.tiny import tiny_decoder_tokenizer, tiny_tokenizer
 D, CHUNK = 16, 128
 BPE = ByteLevelTokenizer.convert(tiny_decoder_tokenizer())
 UNIGRAM = ByteLevelTokenizer.convert(tiny_tokenizer())
+
+
+def without_all_bytes():
+    """A tokenizer that has neither a piece for every byte nor an unknown token."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(vocab_size=200, special_tokens=["<s>", "</s>"], show_progress=False)
+    tokenizer.train_from_iterator(load_sample()["en"][:4], trainer)
+    return ByteLevelTokenizer.convert(tokenizer)
 
 
 def grown(tokenizer):
@@ -111,10 +121,13 @@ def one_token_each(forms):
     return RaggedTokens(subwords, offsets[:-1].astype(np.int32), np.array(lengths, np.int32), np.arange(len(forms) + 1))
 
 
-@pytest.mark.parametrize("tokenizer", [BPE, UNIGRAM], ids=["without unknown token", "with one"])
+@pytest.mark.parametrize("has_unknown", [False, True])
 @pytest.mark.parametrize("is_output", [False, True])
-def test_fvt_gives_a_prompts_token_the_row_that_it_has_as_an_entry(tmp_path, tokenizer, is_output):
+def test_fvt_gives_a_prompts_token_the_row_that_it_has_as_an_entry(tmp_path, has_unknown, is_output):
     """Appended bytes, alone and within an entry, and entries without any."""
+    tokenizer = UNIGRAM if has_unknown else without_all_bytes()
+    assert tokenizer.vocab_size > tokenizer.n_own + 1
+    assert (tokenizer.unknown_id is not None) == has_unknown
     vocabulary = grown(tokenizer)
     source, output = (
         jnp.asarray(RANDOM.normal(size=(tokenizer.n_own + 3, D)), jnp.float32) for _ in ("input", "output")
@@ -129,7 +142,7 @@ def test_fvt_gives_a_prompts_token_the_row_that_it_has_as_an_entry(tmp_path, tok
     if is_output:
         rows_UD = embedder.new_output_rows(tokens, no_language, output)
     model_VD = np.asarray(output if is_output else source)
-    filler = model_VD.mean(axis=0) if tokenizer.unknown_id is None else model_VD[tokenizer.unknown_id]
+    filler = model_VD[tokenizer.unknown_id] if has_unknown else model_VD.mean(axis=0)
     found_BD = rows_UD[row_M]
     stored = table.rows(tokenizer.n_own, vocabulary.size, "output" if is_output else "input")
     np.testing.assert_allclose(found_BD[:-2], stored, atol=1e-6)
