@@ -204,7 +204,7 @@ class DynamicEncoder:
         )
 
     def _inputs(
-        self, tokens: RaggedTokens, language_B: Int32[np.ndarray, "B"], *, is_static: bool
+        self, tokens: RaggedTokens, language_B: Int32[np.ndarray, "texts"], *, is_static: bool
     ) -> tuple[TokenInputs, Int32[AnyArray, "B T"]]:
         """The tokens of a batch as the model reads them, padded to buckets, and which text of a pair each is of."""
         n_batch = bucket(len(tokens), self._batch_buckets())

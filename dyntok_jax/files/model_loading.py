@@ -130,9 +130,9 @@ def load_model(
       CheckpointError: files are missing or damaged, or tensors do not match the config.
       TokenizerError: the tokenizer cannot be brought to byte-level form.
 
-    >>> loaded = load_model("e5-small")
-    >>> type(loaded.parameters).__name__, loaded.config.width, loaded.hypernet
-    ('Encoder', 384, None)
+    >>> loaded = load_model(encoder_folder, hypernet_folder)
+    >>> type(loaded.parameters).__name__, loaded.hypernet[0].max_subwords
+    ('Encoder', 7)
     """
     folder, place = find_model(model), placement(mesh)
     tokenizer = ByteLevelTokenizer.load(folder, keep_normalizer=keep_normalizer)

@@ -25,12 +25,10 @@ MOST_LINKS = 40
 def written(path: str | os.PathLike) -> Iterator[Path]:
     """One file, as `written_together` writes several.
 
-    >>> folder = tempfile.TemporaryDirectory()
-    >>> with written(f"{folder.name}/report.txt") as part:
+    >>> with written(folder / "report.txt") as part:
     ...     _ = part.write_text("whole")
-    >>> os.listdir(folder.name)
+    >>> [path.name for path in folder.iterdir()]
     ['report.txt']
-    >>> folder.cleanup()
     """
     with written_together([path]) as (part,):
         yield part

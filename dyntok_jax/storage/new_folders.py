@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from dyntok_jax.storage.new_files import make_parents, sync_file, sync_folder, temporary_name
+from dyntok_jax.storage.new_files import sync_file, sync_folder, temporary_name
 
 STALE_SECONDS = 3600.0
 """Age at which a folder that was never finished is taken for one that a killed process left."""
@@ -21,7 +21,7 @@ def written_folder(folder: str | os.PathLike, *, may_replace: Callable[[Path], b
     Folders that killed processes left half filled beside the name are removed, too, an hour after their last change.
 
     Args:
-      folder: the name; its parent folders are made. A symbolic link is followed and stays.
+      folder: the name; its parent folders are made, and stay. A symbolic link is followed and stays.
       may_replace: asked when the block has ended, if something goes by the name by then. False keeps that, and what
         the block wrote is removed; what it raises is handed on.
 
@@ -31,36 +31,27 @@ def written_folder(folder: str | os.PathLike, *, may_replace: Callable[[Path], b
     Raises:
       OSError: it cannot be written; what went by the name before is still there.
 
-    >>> import tempfile
-    >>> above = tempfile.TemporaryDirectory()
-    >>> with written_folder(f"{above.name}/model", may_replace=lambda _: False) as part:
+    >>> with written_folder(folder / "model", may_replace=lambda _: False) as part:
     ...     _ = (part / "config.json").write_text("{}")
-    >>> os.listdir(above.name)
+    >>> [path.name for path in folder.iterdir()]
     ['model']
-    >>> above.cleanup()
     """
     folder = Path(os.path.realpath(folder))
-    made: list[Path] = []
     with suppress(FileNotFoundError, NotADirectoryError):
         folder.stat()  # a name that is too long is told before the block, not after it
     part = folder.with_name(temporary_name(folder.name))
     old = part.with_suffix(".old")
     try:
-        make_parents(folder.parent, made)
-        part.mkdir()
+        part.mkdir(parents=True)
         _remove_stale(folder)
         yield part
         _sync_tree(part)
         _put_in_place(part, folder, old, may_replace)
-        made = []
     finally:
         if old.exists() and not folder.exists():  # stopped between the two renames
             old.rename(folder)
         shutil.rmtree(part, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
-        with suppress(OSError):
-            for parent in reversed(made):
-                parent.rmdir()
 
 
 def _put_in_place(part: Path, folder: Path, old: Path, may_replace: Callable[[Path], bool]) -> None:

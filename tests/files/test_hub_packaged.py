@@ -242,7 +242,7 @@ def test_the_cache_follows_the_environment(monkeypatch, tmp_path):
 
 
 def test_e5_small_says_how_large_it_is(e5_small_folder):
-    model = hub.PACKAGED_MODELS[hub.DEFAULT_MODEL]
+    model = hub.PACKAGED_MODELS["e5-small"]
     size = sum(path.stat().st_size for path in e5_small_folder.iterdir())
     assert size <= model.folder_bytes < 1.01 * size
     manifest = json.loads((e5_small_folder / "manifest.json").read_text())

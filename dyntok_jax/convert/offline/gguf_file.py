@@ -245,12 +245,13 @@ def _number(
 ) -> int | float:
     """A field of the architecture; where it is a list with a number for each layer, they must be equal.
 
-    A whole number without a default is a size, which is positive.
+    A whole number without a default is a size: at least 0 layers, and 1 of everything else.
     """
     value = file.fields.get(f"{ARCHITECTURE}.{key}", default)
     numbers = set(value) if isinstance(value, list) else {value}
     is_right = len(numbers) == 1 and all(is_number(one, takes_fractions=takes_fractions) for one in numbers)
-    if not is_right or (default is None and not takes_fractions and min(numbers) < 1):
+    least = 0 if key == "block_count" else 1
+    if not is_right or (default is None and not takes_fractions and min(numbers) < least):
         found = "missing" if value is None else f"{value!r}, which is not supported"
         raise CheckpointError(f"{file.path}: the field {ARCHITECTURE}.{key} is {found}.")
     return numbers.pop()
