@@ -2,7 +2,8 @@
 
 `encoder`, `decoder` (a `DynamicEncoder`, a `DynamicDecoder`, 32 wide), `tokenizer`, `text_encoder`, `subwords` and
 `tokens` (three texts, before and after full merging), `batch` and `merged` (the same, padded), `hypernet_config` and
-`hypernet`, the folders `encoder_folder`, `decoder_folder`, `hypernet_folder`, an empty one, `folder`; `np`, `jax`, `jnp`.
+`hypernet`, the folders `encoder_folder`, `decoder_folder`, `hypernet_folder`, an empty one, `folder`; `np`, `jax` and
+`jnp`.
 """
 
 from pathlib import Path

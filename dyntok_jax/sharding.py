@@ -10,6 +10,7 @@ where shardings are part of types, wrap them in `under_explicit_mesh`.
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -103,6 +104,16 @@ def shardings_for(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.unflatten(jax.tree.structure(tree), shardings)
 
 
+def placement(mesh: Mesh | None) -> Callable[[Any], Any] | None:
+    """From a parameter tree to its shardings, as loaders ask for it; None, the default device, without a mesh."""
+    return None if mesh is None else partial(shardings_for, mesh=mesh)
+
+
+def data_parts(mesh: Mesh | None) -> int:
+    """Into how many parts a mesh splits a batch; 1 without a mesh."""
+    return 1 if mesh is None else mesh.shape["data"]
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The sharding of any array of a batch: its first axis over `data`."""
     return NamedSharding(mesh, P("data"))
@@ -144,6 +155,12 @@ def under_explicit_mesh(function: Callable[..., Any], mesh: Mesh, out_specs: Any
 
     Returns:
       The same function; jit it as it is.
+
+    >>> mesh = jax.make_mesh((1, 1), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
+    >>> with jax.set_mesh(mesh):
+    ...     found = jax.jit(under_explicit_mesh(jnp.sin, mesh))(jnp.zeros((2, 3)))
+    >>> found.sharding.spec[0]
+    'data'
     """
     specs = P("data") if out_specs is None else out_specs
     shardings = jax.tree.map(lambda s: NamedSharding(mesh, s), specs, is_leaf=lambda s: isinstance(s, P))

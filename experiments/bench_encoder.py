@@ -43,11 +43,11 @@ from dyntok_jax.embedding import (
     TokenInputs,
     init_hypernet,
 )
-from dyntok_jax.encoding import BATCH_BUCKETS, COMPILED_STEPS, Timings, encode_batch
+from dyntok_jax.encoding import COMPILED_STEPS, Timings, encode_batch
 from dyntok_jax.files import find_model
 from dyntok_jax.models import Encoder, EncoderConfig
 from dyntok_jax.options import DEFAULT_MODEL, FULL, Goal
-from dyntok_jax.text import ByteLevelTokenizer, bucket, group_by_length, pad_batch
+from dyntok_jax.text import BATCH_BUCKETS, ByteLevelTokenizer, bucket, group_by_length, pad_batch
 from experiments.shared.programs import clear_programs, count_programs
 from experiments.shared.report import Figures, report, run_script
 from experiments.shared.turns import best_seconds, ratio, round_seconds, take_turns

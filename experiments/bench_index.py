@@ -35,15 +35,14 @@ import numpy as np
 import tyro
 from jaxtyping import Float32
 from rich.console import Console
+from tokenizers import Tokenizer
 
 from dyntok_jax.assets import load_sample
-from dyntok_jax.convert import load_decoder
 from dyntok_jax.decoding import hidden_queries
 from dyntok_jax.errors import InputError
-from dyntok_jax.files import find_model
+from dyntok_jax.files import load_model
 from dyntok_jax.models import Decoder
 from dyntok_jax.options import DEFAULT_DECODER
-from dyntok_jax.text import ByteLevelTokenizer
 from dyntok_jax.vocabulary import open_table
 from dyntok_jax.vocabulary.index import build_index, exact_search, recall_of, search
 from experiments.shared.report import Figures, report, run_script
@@ -125,9 +124,9 @@ def table_rows(options: Options, model: Decoder) -> Float32[np.ndarray, "V D"]:
     return rows
 
 
-def real_queries(options: Options, model: Decoder, folder: Path) -> Float32[np.ndarray, "Q D"]:
+def real_queries(options: Options, model: Decoder, tokenizer: Tokenizer) -> Float32[np.ndarray, "Q D"]:
     """Hidden states; languages take turns, so that both halves have all of them, of different texts."""
-    tokenizer, sample = ByteLevelTokenizer.load(folder).own, load_sample()
+    sample = load_sample()
     by_turns = zip_longest(*(sample[language][: options.paragraphs] for language in options.languages))
     texts = [text for turn in by_turns for text in turn if text is not None]
     return hidden_queries(model, [tokenizer.encode(text).ids for text in texts])
@@ -248,10 +247,10 @@ def markdown_table(found: list[Figures], options: Options) -> str:
 
 def run(options: Options, console: Console) -> Figures:
     """Measures, writes what was asked for, and returns the figures."""
-    folder = find_model(options.model)
-    _, model = load_decoder(folder)
+    loaded = load_model(options.model, kind="decoder")
+    model = loaded.parameters
     rows = table_rows(options, model)
-    shaping, held_out = np.array_split(real_queries(options, model, folder), 2)
+    shaping, held_out = np.array_split(real_queries(options, model, loaded.tokenizer.own), 2)
     rng = np.random.default_rng(0)
     timed = held_out[np.sort(rng.permutation(len(held_out))[: options.queries])]
     n_own = 0 if options.folder is None else len(model.word_embeddings[...])

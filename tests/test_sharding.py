@@ -12,9 +12,7 @@ from dyntok_jax.convert import load_encoder
 from dyntok_jax.convert.bert_checkpoint import save_encoder
 from dyntok_jax.embedding import Hypernet, HypernetConfig, HypernetOutput, predict_embeddings
 from dyntok_jax.errors import ConfigError
-from dyntok_jax.models import Encoder, EncoderConfig, MaskedLmHead
-from dyntok_jax.models.bert import encode_ids
-from dyntok_jax.models.heads import mlm_logits
+from dyntok_jax.models import Encoder, EncoderConfig, MaskedLmHead, encode_ids, mlm_logits
 from dyntok_jax.sharding import batch_sharding, make_mesh, shardings_for, under_explicit_mesh
 
 ENCODER = EncoderConfig("bert", 50, 16, 2, 4, 24, 12)

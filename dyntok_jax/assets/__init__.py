@@ -21,11 +21,6 @@ def load_sample() -> dict[str, list[str]]:
     return {language: [row[language] for row in rows] for language in languages}
 
 
-def sample_keys() -> list[str]:
-    """Names of the sample's paragraphs, such as `article/1/1`, in the order of `load_sample`."""
-    return [row[KEY_FIELD] for row in _complete_rows()]
-
-
 def xlmr_charsmap() -> bytes:
     """The normalisation table of XLM-R's tokenizer: SentencePiece 0.1.82's `nmt_nfkc`, compiled.
 

@@ -6,10 +6,8 @@ the header's length, the header (JSON: dtype, shape and place of each tensor) an
 
 import json
 import os
-import secrets
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -17,13 +15,15 @@ from typing import Any
 
 import jax
 import numpy as np
+from huggingface_hub import split_state_dict_into_shards_factory
 
 from dyntok_jax.convert.safetensors import DTYPES, INDEX, WEIGHTS, Table
 from dyntok_jax.errors import CheckpointError
 from dyntok_jax.parameters import flat_parameters
+from dyntok_jax.storage import written_together
 
 MAX_SHARD_BYTES = 5 * 10**9
-SHARD = "model-{:05}-of-{:05}.safetensors"
+FILE_NAMES = "model{suffix}.safetensors"
 FORMAT = {"format": "pt"}
 """What PyTorch transformers asks of the files it loads."""
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -102,11 +102,10 @@ def write_checkpoint(
     """
     folder = Path(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(config, indent=2, sort_keys=True) + "\n"
         write_weights(folder, tensors, max_shard_bytes=max_shard_bytes, beside={"config.json": text})
     except OSError as error:
-        raise CheckpointError(f"{folder} cannot be written: {error}.") from error
+        raise CheckpointError(f"{folder} cannot be written: {error.strerror or error}.") from error
 
 
 def write_weights(
@@ -120,7 +119,7 @@ def write_weights(
     """Writes the weights alone, as `write_checkpoint` does.
 
     Args:
-      folder: an existing folder.
+      folder: made if it is not there, its parent folders too.
       tensors: as for `write_checkpoint`.
       max_shard_bytes: as for `write_checkpoint`.
       beside: names and texts of files that belong to the weights and take their names with them.
@@ -129,38 +128,27 @@ def write_weights(
     Raises:
       OSError: the folder cannot be written.
     """
-    shards = _split(tensors, max_shard_bytes)
-    names = [SHARD.format(i, len(shards)) for i in range(1, len(shards) + 1)] if len(shards) > 1 else [WEIGHTS]
-    texts = dict(beside or {})
-    if len(shards) > 1:
-        weight_map = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
-        n_bytes = sum(tensor.n_bytes for tensor in tensors.values())
-        index = {"metadata": {"total_size": n_bytes}, "weight_map": dict(sorted(weight_map.items()))}
+    plan = split_state_dict_into_shards_factory(
+        dict(tensors),
+        get_storage_size=lambda tensor: tensor.n_bytes,
+        filename_pattern=FILE_NAMES,
+        max_shard_size=max_shard_bytes,
+    )
+    shards, texts = plan.filename_to_tensors, dict(beside or {})
+    if plan.is_sharded:
+        index = {"metadata": plan.metadata, "weight_map": dict(sorted(plan.tensor_to_filename.items()))}
         texts[INDEX] = json.dumps(index, indent=2) + "\n"
-    with _new_files(folder, [*names, *texts]) as parts:
-        n_done = 0
-        for name, shard in zip(names, shards, strict=True):
-            for _ in _write_file(parts[name], {tensor: tensors[tensor] for tensor in shard}):
+    n_done = 0
+    with written_together([folder / name for name in (*shards, *texts)]) as parts:
+        for part, names in zip(parts, shards.values(), strict=False):
+            for _ in _write_file(part, {name: tensors[name] for name in names}):
                 n_done += 1
                 progress(n_done / len(tensors))
-        for name, text in texts.items():
-            parts[name].write_text(text, encoding="utf-8")
+        for part, text in zip(parts[len(shards) :], texts.values(), strict=True):
+            part.write_text(text, encoding="utf-8")
     for old in (*folder.glob("model-*-of-*.safetensors"), folder / WEIGHTS, folder / INDEX):
-        if old.name not in (*names, *texts):
+        if old.name not in (*shards, *texts):
             old.unlink(missing_ok=True)
-
-
-def _split(tensors: Mapping[str, LazyTensor], max_bytes: int) -> list[list[str]]:
-    """Names for each file, in the order given; a file is closed when the next tensor would not fit."""
-    shards: list[list[str]] = [[]]
-    n_bytes = 0
-    for name, tensor in tensors.items():
-        if shards[-1] and n_bytes + tensor.n_bytes > max_bytes:
-            shards.append([])
-            n_bytes = 0
-        shards[-1].append(name)
-        n_bytes += tensor.n_bytes
-    return shards
 
 
 def _write_file(path: Path, tensors: Mapping[str, LazyTensor]) -> Iterator[str]:
@@ -190,16 +178,3 @@ def _bytes(name: str, tensor: LazyTensor) -> memoryview:
     if (array.shape, array.dtype) != (tensor.shape, tensor.dtype):
         raise ValueError(f"{name} came as {array.dtype} {array.shape}, not as announced: {tensor}.")
     return array.reshape(-1).view(np.uint8).data
-
-
-@contextmanager
-def _new_files(folder: Path, names: Sequence[str]) -> Iterator[dict[str, Path]]:
-    """Files to fill, by the names they take when the block ends; if it fails, they vanish."""
-    parts = {name: folder / f".{name}.{secrets.token_hex(4)}.part" for name in names}
-    try:
-        yield parts
-        for name, part in parts.items():
-            os.replace(part, folder / name)
-    finally:
-        for part in parts.values():
-            part.unlink(missing_ok=True)

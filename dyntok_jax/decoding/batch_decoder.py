@@ -34,15 +34,16 @@ from dyntok_jax.decoding.vocabularies import OWN, LargeVocabulary, Vocabulary
 from dyntok_jax.embedding import COMPILED_STEPS as EMBEDDING_STEPS, TokenEmbedder, TokenInputs, embed_tokens
 from dyntok_jax.errors import NotANumberError, TooLongError
 from dyntok_jax.models import Decoder, DecoderConfig
-from dyntok_jax.sharding import shard_batch
-from dyntok_jax.text import bucket, pad_ragged
+from dyntok_jax.sharding import data_parts, shard_batch
+from dyntok_jax.text import (
+    CAPACITY_BUCKETS,
+    CONTINUATION_BUCKETS,
+    DECODER_BATCH_BUCKETS,
+    bucket,
+    divided_buckets,
+    pad_ragged,
+)
 
-BATCH_BUCKETS = (1, 2, 4, 8, 16, 32)
-"""Padded numbers of sequences a batch."""
-CAPACITY_BUCKETS = (256, 512, 1024, 2048, 4096, 8192)
-"""Slots of the key/value cache a sequence; longer ones go up in steps of 8192."""
-CONTINUATION_BUCKETS = (16, 64, 256, 512, 1024, 2048, 4096)
-"""Padded lengths of continuations to score."""
 STRETCH, LAST_STRETCH = 256, 128
 """Tokens of a prompt that are read at a time, and behind its last whole stretch."""
 CHUNK = 32
@@ -257,8 +258,7 @@ class BatchDecoder:
 
     def _batch_buckets(self) -> tuple[int, ...]:
         """Batch sizes that the mesh divides."""
-        n_data = self.mesh.shape["data"] if self.mesh is not None else 1
-        return tuple(sorted({-(-size // n_data) * n_data for size in BATCH_BUCKETS}))
+        return divided_buckets(DECODER_BATCH_BUCKETS, data_parts(self.mesh))
 
 
 @partial(jax.jit, static_argnames=("capacity", "mesh"))

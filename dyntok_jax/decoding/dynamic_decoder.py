@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -13,7 +12,6 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import UInt32
 
-from dyntok_jax.convert import load_decoder, load_hypernet
 from dyntok_jax.decoding.batch_decoder import CHUNK, BatchDecoder
 from dyntok_jax.decoding.loaded_vocabulary import LoadedVocabulary, load_large_vocabulary
 from dyntok_jax.decoding.multiple_choice import choice_of, choice_prompts
@@ -26,10 +24,9 @@ from dyntok_jax.decoding.vocabularies import LargeVocabulary
 from dyntok_jax.decoding.written_in import WrittenIn, what_to_choose_from
 from dyntok_jax.embedding import DEFAULT_CACHE_ROWS, TokenEmbedder
 from dyntok_jax.errors import InputError
-from dyntok_jax.files import find_hypernet, find_model
+from dyntok_jax.files import load_model
 from dyntok_jax.models import Decoder, DecoderConfig
 from dyntok_jax.options import AUTO, CANDIDATES, DEFAULT_DECODER, PROBES, Goal, Merging, Style, SurfaceMode, one_merging
-from dyntok_jax.sharding import shardings_for
 from dyntok_jax.text import ByteLevelTokenizer, ChatTemplate, TextEncoder, group_by_length
 
 STOP_CHUNK = 8
@@ -102,26 +99,29 @@ class DynamicDecoder:
           ModelNotFoundError, CheckpointError, ConfigError, TokenizerError: see `hub`, `convert`, `text`. A mesh that
             does not divide the heads is a ConfigError.
         """
-        folder = find_model(model)
-        tokenizer = ByteLevelTokenizer.load(folder, keep_normalizer=keep_normalizer)
-        place = partial(shardings_for, mesh=mesh) if mesh is not None else None
         # on a CPU layers of their own decode faster (see `unstacked`); elsewhere a scan compiles faster
         is_stacked = mesh is not None or jax.default_backend() != "cpu"
-        config, decoder = load_decoder(folder, dtype=dtype, shardings=place, is_stacked=is_stacked)
-        loaded = None
-        if found := find_hypernet(hypernet, model):
-            loaded = load_hypernet(found, dtype=dtype, shardings=place)
+        loaded = load_model(
+            model,
+            hypernet,
+            kind="decoder",
+            dtype=dtype,
+            mesh=mesh,
+            keep_normalizer=keep_normalizer,
+            is_stacked=is_stacked,
+        )
+        config, decoder = loaded.config, loaded.parameters
         output_embeddings = decoder.output_embeddings
         embedder = TokenEmbedder(
-            tokenizer,
+            loaded.tokenizer,
             decoder.word_embeddings[...],
-            loaded,
+            loaded.hypernet,
             output_VD=None if output_embeddings is None else output_embeddings[...],
             surface=surface,
             predict_all=predict_all,
             cache_rows=cache_rows,
         )
-        ends, chat = end_ids(folder, tokenizer), ChatTemplate.load(folder)
+        ends, chat = end_ids(loaded.folder, loaded.tokenizer), ChatTemplate.load(loaded.folder)
         return cls(config, decoder, embedder, end_ids=ends, chat=chat, mesh=mesh)
 
     def load_vocabulary(

@@ -9,10 +9,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float32
 
 from dyntok_jax.decoding.vocabularies import PromptVocabulary
-from dyntok_jax.embedding import WIDTH_BUCKETS, TokenInputs
+from dyntok_jax.embedding import TokenInputs
 from dyntok_jax.merging import TextTokens
 from dyntok_jax.sharding import shard_batch
-from dyntok_jax.text import ByteLevelTokenizer, bucket
+from dyntok_jax.text import SURFACE_BUCKETS, ByteLevelTokenizer, bucket
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def prompt_vocabulary(
     longest = max((len(ids) for of_text in texts for ids in of_text.ids()), default=1)
     n_batch, n_places = inputs.mask_BT.shape
     row_BN = np.full((n_batch, n_places), -1, np.int32)
-    constituents_BNS = np.full((n_batch, n_places, bucket(longest, WIDTH_BUCKETS[1:])), -1, np.int32)
+    constituents_BNS = np.full((n_batch, n_places, bucket(longest, SURFACE_BUCKETS[1:])), -1, np.int32)
     for row, (of_text, tokens) in enumerate(zip(entries, texts, strict=True)):
         row_BN[row, : len(of_text)] = row_BT[row, list(of_text.places)]
         ids = tokens.ids()

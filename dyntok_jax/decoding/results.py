@@ -34,6 +34,11 @@ class OfPrompt:
         """Tokens of the prompt to the model's own tokenizer, special tokens not counted; found when first asked."""
         return int(self.prompts.n_static[self.row])
 
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of the prompt after merging, counted alike."""
+        return int(self.prompt_tokens.is_counted_T.sum())
+
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratedText(OfPrompt):

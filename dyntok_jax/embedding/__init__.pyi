@@ -1,5 +1,7 @@
 from .average import (
     average_embeddings as average_embeddings,
+    average_with_filler as average_with_filler,
+    filler_row as filler_row,
 )
 from .cache import (
     EmbeddingCache as EmbeddingCache,
@@ -32,7 +34,6 @@ from .new_tokens import (
     wants_row as wants_row,
 )
 from .predict import (
-    WIDTH_BUCKETS as WIDTH_BUCKETS,
     collect as collect,
     predict_in_buckets as predict_in_buckets,
 )

@@ -6,6 +6,8 @@ Gee et al., "Fast Vocabulary Transfer for Language Model Compression", EMNLP 202
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from dyntok_jax.text import ByteLevelTokenizer
+
 
 def average_embeddings(
     surface_US: Int[Array, "U S"],
@@ -22,8 +24,45 @@ def average_embeddings(
     Returns:
       One row a token, in the dtype of `source_VD`; zeros for a row that is all padding. An id outside the table counts
       as a row of zeros.
+
+    >>> average_embeddings(jnp.array([[0, 1]]), jnp.array([[True, True]]), jnp.array([[1.0, 3.0], [2.0, 5.0]])).tolist()
+    [[1.5, 4.0]]
+    """
+    return _mean(source_VD.at[surface_US].get(mode="fill", fill_value=0), is_subword_US)
+
+
+def filler_row(tokenizer: ByteLevelTokenizer, source_VD: Float[Array, "V D"]) -> Float[Array, " D"]:
+    """The row that FVT gives to bytes that the byte-level form appended: no model has trained one for them.
+
+    That of the unknown token, which the model read in their place; the mean of all rows where the tokenizer has no such
+    token.
+    """
+    if tokenizer.unknown_id is not None:
+        return source_VD[tokenizer.unknown_id]
+    return source_VD.mean(axis=0) if tokenizer.vocab_size > tokenizer.n_own else jnp.zeros_like(source_VD[0])
+
+
+def average_with_filler(
+    surface_US: Int[Array, "U S"],
+    is_subword_US: Bool[Array, "U S"],
+    source_VD: Float[Array, "V D"],
+    filler_D: Float[Array, " D"],
+    n_own: Int[Array, ""] | int,
+) -> Float[Array, "U D"]:
+    """The same as `average_embeddings` where subwords may be appended bytes.
+
+    Args:
+      surface_US: subword ids; those from `n_own` on are appended bytes.
+      is_subword_US: which entries are subwords, not padding.
+      source_VD: a table of the model, which may have more than `n_own` rows.
+      filler_D: the row of every appended byte, from `filler_row`.
+      n_own: entries of the model's own vocabulary.
     """
     rows_USD = source_VD.at[surface_US].get(mode="fill", fill_value=0)
-    weight_US = is_subword_US.astype(source_VD.dtype)
+    return _mean(jnp.where((surface_US >= n_own)[..., None], filler_D[None, None], rows_USD), is_subword_US)
+
+
+def _mean(rows_USD: Float[Array, "U S D"], is_subword_US: Bool[Array, "U S"]) -> Float[Array, "U D"]:
+    weight_US = is_subword_US.astype(rows_USD.dtype)
     count_U1 = jnp.maximum(weight_US.sum(axis=1, keepdims=True), 1)
     return jnp.einsum("USD,US->UD", rows_USD, weight_US) / count_U1

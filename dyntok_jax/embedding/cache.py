@@ -6,19 +6,17 @@ tokens, so no row is ever another token's.
 
 import hashlib
 import json
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int, Int32
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from dyntok_jax.errors import CheckpointError, InputError
+from dyntok_jax.storage import save_arrays, written
 
 FORMAT = "dyntok-embedding-cache 1"
 
@@ -59,11 +57,6 @@ class EmbeddingCache:
 
     def __len__(self) -> int:
         return len(self._slots)
-
-    @property
-    def hit_rate(self) -> float:
-        """Share of the keys asked for that were there, 0 to 1; 0 before the first."""
-        return self.hits / max(1, self.hits + self.misses)
 
     def reset_counts(self) -> None:
         """Starts counting hits and misses afresh."""
@@ -114,25 +107,20 @@ class EmbeddingCache:
         Raises:
           InputError: the file cannot be written.
         """
-        path = Path(path)
         keys = list(self._slots)
         arrays = {
             "rows": self._rows_CD[list(self._slots.values())],
             "key_bytes": np.frombuffer(b"".join(keys), np.uint8),
             "key_ends": np.cumsum([len(key) for key in keys], dtype=np.int64),
         }
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
-            save_file(arrays, part, metadata={"format": FORMAT})
-            os.replace(part, path)
-        except (OSError, SafetensorError) as error:
+            with written(path) as part:
+                save_arrays(part, arrays, {"format": FORMAT})
+        except OSError as error:
             raise InputError(
-                f"The embedding cache cannot be written to {path} ({error}): name a file in a folder that is there and "
+                f"The embedding cache cannot be written to {path} ({error.strerror or error}): name a file in a folder "
                 "that you may write to, on a disk with room."
             ) from error
-        finally:
-            with suppress(OSError):
-                part.unlink()
 
     @classmethod
     def load(cls, path: Path | str, *, capacity: int, width: int) -> "EmbeddingCache":

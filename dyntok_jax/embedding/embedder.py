@@ -9,20 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
-from dyntok_jax.embedding.average import average_embeddings
+from dyntok_jax.embedding.average import average_with_filler, filler_row
 from dyntok_jax.embedding.cache import EmbeddingCache, namespace
 from dyntok_jax.embedding.hypernet import Hypernet, predict_embeddings
 from dyntok_jax.embedding.hypernet_config import HypernetConfig, check_hypernet_fits
 from dyntok_jax.embedding.language_codes import language_index, languages_of
 from dyntok_jax.embedding.new_tokens import distinct_forms, wants_row
-from dyntok_jax.embedding.predict import WIDTH_BUCKETS, fetch_rows
+from dyntok_jax.embedding.predict import fetch_rows
 from dyntok_jax.embedding.surface import retokenized
 from dyntok_jax.embedding.token_inputs import TokenInputs
 from dyntok_jax.errors import ConfigError, InputError
 from dyntok_jax.merging import RaggedTokens, resolve_merging
 from dyntok_jax.options import Merging, Scope, SurfaceMode
 from dyntok_jax.parameters import fingerprint
-from dyntok_jax.text import ByteLevelTokenizer, bucket, pad_ragged
+from dyntok_jax.text import SURFACE_BUCKETS, ByteLevelTokenizer, bucket, pad_ragged
 from dyntok_jax.types import MergedBatch, UniqueTokens
 
 DEFAULT_MAX_SUBWORDS = 7
@@ -122,10 +122,6 @@ class TokenEmbedder:
             raise InputError(f"There are {n_texts} texts and {len(codes)} languages: give one, or one a text.")
         return np.array([language_index(code, self.languages) for code in codes], np.int32)
 
-    def source_ids(self, ids: Int32[np.ndarray, "*shape"]) -> Int32[np.ndarray, "*shape"]:
-        """Rows of the model's table for subwords; appended bytes, which have none, take the unknown token's."""
-        return np.where(ids < self.tokenizer.n_own, ids, self.tokenizer.unknown_id or 0).astype(np.int32)
-
     def resolve(self, merging: Merging, *, scope: Scope, merge_last: bool) -> Merging:
         """What a caller asked for, with what it left to the model (see `resolve_merging`).
 
@@ -175,7 +171,8 @@ class TokenEmbedder:
             rows_RD = np.zeros((size, self.source_VD.shape[1]), np.float32)
             rows_RD[: len(rows_UD)] = rows_UD
         return TokenInputs(
-            ids_BT=lay_out(self.source_ids(first_M), 0),
+            # of the model's own vocabulary wherever a token keeps its source row
+            ids_BT=lay_out(np.minimum(first_M, np.int32(self.tokenizer.n_own - 1)), 0),
             row_BT=row_BT,
             rows_RD=rows_RD,
             mask_BT=lay_out(np.ones(len(first_M), bool), False),
@@ -227,7 +224,8 @@ class TokenEmbedder:
 
         def predict(surface_US, is_subword_US, language_U) -> Float[Array, "U D"]:
             if self.hypernet is None:
-                return _average(self.source_ids(surface_US), is_subword_US, output_VD)
+                filler_D = filler_row(self.tokenizer, output_VD)
+                return _average(surface_US, is_subword_US, output_VD, filler_D, self.tokenizer.n_own)
             languages = language_U if self.languages else None
             return _predict_output(self.hypernet[1], surface_US, is_subword_US, self._hypernet_source_VM, languages)
 
@@ -250,14 +248,17 @@ class TokenEmbedder:
             self.tokenizer,
             ids_1N,
             merged,
-            has_hypernet=self.hypernet is not None,
-            predict_all=self.predict_all,
+            predict_all=self.predict_all and self.hypernet is not None,
         )
         width = self.max_subwords
         if self.hypernet is None:  # the mean takes any length: pad to a few
-            width = bucket(int(tokens.length_M.max(initial=1)), WIDTH_BUCKETS[1:])
+            width = bucket(int(tokens.length_M.max(initial=1)), SURFACE_BUCKETS[1:])
         language_1M = np.repeat(language_B, tokens.lengths)[None]
         return wanted_1M[0], *distinct_forms(ids_1N, merged, wanted_1M, language_1M, width=width)
+
+    @cached_property
+    def _filler(self) -> Float[Array, " D"]:
+        return filler_row(self.tokenizer, self.source_VD)
 
     @property
     def _rewrite(self) -> Callable[..., tuple] | None:
@@ -265,7 +266,7 @@ class TokenEmbedder:
 
     def _predict(self, surface_US, is_subword_US, language_U) -> Float[Array, "U D"]:
         if self.hypernet is None:
-            return _average(self.source_ids(surface_US), is_subword_US, self.source_VD)
+            return _average(surface_US, is_subword_US, self.source_VD, self._filler, self.tokenizer.n_own)
         _, parameters = self.hypernet
         return _predict_input(
             parameters, surface_US, is_subword_US, self._hypernet_source_VM, language_U if self.languages else None
@@ -285,7 +286,7 @@ class TokenEmbedder:
         return [namespace(**parts, language=code, index=i) for i, code in enumerate(self.languages or ("",))]
 
 
-_average = jax.jit(average_embeddings)
+_average = jax.jit(average_with_filler)
 
 
 @jax.jit

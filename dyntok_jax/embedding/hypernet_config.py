@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dyntok_jax.errors import ConfigError
-from dyntok_jax.models import read_numbers
+from dyntok_jax.models import check_at_least, read_numbers
 
 UNSUPPORTED = {
     "hn_concat_last_hidden_state": "all positions concatenated",
@@ -66,9 +66,7 @@ class HypernetConfig:
     def __post_init__(self):
         names = ("width", "hidden_width", "ffn_width", "n_layers", "n_heads", "vocab_size", "max_subwords")
         least = dict.fromkeys((*names, "n_token_types"), 1) | dict.fromkeys(("n_extra_tokens", "n_langs"), 0)
-        for name, low in least.items():
-            if getattr(self, name) < low:
-                raise ConfigError(f"{name} of the hypernetwork is {getattr(self, name)}: it must be at least {low}.")
+        check_at_least(self, least, of="the hypernetwork")
         if self.langs is not None and len(self.langs) != self.n_langs:
             raise ConfigError(
                 f"The hypernetwork has {self.n_langs} languages and its config names {len(self.langs)}: "

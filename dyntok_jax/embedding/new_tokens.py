@@ -13,25 +13,21 @@ def wants_row(
     ids_BL: Int32[np.ndarray, "B L"],
     merged: MergedBatch[np.ndarray],
     *,
-    has_hypernet: bool = True,
     predict_all: bool = False,
 ) -> Bool[np.ndarray, "B T"]:
-    """Which tokens keep no source row.
+    """Which tokens keep no source row: merged ones, and bytes that the byte-level form appended, which have none.
 
     Args:
       tokenizer: of the model.
       ids_BL: subword ids.
       merged: the tokens, on the host.
-      has_hypernet: FVT makes rows of merged tokens only; a hypernetwork also predicts appended bytes.
       predict_all: single subwords too, as the paper does; never special or other added tokens.
     """
-    wanted_BT = merged.length_BT > 1
-    if has_hypernet:
-        first_BT = np.take_along_axis(ids_BL, merged.start_BT, axis=1)
-        is_appended_BT = first_BT >= tokenizer.n_own
-        is_special_BT = np.isin(first_BT, list(tokenizer.added_ids))
-        wanted_BT |= merged.mask_BT & (is_appended_BT | (predict_all & ~is_special_BT))
-    return wanted_BT
+    first_BT = np.take_along_axis(ids_BL, merged.start_BT, axis=1)
+    wanted_BT = (merged.length_BT > 1) | (first_BT >= tokenizer.n_own)
+    if predict_all:
+        wanted_BT |= ~np.isin(first_BT, list(tokenizer.added_ids))
+    return wanted_BT & merged.mask_BT
 
 
 def distinct_forms(

@@ -10,11 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from dyntok_jax.embedding.cache import EmbeddingCache, token_keys
-
-ROW_BUCKETS = (64, 512)
-"""Padded numbers of rows a prediction; more are predicted in several calls of the largest."""
-WIDTH_BUCKETS = (3, 7, 16, 64, 256)
-"""Padded surface lengths: most merged tokens have two or three subwords."""
+from dyntok_jax.text import PREDICTED_ROW_BUCKETS, SURFACE_BUCKETS, buckets_up_to
 
 Predict = Callable[
     [Int32[np.ndarray, "U S"], Bool[np.ndarray, "U S"], Int32[np.ndarray, "U"]],
@@ -23,18 +19,13 @@ Predict = Callable[
 """Surface forms, which entries are subwords, and each row's language index, to rows, on the device."""
 
 
-def width_buckets(width: int) -> tuple[int, ...]:
-    """The surface lengths to pad to where none is longer than `width`."""
-    return (*(bucket for bucket in WIDTH_BUCKETS if bucket < width), width)
-
-
 def predict_in_buckets(
     predict: Predict,
     surface_US: Int32[np.ndarray, "U S"],
     is_subword_US: Bool[np.ndarray, "U S"],
     language_U: Int32[np.ndarray, "U"],
     *,
-    row_buckets: Sequence[int] = ROW_BUCKETS,
+    row_buckets: Sequence[int] = PREDICTED_ROW_BUCKETS,
 ) -> list[tuple[np.ndarray, Float[Array, "_ D"]]]:
     """Predicts rows in a few padded shapes, short forms apart from long ones.
 
@@ -43,7 +34,7 @@ def predict_in_buckets(
     """
     lengths_U = is_subword_US.sum(axis=1)
     pending, shorter = [], 0
-    for width in width_buckets(surface_US.shape[1]):
+    for width in buckets_up_to(surface_US.shape[1], SURFACE_BUCKETS):
         members = np.flatnonzero((lengths_U <= width) & (lengths_U >= shorter))
         shorter = width + 1
         # the remainder goes into small buckets as long as that computes fewer rows than a large one

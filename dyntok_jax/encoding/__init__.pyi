@@ -1,5 +1,4 @@
 from .dynamic_encoder import (
-    BATCH_BUCKETS as BATCH_BUCKETS,
     COMPILED_STEPS as COMPILED_STEPS,
     DynamicEncoder as DynamicEncoder,
     default_prompt as default_prompt,

@@ -13,29 +13,32 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Int32
 
-from dyntok_jax.convert import load_encoder, load_hypernet
 from dyntok_jax.embedding import (
     COMPILED_STEPS as EMBEDDING_STEPS,
     DEFAULT_CACHE_ROWS,
     EmbeddingCache,
-    Hypernet,
-    HypernetConfig,
     TokenEmbedder,
     TokenInputs,
     embed_tokens,
 )
 from dyntok_jax.encoding.encoded_texts import EncodedTexts, Timings, timed
 from dyntok_jax.errors import ConfigError, InputError
-from dyntok_jax.files import find_hypernet, find_model
+from dyntok_jax.files import load_model
 from dyntok_jax.merging import RaggedTokens, merge_texts
 from dyntok_jax.models import Encoder, EncoderConfig, encode, l2_normalize, mean_pool
 from dyntok_jax.options import AUTO, DEFAULT_MODEL, FULL, Goal, Merging, Pooling, SurfaceMode, one_merging
-from dyntok_jax.sharding import shard_batch, shardings_for
-from dyntok_jax.text import ByteLevelTokenizer, Text, TextEncoder, bucket, group_by_length, pad_ragged
+from dyntok_jax.sharding import data_parts, shard_batch
+from dyntok_jax.text import (
+    BATCH_BUCKETS,
+    ByteLevelTokenizer,
+    Text,
+    TextEncoder,
+    bucket,
+    divided_buckets,
+    group_by_length,
+    pad_ragged,
+)
 from dyntok_jax.types import AnyArray
-
-BATCH_BUCKETS = (1, 2, 4, 8, 16, 24, 32)
-"""Padded numbers of sequences a batch."""
 
 
 class DynamicEncoder:
@@ -106,22 +109,17 @@ class DynamicEncoder:
         Raises:
           ModelNotFoundError, CheckpointError, ConfigError, TokenizerError: see `hub`, `convert`, `text`.
         """
-        folder = find_model(model)
-        tokenizer = ByteLevelTokenizer.load(folder, keep_normalizer=keep_normalizer)
-        place = partial(shardings_for, mesh=mesh) if mesh is not None else None
-        config, encoder = load_encoder(folder, dtype=dtype, shardings=place)
-        loaded: tuple[HypernetConfig, Hypernet] | None = None
-        if found := find_hypernet(hypernet, model):
-            loaded = load_hypernet(found, dtype=dtype, shardings=place)
+        loaded = load_model(model, hypernet, kind="encoder", dtype=dtype, mesh=mesh, keep_normalizer=keep_normalizer)
         embedder = TokenEmbedder(
-            tokenizer,
-            encoder.word_embeddings[...],
-            loaded,
+            loaded.tokenizer,
+            loaded.parameters.word_embeddings[...],
+            loaded.hypernet,
             surface=surface,
             predict_all=predict_all,
             cache_rows=cache_rows,
         )
-        return cls(config, encoder, embedder, prefix=default_prompt(folder), mesh=mesh)
+        prefix = default_prompt(loaded.folder)
+        return cls(loaded.config, loaded.parameters, embedder, prefix=prefix, mesh=mesh)
 
     def encode(
         self,
@@ -206,7 +204,7 @@ class DynamicEncoder:
         )
 
     def _inputs(
-        self, tokens: RaggedTokens, language_B: Int32[np.ndarray, "B"], *, is_static: bool
+        self, tokens: RaggedTokens, language_B: Int32[np.ndarray, "texts"], *, is_static: bool
     ) -> tuple[TokenInputs, Int32[AnyArray, "B T"]]:
         """The tokens of a batch as the model reads them, padded to buckets, and which text of a pair each is of."""
         n_batch = bucket(len(tokens), self._batch_buckets())
@@ -218,8 +216,7 @@ class DynamicEncoder:
 
     def _batch_buckets(self) -> tuple[int, ...]:
         """Batch sizes that the mesh divides."""
-        n_data = self.mesh.shape["data"] if self.mesh is not None else 1
-        return tuple(sorted({-(-size // n_data) * n_data for size in BATCH_BUCKETS}))
+        return divided_buckets(BATCH_BUCKETS, data_parts(self.mesh))
 
 
 def default_prompt(folder: Path) -> str:

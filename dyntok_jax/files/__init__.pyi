@@ -12,6 +12,11 @@ from .hub import (
     find_hypernet as find_hypernet,
     find_model as find_model,
 )
+from .model_loading import (
+    LoadedModel as LoadedModel,
+    Tables as Tables,
+    load_model as load_model,
+)
 from .orbax_checkpoint import (
     is_checkpoint as is_checkpoint,
     load_checkpoint as load_checkpoint,

@@ -1,13 +1,12 @@
 """Folders that are there whole or not at all."""
 
 import os
-import secrets
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from dyntok_jax.errors import CheckpointError
+from dyntok_jax.storage import written_folder
 
 
 @contextmanager
@@ -23,22 +22,16 @@ def new_folder(folder: str | os.PathLike, *, overwrite: bool = False) -> Iterato
     """
     folder = Path(folder).absolute()
     check_free(folder, overwrite)
-    part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
-    old = part.with_suffix(".old")
+
+    def may_replace(there: Path) -> bool:
+        check_free(there, overwrite)
+        return True
+
     try:
-        part.mkdir(parents=True)
-        yield part
-        check_free(folder, overwrite)
-        if folder.exists():
-            folder.rename(old)
-        part.rename(folder)
+        with written_folder(folder, may_replace=may_replace) as part:
+            yield part
     except OSError as error:
         raise CheckpointError(f"{folder} cannot be written: {error.strerror or error}.") from error
-    finally:
-        if old.exists() and not folder.exists():  # stopped between the two renames
-            old.rename(folder)
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def check_free(folder: Path, overwrite: bool) -> None:

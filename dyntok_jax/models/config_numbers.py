@@ -1,11 +1,14 @@
-"""The numbers of a `config.json`, checked before anything is built from them."""
+"""The numbers of a config, checked before anything is built from them: the one place that says what a number is."""
 
+import math
 from collections.abc import Iterable, Mapping
-from types import MappingProxyType, UnionType
+from types import MappingProxyType
 from typing import Any
 
 from dyntok_jax.errors import ConfigError
 
+LARGEST = 2**31 - 1
+"""Of whole numbers; sizes and ids are int32."""
 _NO_DEFAULTS: Mapping[str, int] = MappingProxyType({})
 
 
@@ -31,20 +34,43 @@ def read_numbers(
 
     Raises:
       ConfigError: fields that are missing or hold no number of their kind, all of them listed.
+
+    >>> read_numbers({"hidden_size": 8}, "a model", needed=["hidden_size"], fractions={"norm_eps": 1e-5})
+    ({'hidden_size': 8}, {'norm_eps': 1e-05})
     """
     found: dict[str, Any] = {name: config.get(name) for name in needed}
     found |= {name: _or(config.get(name), default) for name, default in whole.items()}
     found_fractions = {name: _or(config.get(name), default) for name, default in fractions.items()}
-    wrong = [name for name, number in found.items() if not _is_number(number, int)]
-    wrong += [name for name, number in found_fractions.items() if not _is_number(number, int | float)]
+    wrong = [name for name, number in found.items() if not is_number(number, takes_fractions=False)]
+    wrong += [name for name, number in found_fractions.items() if not is_number(number, takes_fractions=True)]
     if wrong:
         raise ConfigError(f"config.json of {what} lacks a number for: {', '.join(wrong)}.")
     return found, {name: float(number) for name, number in found_fractions.items()}
 
 
+def is_number(value: object, *, takes_fractions: bool) -> bool:
+    """Whether a value from a file is a whole number that fits int32 or, with `takes_fractions`, a finite float."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return abs(value) <= LARGEST
+    return takes_fractions and isinstance(value, float) and math.isfinite(value)
+
+
+def check_at_least(config: object, least: Mapping[str, int | float], *, of: str = "") -> None:
+    """Compares fields of a config with the least that each may be.
+
+    Args:
+      config: the dataclass.
+      least: by field.
+      of: whose fields they are, for the error.
+
+    Raises:
+      ConfigError: a field is less.
+    """
+    for name, low in least.items():
+        if not getattr(config, name) >= low:
+            whose = f" of {of}" if of else ""
+            raise ConfigError(f"{name}{whose} is {getattr(config, name)}: it must be at least {low}.")
+
+
 def _or(value: Any, default: float) -> Any:
     return default if value is None else value
-
-
-def _is_number(value: object, kind: type | UnionType) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)

@@ -32,7 +32,13 @@ def mlm_features(head: MaskedLmHead, hidden_BTD: Float[Array, "B T D"]) -> Float
 def mlm_logits(
     head: MaskedLmHead, hidden_BTD: Float[Array, "B T D"], word_table_VD: Float[Array, "V D"]
 ) -> Float[Array, "B T V"]:
-    """Scores of every word at every position (Devlin et al. 2019, §3.1), with the tied table `word_table_VD`."""
+    """Scores of every word at every position (Devlin et al. 2019, §3.1), with the tied table `word_table_VD`.
+
+    >>> config = EncoderConfig("bert", vocab_size=9, width=8, n_layers=1, n_heads=2, ffn_width=16)
+    >>> head = MaskedLmHead(config, jax.random.key(0))
+    >>> mlm_logits(head, jnp.ones((1, 3, 8)), jnp.ones((9, 8))).shape
+    (1, 3, 9)
+    """
     return jnp.einsum("BTD,VD->BTV", mlm_features(head, hidden_BTD), word_table_VD) + head.bias[...][None, None]
 
 

@@ -1,16 +1,17 @@
-"""What encoder bodies and the hypernetwork share: dense maps, LayerNorm, masked attention, the post-norm layer.
+"""What models and the hypernetwork share: word tables, dense maps, LayerNorm, masked attention, the post-norm layer.
 
 Modules here only hold parameters; the functions beside them compute. A dense kernel is stored [in, out] (attention
 kernels keep heads as their own axis), so every contraction reads as an einsum.
 """
 
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 INIT_STD = 0.02
 """Standard deviation of fresh kernels and embeddings: BERT's and RoBERTa's `initializer_range`."""
@@ -22,6 +23,18 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
 }
 """Hugging Face's `hidden_act` names that we support."""
+
+
+@runtime_checkable
+class HasWordTable(Protocol):
+    """An encoder or a decoder."""
+
+    word_embeddings: nnx.Param
+
+
+def embed_ids(model: HasWordTable, ids_BT: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+    """The source rows of tokens that are subwords of the model's own vocabulary; zeros for ids past the table."""
+    return model.word_embeddings[...].at[ids_BT].get(mode="fill", fill_value=0)
 
 
 def normal_param(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> nnx.Param:

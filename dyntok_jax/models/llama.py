@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Float32, Int, Key
+from jaxtyping import Array, Bool, Float, Float32, Key
 
 from dyntok_jax.errors import TooLongError
 from dyntok_jax.models.kv_cache import (
@@ -99,11 +99,6 @@ def unstacked(model: Decoder) -> Decoder:
     copy = nnx.merge(*nnx.split(model))
     copy.layers = nnx.data(tuple(taken(model.layers, i) for i in range(model.config.n_layers)))
     return copy
-
-
-def embed_ids(model: Decoder, ids_BT: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-    """The source rows of tokens that are subwords of the model's own vocabulary; zeros for ids past the table."""
-    return model.word_embeddings[...].at[ids_BT].get(mode="fill", fill_value=0)
 
 
 def rms_norm(module: RmsNorm, x: Float[Array, "*rows D"], eps: float) -> Float[Array, "*rows D"]:

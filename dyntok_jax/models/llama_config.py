@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dyntok_jax.errors import ConfigError
-from dyntok_jax.models.config_numbers import read_numbers
+from dyntok_jax.models.config_numbers import check_at_least, read_numbers
 
 MODEL_TYPES = ("llama", "mistral")
 ROPE_TYPES = ("default", "linear", "llama3")
@@ -32,15 +32,12 @@ class RopeScaling:
     def __post_init__(self):
         if self.kind not in ROPE_TYPES[1:]:
             raise ConfigError(f"rope_type {self.kind!r} is not supported: use one of {', '.join(ROPE_TYPES)}.")
-        if self.factor < 1:
-            raise ConfigError(f"The rope scaling factor is {self.factor}: it must be 1 or more.")
+        check_at_least(self, {"factor": 1, "original_positions": 1}, of="the rope scaling")
         if self.kind == "llama3" and not 0 < self.low_frequency_factor < self.high_frequency_factor:
             raise ConfigError(
                 f"low_freq_factor {self.low_frequency_factor} must be positive and less than high_freq_factor "
                 f"{self.high_frequency_factor}."
             )
-        if self.original_positions < 1:
-            raise ConfigError(f"original_max_position_embeddings is {self.original_positions}: it must be positive.")
 
 
 @dataclass(frozen=True)
@@ -83,15 +80,13 @@ class DecoderConfig:
         if self.model_type not in MODEL_TYPES:
             raise ConfigError(f"model_type {self.model_type!r} is not supported: use one of {', '.join(MODEL_TYPES)}.")
         sizes = ("vocab_size", "width", "n_layers", "n_heads", "n_kv_heads", "head_width", "ffn_width", "max_positions")
-        for name in sizes:
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}: it must be at least 1.")
+        check_at_least(self, dict.fromkeys(sizes, 1))
         if self.n_heads % self.n_kv_heads:
             raise ConfigError(f"{self.n_kv_heads} key/value heads do not divide {self.n_heads} query heads.")
         if self.head_width % 2:
             raise ConfigError(f"A head width of {self.head_width} is odd: rotary positions turn pairs.")
-        if self.sliding_window is not None and self.sliding_window < 1:
-            raise ConfigError(f"sliding_window is {self.sliding_window}: it must be at least 1, or null.")
+        if self.sliding_window is not None:
+            check_at_least(self, {"sliding_window": 1})
         if not (math.isfinite(self.rope_theta) and self.rope_theta > 0):
             raise ConfigError(f"rope_theta is {self.rope_theta}: it must be positive.")
 

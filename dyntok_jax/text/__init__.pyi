@@ -5,7 +5,6 @@ from .aligned import (
 )
 from .batches import (
     RaggedSubwords as RaggedSubwords,
-    bucket as bucket,
     cut_padding as cut_padding,
     group_by_length as group_by_length,
     pad_batch as pad_batch,
@@ -18,6 +17,21 @@ from .batches import (
 )
 from .boundaries import (
     number_segments as number_segments,
+)
+from .buckets import (
+    BATCH_BUCKETS as BATCH_BUCKETS,
+    CAPACITY_BUCKETS as CAPACITY_BUCKETS,
+    CONTINUATION_BUCKETS as CONTINUATION_BUCKETS,
+    DECODER_BATCH_BUCKETS as DECODER_BATCH_BUCKETS,
+    LENGTH_BUCKETS as LENGTH_BUCKETS,
+    PREDICTED_ROW_BUCKETS as PREDICTED_ROW_BUCKETS,
+    SURFACE_BUCKETS as SURFACE_BUCKETS,
+    TRAINING_ROW_BUCKETS as TRAINING_ROW_BUCKETS,
+    TRAINING_SUBWORD_BUCKETS as TRAINING_SUBWORD_BUCKETS,
+    TRAINING_TOKEN_BUCKETS as TRAINING_TOKEN_BUCKETS,
+    bucket as bucket,
+    buckets_up_to as buckets_up_to,
+    divided_buckets as divided_buckets,
 )
 from .byte_characters import (
     BYTE_CHARACTERS as BYTE_CHARACTERS,

@@ -1,19 +1,15 @@
 """Sequences of different lengths, and the padded batches they are cut into.
 
-Lengths are padded to a few buckets, so that a stream of real text compiles a handful of programs, and sequences of like
-length share a batch, so that little of it is padding.
+Sequences of like length share a batch, so that little of it is padding; `buckets.py` says how far it is padded.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 import numpy as np
 from jaxtyping import Bool, Int, Int32
 
 from dyntok_jax.types import NO_SEGMENT, MergedBatch, SubwordBatch
-
-LENGTH_BUCKETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-"""Padded lengths a sequence; longer ones go up in steps of 512."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +46,6 @@ class RaggedSubwords:
     def counts(self) -> Int[np.ndarray, "sequences"]:
         """Subwords of each sequence, special tokens and prefixes left out."""
         return np.diff(np.append(0, np.cumsum(self.is_counted_N))[self.offsets])
-
-
-def bucket(length: int, buckets: Sequence[int] = LENGTH_BUCKETS) -> int:
-    """The smallest bucket that holds `length`, or the next multiple of the largest one."""
-    for size in buckets:
-        if length <= size:
-            return size
-    return -(-length // buckets[-1]) * buckets[-1]
 
 
 def group_by_length(lengths: Int[np.ndarray, "n"], batch_size: int) -> Iterator[Int[np.ndarray, "rows"]]:

@@ -7,7 +7,6 @@
 """
 
 import json
-import os
 import re
 import shutil
 import time
@@ -25,6 +24,7 @@ from filelock import FileLock, Timeout
 
 from dyntok_jax.errors import CheckpointError
 from dyntok_jax.parameters import flat_parameters
+from dyntok_jax.storage import written
 from dyntok_jax.training.step import TrainState
 
 CHECKPOINTS, METRICS, HYPERNET, LOCK = "checkpoints", "metrics.jsonl", "hypernet", ".lock"
@@ -232,9 +232,8 @@ class MetricsFile:
         self._path = path
         with self._explained():
             kept = _lines_up_to(path, after)
-            part = path.with_name(f".{path.name}.part")
-            part.write_text("".join(kept), encoding="utf-8")
-            os.replace(part, path)
+            with written(path) as part:
+                part.write_text("".join(kept), encoding="utf-8")
             self._file: TextIO = path.open("a", encoding="utf-8")
 
     def write(self, line: dict[str, Any]) -> None:

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from dyntok_jax.convert import load_decoder, load_encoder, load_hypernet, load_masked_lm_head, read_config
+from dyntok_jax.convert import load_hypernet, load_masked_lm_head
 from dyntok_jax.embedding import Hypernet, HypernetConfig, check_hypernet_fits, init_hypernet, with_table_scalers
 from dyntok_jax.errors import ConfigError
-from dyntok_jax.files import find_model
-from dyntok_jax.models import MODEL_TYPES as DECODER_TYPES, Decoder
-from dyntok_jax.sharding import shardings_for
+from dyntok_jax.files import find_model, load_model
+from dyntok_jax.models import Decoder
+from dyntok_jax.sharding import placement
 from dyntok_jax.text import ByteLevelTokenizer
 from dyntok_jax.training.objectives import FrozenModel, freeze
 
@@ -56,16 +56,12 @@ def load_frozen(
     Raises:
       ModelNotFoundError, CheckpointError, ConfigError, TokenizerError: see `hub`, `convert`, `text`.
     """
-    folder = find_model(model)
-    place = None if mesh is None else partial(shardings_for, mesh=mesh)
-    tokenizer = ByteLevelTokenizer.load(folder)
-    if read_config(folder).get("model_type") in DECODER_TYPES:
-        return freeze(load_decoder(folder, dtype=jnp.dtype(dtype), shardings=place)[1]), tokenizer
-    body = load_encoder(folder, dtype=jnp.dtype(dtype), shardings=place)[1]
-    if not with_head:
+    loaded = load_model(model, dtype=jnp.dtype(dtype), mesh=mesh)
+    body, tokenizer = loaded.parameters, loaded.tokenizer
+    if isinstance(body, Decoder) or not with_head:
         return freeze(body), tokenizer
     mask_row = next((row for token in MASK_TOKENS if (row := tokenizer.own.token_to_id(token)) is not None), None)
-    head = load_masked_lm_head(folder, dtype=jnp.dtype(dtype), shardings=place)
+    head = load_masked_lm_head(loaded.folder, dtype=jnp.dtype(dtype), shardings=placement(mesh))
     return freeze(body, head, mask_row), tokenizer
 
 

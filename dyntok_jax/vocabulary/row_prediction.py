@@ -15,9 +15,10 @@ from jaxtyping import Array, Float
 from dyntok_jax.embedding import (
     Hypernet,
     HypernetConfig,
-    average_embeddings,
+    average_with_filler,
     check_hypernet_fits,
     collect,
+    filler_row,
     language_index,
     languages_of,
     predict_embeddings,
@@ -25,7 +26,7 @@ from dyntok_jax.embedding import (
 )
 from dyntok_jax.errors import CheckpointError, ConfigError, InputError, NotANumberError
 from dyntok_jax.parameters import fingerprint
-from dyntok_jax.sharding import shard_batch
+from dyntok_jax.sharding import data_parts, shard_batch
 from dyntok_jax.text import ByteLevelTokenizer
 from dyntok_jax.vocabulary.grown_vocabulary import GrownVocabulary, readable
 from dyntok_jax.vocabulary.row_table import (
@@ -96,7 +97,7 @@ def embed_vocabulary(
         raise InputError(f"A table has rows of {', '.join(get_args(Dtype))} in chunks of 1 or more, not {dtype!r}.")
     _check_fit(vocabulary, source_VD, output_VD, hypernet)
     source_VM = source_VD if output_VD is None else jnp.concatenate([source_VD, output_VD], axis=1)
-    n_parts = 1 if mesh is None else mesh.shape["data"]
+    n_parts = data_parts(mesh)
     n_batch = -(-BATCH_ROWS // n_parts) * n_parts
     predict = _predictor(tokenizer, source_VM, hypernet, language, mesh)
     config = TableConfig(
@@ -175,13 +176,11 @@ def _predictor(
     if hypernet is None:
         if language is not None:
             raise InputError("The mean of subwords (FVT) knows no languages: leave the language out.")
-        unknown = tokenizer.unknown_id
-        filler_M = source_VM.mean(axis=0) if unknown is None else source_VM[unknown]
-        table_VM = jnp.concatenate([source_VM[: tokenizer.n_own], filler_M[None]])
+        filler_M, n_own = filler_row(tokenizer, source_VM), tokenizer.n_own
 
         def average(surface_US, is_subword_US, _) -> Float[Array, "U M"]:
-            ids_US = np.minimum(surface_US, tokenizer.n_own)  # appended bytes share the last row
-            return _average(shard_batch(ids_US, mesh), shard_batch(is_subword_US, mesh), table_VM)
+            surface_US, is_subword_US = shard_batch(surface_US, mesh), shard_batch(is_subword_US, mesh)
+            return _average(surface_US, is_subword_US, source_VM, filler_M, n_own)
 
         return average
 
@@ -200,7 +199,7 @@ def _predictor(
     return predict
 
 
-_average = jax.jit(average_embeddings)
+_average = jax.jit(average_with_filler)
 
 
 @jax.jit

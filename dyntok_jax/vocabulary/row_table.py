@@ -22,6 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Shaped
 
 from dyntok_jax.errors import CheckpointError, ConfigError, InputError
+from dyntok_jax.storage import written
 
 CONFIG, DONE = "table.json", "done.json"
 FORMAT = "dyntok_vocabulary_table"
@@ -197,7 +198,7 @@ def open_stores(folder: Path, config: TableConfig, *, create: bool) -> dict[Whic
 
 def write_table_config(folder: Path, config: TableConfig) -> None:
     """Writes `table.json`."""
-    write_json(folder / CONFIG, {"format": FORMAT, "version": _VERSION, **asdict(config)})
+    _write_json(folder / CONFIG, {"format": FORMAT, "version": _VERSION, **asdict(config)})
 
 
 def read_table_config(folder: Path) -> TableConfig:
@@ -224,7 +225,7 @@ def read_table_config(folder: Path) -> TableConfig:
 
 def write_rows_done(folder: Path, n_rows: int) -> None:
     """Notes that so many rows are on the disk."""
-    write_json(folder / DONE, {"rows": n_rows})
+    _write_json(folder / DONE, {"rows": n_rows})
 
 
 def read_rows_done(folder: Path) -> int:
@@ -241,14 +242,9 @@ def read_rows_done(folder: Path) -> int:
     return n_rows
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a file beside its name, brings it to the disk, and renames it."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(content, indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with written(path) as part:
+        part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

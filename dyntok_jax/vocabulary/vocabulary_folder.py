@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from dyntok_jax.errors import InputError
 from dyntok_jax.files import new_folder
 from dyntok_jax.options import Boundary
+from dyntok_jax.storage import save_arrays
 from dyntok_jax.text import PRETOKEN_REGEX, ByteLevelTokenizer
 from dyntok_jax.vocabulary.grown_vocabulary import GrownVocabulary, readable
 
@@ -63,10 +64,9 @@ def save_vocabulary(
         "fingerprint": vocabulary.fingerprint,
     }
     with new_folder(folder, overwrite=overwrite) as part:
-        save_file({"constituents": vocabulary.constituents_ES}, part / ENTRIES)
+        save_arrays(part / ENTRIES, {"constituents": vocabulary.constituents_ES})
         (part / TOKENIZER).write_text(json.dumps(tokenizer_spec(vocabulary), ensure_ascii=False), encoding="utf-8")
         (part / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        (part / ENTRIES).chmod((part / CONFIG).stat().st_mode)  # safetensors writes what only its owner can read
 
 
 def tokenizer_spec(vocabulary: GrownVocabulary) -> dict[str, Any]:

@@ -282,7 +282,7 @@ def test_what_a_user_can_put_right_is_one_line_and_nothing_is_written(run, tiny,
 def test_a_failed_write_keeps_the_files_that_were_there(run, tmp_path, monkeypatch):
     run("texts.txt", "--no-static")
     before = {path.name: path.read_bytes() for path in (tmp_path / "dyntok-output").iterdir()}
-    monkeypatch.setattr("dyntok_jax.cli.shared.encoded_files.save_file", _no_space)
+    monkeypatch.setattr("dyntok_jax.cli.shared.encoded_files.save_arrays", _no_space)
     assert "No space left" in run("texts.txt", "--no-static", "--merges", 1, status=2)
     assert {path.name: path.read_bytes() for path in (tmp_path / "dyntok-output").iterdir()} == before
 

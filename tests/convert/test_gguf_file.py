@@ -168,6 +168,12 @@ FAULTS = {
     "partial rope": (r"llama\.rope\.dimension_count = 8", llama_fields(**{"rope.dimension_count": 8})),
     "long rope": ("by 'longrope'", llama_fields(**{"rope.scaling.type": "longrope"})),
     "missing field": (r"llama\.block_count is missing", llama_fields(block_count=None)),
+    "half a layer": (r"llama\.block_count is 1\.5", llama_fields(block_count=1.5)),
+    "no heads": (r"llama\.attention\.head_count is 0", llama_fields(**{"attention.head_count": 0})),
+    "an infinite epsilon": (
+        r"layer_norm_rms_epsilon is inf",
+        llama_fields(**{"attention.layer_norm_rms_epsilon": float("inf")}),
+    ),
     "layers that differ": (r"head_count_kv is \[2, 1\]", llama_fields(**{"attention.head_count_kv": [2, 1]})),
     "one of many": ("one of 3 parts", {"split.count": 3}),
     "no tokenizer": ("no tokenizer", bpe_fields(tokens=None)),

@@ -105,6 +105,25 @@ def test_chats_go_through_the_template_without_more_special_tokens(tmp_path):
     assert decoder.read(["x"], goal=None).tokens[0].strings(decoder.tokenizer) == ["<s>", "x"]
 
 
+def test_special_tokens_are_counted_nowhere(tmp_path):
+    """Neither those that the tokenizer adds nor those of a chat's template, in one meaning with the encoder."""
+    write_tiny_decoder(tmp_path, begins=True)
+    decoder = DynamicDecoder.load(tmp_path)
+    text = "Hello world"
+    n_subwords = len(decoder.tokenizer.own.encode(text, add_special_tokens=False).ids)
+    assert decoder.tokenizer.own.encode(text).ids[0] in decoder.tokenizer.special_ids
+    for goal in (None, Share(100)):
+        reading = {"merging": Merging(goal, merge_last=True)}
+        (generated,) = decoder.generate([text], max_tokens=1, **reading)
+        (scored,) = decoder.score([text], ["x"], **reading)
+        assert [generated.n_static, scored.n_static] == [n_subwords] * 2
+        assert [generated.n_tokens, scored.n_tokens] == [len(scored.prompt_tokens) - 1] * 2
+        assert (generated.n_tokens == n_subwords) == (goal is None)
+        (of_chat,) = decoder.generate([CHAT], max_tokens=1, **reading)
+        ids = decoder.tokenizer.own.encode(decoder.chat.render(CHAT), add_special_tokens=False).ids
+        assert of_chat.n_static == sum(index not in decoder.tokenizer.special_ids for index in ids) < len(ids)
+
+
 def test_the_last_segment_stays_unmerged_unless_asked(decoder):
     text = "menschlichen Gesellschaft"
     kept, merged = (decoder.read([text], merging=Merging(merge_last=last)).tokens[0] for last in (False, True))
@@ -123,7 +142,7 @@ def test_generation_is_reading_everything_again_at_each_step(decoder, goal):
         ended = [*expected, *decoder.end_ids].index(decoder.end_ids[0])
         assert found.ids == expected[:ended]
         assert found.n_static == len(decoder.tokenizer.own.encode(prompt, add_special_tokens=False).ids)
-        assert found.prompt_tokens.is_counted_T.sum() <= found.n_static
+        assert found.prompt_tokens.is_counted_T.sum() == found.n_tokens <= found.n_static
 
 
 def test_an_answer_never_depends_on_its_neighbours(decoder):

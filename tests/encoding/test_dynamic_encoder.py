@@ -16,8 +16,7 @@ from dyntok_jax.assets import load_sample
 from dyntok_jax.convert import load_hypernet, save_hypernet
 from dyntok_jax.embedding import EmbeddingCache, TokenEmbedder
 from dyntok_jax.errors import ConfigError, InputError, TooLongError
-from dyntok_jax.models import encode
-from dyntok_jax.models.bert import encode_ids
+from dyntok_jax.models import encode, encode_ids
 from dyntok_jax.sharding import make_mesh
 from dyntok_jax.text import bucket, pad_batch
 from tests.support.tiny import WIDTH, write_tiny_encoder, write_tiny_hypernet

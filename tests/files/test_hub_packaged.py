@@ -16,6 +16,7 @@ import pytest
 from dyntok_jax.errors import CheckpointError, InputError, ModelNotFoundError
 from dyntok_jax.files import cache_folder, find_model, hub
 from dyntok_jax.files.hub import PackagedModel
+from dyntok_jax.storage.new_folders import STALE_SECONDS
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
 DATA = b"weights " * 100
@@ -164,10 +165,10 @@ hub.find_model("tiny")
 """
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 9
     (leftover,) = cache.iterdir()
-    assert leftover.name.startswith("tiny-1.0.partial-")
+    assert leftover.name.startswith(".tiny-1.0.")
     assert find_model("tiny") == cache / "tiny-1.0"
     assert leftover.exists()  # it could belong to a process at work
-    long_ago = time.time() - 2 * hub.STALE_SECONDS
+    long_ago = time.time() - 2 * STALE_SECONDS
     for path in (*leftover.iterdir(), leftover):
         os.utime(path, (long_ago, long_ago))
     (cache / "tiny-1.0" / "config.json").unlink()
@@ -241,7 +242,7 @@ def test_the_cache_follows_the_environment(monkeypatch, tmp_path):
 
 
 def test_e5_small_says_how_large_it_is(e5_small_folder):
-    model = hub.PACKAGED_MODELS[hub.DEFAULT_MODEL]
+    model = hub.PACKAGED_MODELS["e5-small"]
     size = sum(path.stat().st_size for path in e5_small_folder.iterdir())
     assert size <= model.folder_bytes < 1.01 * size
     manifest = json.loads((e5_small_folder / "manifest.json").read_text())

@@ -139,4 +139,4 @@ def test_another_tokenizers_list_is_refused(saved):
 
 def test_a_list_that_cannot_be_written_says_so(tmp_path):
     with pytest.raises(InputError, match=r"^The merge list cannot be written to .*\.$"):
-        MergeList((), "t", "word", None).save(tmp_path / "no_folder" / "merges.jsonl", {})
+        MergeList((), "t", "word", None).save(tmp_path, {})

@@ -23,13 +23,9 @@ from dyntok_jax.models import (
     MaskedLmHead,
     embed_ids,
     encode,
+    encode_ids,
     l2_normalize,
     mean_pool,
-)
-from dyntok_jax.models.bert import (
-    encode_ids,
-)
-from dyntok_jax.models.heads import (
     mlm_logits,
 )
 
@@ -244,7 +240,7 @@ def test_unsupported_configs_are_refused_by_name(changes, message):
         *("max_position_embeddings", "type_vocab_size", "pad_token_id", "layer_norm_eps"),
     ],
 )
-@pytest.mark.parametrize("value", ["x", [1], True])
+@pytest.mark.parametrize("value", ["x", [1], True, float("nan"), float("inf"), 10**400])
 def test_what_is_no_number_is_refused_by_name(name, value):
     with pytest.raises(ConfigError, match=f"config.json of a bert model lacks a number for: {name}"):
         EncoderConfig.from_hf(TINY | {"model_type": "bert", name: value})

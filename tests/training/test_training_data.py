@@ -13,8 +13,8 @@ import pytest
 from dyntok_jax.assets import load_sample
 from dyntok_jax.embedding import Hypernet, HypernetConfig, TokenEmbedder, init_hypernet, predict_embeddings
 from dyntok_jax.errors import InputError
-from dyntok_jax.merging import merge_batch_on_host
-from dyntok_jax.options import Share
+from dyntok_jax.merging import merge_batch_on_host, merge_texts
+from dyntok_jax.options import Merging, Share
 from dyntok_jax.text import pad_batch, token_spans
 from dyntok_jax.training.data import DataConfig, training_batches
 from dyntok_jax.training.data.text_batch import make_text_batch
@@ -235,15 +235,11 @@ def test_rows_are_those_of_the_embedder(tokenizer, text_encoder):
     )
     rows_RD = np.concatenate([predicted.input_UD, source_VD[batch.kept_K]])
 
-    subwords = pad_batch(text_encoder.encode(texts), np.arange(3), pad_id=1)
-    merged = merge_batch_on_host(subwords.ids_BL, subwords.segment_BL, subwords.mask_BL, Share(70), max_subwords=7)
-    new_BT, new_UD = embedder.new_rows(subwords.ids_BL, merged, language_B)
-    first_BT = np.take_along_axis(subwords.ids_BL, merged.start_BT, axis=1)
-    kept_BTD = np.asarray(source_VD)[embedder.source_ids(first_BT)]
-    expected_BTD = np.where(new_BT[..., None] >= 0, new_UD[np.maximum(new_BT, 0)], kept_BTD)
-    n_tokens = merged.mask_BT.sum(axis=1)
-    np.testing.assert_array_equal(batch.mask_BT.sum(axis=1), n_tokens)
-    for row, length in enumerate(n_tokens):
-        np.testing.assert_allclose(
-            rows_RD[batch.row_BT[row, :length]], expected_BTD[row, :length], rtol=1e-5, atol=1e-5
-        )
+    merging = embedder.resolve(Merging(Share(70), max_subwords=7), scope="batch", merge_last=True)
+    tokens = merge_texts(text_encoder.encode(texts), merging, batch_size=3, limit=512, truncate=False)
+    new_M, new_UD = embedder.new_rows(tokens, language_B)
+    first_M = tokens.subwords.ids_N[tokens.start_M]
+    kept_MD = np.asarray(source_VD)[np.minimum(first_M, tokenizer.n_own - 1)]
+    expected_MD = np.where(new_M[:, None] >= 0, new_UD[np.maximum(new_M, 0)], kept_MD)
+    np.testing.assert_array_equal(batch.mask_BT.sum(axis=1), tokens.lengths)
+    np.testing.assert_allclose(rows_RD[batch.row_BT[batch.mask_BT]], expected_MD, rtol=1e-5, atol=1e-5)

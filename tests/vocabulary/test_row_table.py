@@ -9,13 +9,15 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from dyntok_jax.assets import load_sample
-from dyntok_jax.embedding import Hypernet, HypernetConfig, predict_embeddings
+from dyntok_jax.embedding import Hypernet, HypernetConfig, TokenEmbedder, embed_tokens, predict_embeddings
 from dyntok_jax.errors import CheckpointError, ConfigError, InputError, NotANumberError
 from dyntok_jax.kernels import NONE
+from dyntok_jax.merging import RaggedTokens
 from dyntok_jax.sharding import make_mesh
-from dyntok_jax.text import ByteLevelTokenizer, TextEncoder
+from dyntok_jax.text import ByteLevelTokenizer, RaggedSubwords, TextEncoder
 from dyntok_jax.vocabulary import (
     GrownVocabulary,
     count_segments,
@@ -30,6 +32,15 @@ from tests.support.tiny import tiny_decoder_tokenizer, tiny_tokenizer
 D, CHUNK = 16, 128
 BPE = ByteLevelTokenizer.convert(tiny_decoder_tokenizer())
 UNIGRAM = ByteLevelTokenizer.convert(tiny_tokenizer())
+
+
+def without_all_bytes():
+    """A tokenizer that has neither a piece for every byte nor an unknown token."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(vocab_size=200, special_tokens=["<s>", "</s>"], show_progress=False)
+    tokenizer.train_from_iterator(load_sample()["en"][:4], trainer)
+    return ByteLevelTokenizer.convert(tokenizer)
 
 
 def grown(tokenizer):
@@ -99,6 +110,46 @@ def test_appended_bytes_take_the_unknown_tokens_row(tmp_path):
     rows = all_rows(embed(tmp_path / "table", vocabulary, jnp.asarray(source)))
     assert UNIGRAM.vocab_size > UNIGRAM.n_own
     np.testing.assert_allclose(rows, means_in_python(vocabulary, source, source[UNIGRAM.unknown_id]), atol=1e-6)
+
+
+def one_token_each(forms):
+    """Texts that are each one token, of these subwords."""
+    ids_N, lengths = np.concatenate(forms).astype(np.int32), [len(form) for form in forms]
+    zeros_N, offsets = np.zeros_like(ids_N), np.append(0, np.cumsum(lengths))
+    spans_N2, are_counted_N = np.zeros((len(ids_N), 2), np.int32), np.ones(len(ids_N), bool)
+    subwords = RaggedSubwords(ids_N, zeros_N, zeros_N, spans_N2, zeros_N, are_counted_N, offsets)
+    return RaggedTokens(subwords, offsets[:-1].astype(np.int32), np.array(lengths, np.int32), np.arange(len(forms) + 1))
+
+
+@pytest.mark.parametrize("has_unknown", [False, True])
+@pytest.mark.parametrize("is_output", [False, True])
+def test_fvt_gives_a_prompts_token_the_row_that_it_has_as_an_entry(tmp_path, has_unknown, is_output):
+    """Appended bytes, alone and within an entry, and entries without any."""
+    tokenizer = UNIGRAM if has_unknown else without_all_bytes()
+    assert tokenizer.vocab_size > tokenizer.n_own + 1
+    assert (tokenizer.unknown_id is not None) == has_unknown
+    vocabulary = grown(tokenizer)
+    source, output = (
+        jnp.asarray(RANDOM.normal(size=(tokenizer.n_own + 3, D)), jnp.float32) for _ in ("input", "output")
+    )
+    table = embed(tmp_path / "table", vocabulary, source, output_VD=output)
+    forms, is_subword = vocabulary.surface_forms(tokenizer.n_own, vocabulary.size)
+    merged_bytes = np.array([[tokenizer.n_own, 5], [5, tokenizer.n_own + 1]], np.int32)
+    tokens = one_token_each([*(form[keep] for form, keep in zip(forms, is_subword, strict=True)), *merged_bytes])
+    embedder = TokenEmbedder(tokenizer, source, output_VD=output)
+    no_language = np.zeros(len(tokens), np.int32)
+    row_M, rows_UD = embedder.new_rows(tokens, no_language)
+    if is_output:
+        rows_UD = embedder.new_output_rows(tokens, no_language, output)
+    model_VD = np.asarray(output if is_output else source)
+    filler = model_VD[tokenizer.unknown_id] if has_unknown else model_VD.mean(axis=0)
+    found_BD = rows_UD[row_M]
+    stored = table.rows(tokenizer.n_own, vocabulary.size, "output" if is_output else "input")
+    np.testing.assert_allclose(found_BD[:-2], stored, atol=1e-6)
+    np.testing.assert_allclose(found_BD[-2:], np.stack([(filler + model_VD[5]) / 2] * 2), atol=1e-6)
+    inputs = embedder.inputs(tokens, no_language, n_batch=len(tokens), length=1)
+    if not is_output:
+        np.testing.assert_allclose(embed_tokens(source, inputs)[:, 0], found_BD, atol=1e-6)
 
 
 def test_an_output_table_of_its_own_has_rows_of_its_own(tmp_path):

@@ -54,11 +54,9 @@ class BuildIndex:
     def run(self) -> None:
         """Reads the table, takes hidden states, builds, writes, says what the build measured."""
         from dyntok_jax.cli.shared import keep_compiled_programs
-        from dyntok_jax.convert import load_decoder
         from dyntok_jax.decoding import end_ids
         from dyntok_jax.errors import InputError
-        from dyntok_jax.files import check_free, find_model
-        from dyntok_jax.text import ByteLevelTokenizer
+        from dyntok_jax.files import check_free, load_model
         from dyntok_jax.vocabulary import open_table
         from dyntok_jax.vocabulary.index import RECALL_AT, build_index, save_index, table_identity
 
@@ -67,11 +65,12 @@ class BuildIndex:
         if self.written_tokens < 0:
             raise InputError(f"--written-tokens takes a number from 0 on, not {self.written_tokens}.")
         table = open_table(self.table)
-        folder = find_model(self.model or table.config.model)
-        tokenizer = ByteLevelTokenizer.load(folder)
-        texts = [ids for text in self._texts() if (ids := tokenizer.own.encode(text).ids)]
-        ends = end_ids(folder, tokenizer)
-        queries_QD, held_out_QD = self._queries(load_decoder(folder)[1], table, texts, tokenizer, ends)
+        given = self._texts()
+        loaded = load_model(self.model or table.config.model, kind="decoder")
+        tokenizer = loaded.tokenizer
+        texts = [ids for text in given if (ids := tokenizer.own.encode(text).ids)]
+        ends = end_ids(loaded.folder, tokenizer)
+        queries_QD, held_out_QD = self._queries(loaded.parameters, table, texts, tokenizer, ends)
         rows_VD = table.rows(0, table.config.rows, "output")
         began = time.perf_counter()
         with progress_bar("Building", 100) as advance:

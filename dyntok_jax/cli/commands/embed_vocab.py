@@ -43,34 +43,25 @@ class EmbedVocab:
 
     def run(self) -> None:
         """Loads, embeds, says what came out."""
-        from functools import partial
-
         from dyntok_jax.cli.shared import keep_compiled_programs
-        from dyntok_jax.convert import load_hypernet, load_tables
-        from dyntok_jax.files import find_hypernet, find_model
-        from dyntok_jax.sharding import make_mesh, shardings_for
-        from dyntok_jax.text import ByteLevelTokenizer
+        from dyntok_jax.files import load_model
+        from dyntok_jax.sharding import make_mesh
         from dyntok_jax.vocabulary import embed_vocabulary, load_vocabulary, read_vocabulary_config
 
         keep_compiled_programs()
         name = self.model or read_vocabulary_config(self.folder)["model"]
-        model = find_model(name)
-        vocabulary = load_vocabulary(self.folder, ByteLevelTokenizer.load(model))
         shape = mesh_shape(self.mesh)
         mesh = None if shape is None else make_mesh(*shape)
-        source_VD, output_VD = load_tables(model)
-        hypernet = None
-        if (found := find_hypernet(hypernet_of(self.hypernet), name)) is not None:
-            place = None if mesh is None else partial(shardings_for, mesh=mesh)
-            hypernet = load_hypernet(found, shardings=place)
+        loaded = load_model(name, hypernet_of(self.hypernet), kind="tables", mesh=mesh)
+        vocabulary = load_vocabulary(self.folder, loaded.tokenizer)
         began = time.perf_counter()
         with progress_bar("Embedding", vocabulary.size) as advance:
             table = embed_vocabulary(
                 self.output,
                 vocabulary,
-                source_VD,
-                output_VD=output_VD,
-                hypernet=hypernet,
+                loaded.parameters.input_VD,
+                output_VD=loaded.parameters.output_VD,
+                hypernet=loaded.hypernet,
                 language=self.language,
                 model=name,
                 dtype=self.dtype,

@@ -17,7 +17,6 @@ from dyntok_jax.cli.shared import (
     Percent,
     TextColumn,
     arg,
-    check_writable,
     goal_of,
     hypernet_of,
     merging_of,
@@ -35,6 +34,7 @@ from dyntok_jax.options import (
     Scope,
     SurfaceMode,
 )
+from dyntok_jax.storage import check_writable
 
 if TYPE_CHECKING:
     from dyntok_jax.encoding import DynamicEncoder
@@ -148,8 +148,7 @@ class Encode:
             write_tokens(tokens_part, comparison.columns, encoder.tokenizer)
         if self.cache is not None:
             assert encoder.cache is not None, "`_load` asks for it"
-            with written_together([Path(self.cache)]) as (part,):
-                encoder.cache.save(part)
+            encoder.cache.save(self.cache)
         if self.json is not None:
             write_json(Path(self.json), run_figures(comparison.figures))
         print_out(run_table(comparison.figures), *comparison.notes(), f"Written: {outputs[0]} and {outputs[1]}")

@@ -12,7 +12,6 @@ from dyntok_jax.cli.shared import (
     OptionalPath,
     VocabularyOptions,
     arg,
-    check_writable,
     flattened,
     print_beside_text,
     print_out,
@@ -23,6 +22,7 @@ from dyntok_jax.cli.shared import (
     write_json_lines,
 )
 from dyntok_jax.errors import InputError
+from dyntok_jax.storage import check_writable
 
 Number = Annotated[float | None, arg(metavar="NUMBER", help_behavior_hint="")]
 N = Annotated[int, arg(metavar="N")]

@@ -12,18 +12,17 @@ from dyntok_jax.cli.shared import (
     MaxSubwords,
     Model,
     arg,
-    check_writable,
     limit_of,
     print_out,
     progress_bar,
     read_columns,
-    written_together,
 )
 from dyntok_jax.errors import InputError
 from dyntok_jax.options import (
     DEFAULT_MODEL,
     Boundary,
 )
+from dyntok_jax.storage import check_writable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,8 +87,7 @@ class LearnMerges:
                 boundary=self.boundary,
                 max_subwords=limit,
             )
-        with written_together([Path(self.output)]) as (part,):
-            learnt.save(part, tokenizer.pieces.__getitem__)
+        learnt.save(self.output, tokenizer.pieces.__getitem__)
         print_out(f"{len(learnt.pairs)} merges learnt on {len(texts)} texts. Written: {self.output}")
 
 

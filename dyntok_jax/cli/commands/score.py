@@ -11,7 +11,6 @@ from dyntok_jax.cli.shared import (
     ModelOptions,
     OptionalPath,
     arg,
-    check_writable,
     flattened,
     print_out,
     progress_bar,
@@ -19,6 +18,7 @@ from dyntok_jax.cli.shared import (
     write_json,
     write_json_lines,
 )
+from dyntok_jax.storage import check_writable
 
 
 @dataclass(frozen=True)

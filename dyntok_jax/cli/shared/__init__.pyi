@@ -45,7 +45,6 @@ from .option_types import (
     mesh_shape as mesh_shape,
 )
 from .outputs import (
-    check_writable as check_writable,
     write_json as write_json,
     write_json_lines as write_json_lines,
     written_together as written_together,

@@ -4,9 +4,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors.numpy import save_file
-
 from dyntok_jax.cli.shared.comparison import EncodedColumn
+from dyntok_jax.storage import save_arrays
 from dyntok_jax.text import ByteLevelTokenizer
 
 FORMAT = "dyntok-embeddings 1"
@@ -30,7 +29,7 @@ def write_embeddings(path: Path, columns: Sequence[EncodedColumn], metadata: dic
         elif of.result.hidden is not None:
             name = of.column.language or "hidden"
             tensors |= {f"{name}/{row}": hidden_TD for row, hidden_TD in enumerate(of.result.hidden)}
-    save_file(tensors, path, metadata={"format": FORMAT} | metadata)
+    save_arrays(path, tensors, {"format": FORMAT} | metadata)
 
 
 def write_tokens(path: Path, columns: Sequence[EncodedColumn], tokenizer: ByteLevelTokenizer) -> None:

@@ -12,7 +12,6 @@ from rich.table import Table
 from dyntok_jax.cli.shared.decoder_options import Reading
 from dyntok_jax.cli.shared.figures import NOTHING, figures_table, percent, reduction_percent
 from dyntok_jax.cli.shared.scored_rows import Pair, Question
-from dyntok_jax.cli.shared.writing import n_tokens
 from dyntok_jax.decoding import Choice, DynamicDecoder, ScoredText
 from dyntok_jax.errors import TooLongError
 from dyntok_jax.options import STATIC, Style
@@ -104,7 +103,7 @@ class TextScores:
                 "prompt": pair.prompt,
                 "continuation": pair.continuation,
                 "n_static": text.n_static,
-                "n_tokens": n_tokens(text),
+                "n_tokens": text.n_tokens,
                 "log_probability": text.total,
                 "bits_per_byte": text.bits_per_byte,
                 "tokens": text.prompt_tokens.strings(tokenizer),
@@ -209,7 +208,7 @@ class AnswerScores:
                 "options": list(question.options),
                 "answer": question.answer,
                 "n_static": choice.n_static,
-                "n_tokens": n_tokens(choice),
+                "n_tokens": choice.n_tokens,
                 "tokens": choice.prompt_tokens.strings(tokenizer),
                 "choice": choice.best,
                 "scores": list(choice.scores),
@@ -233,7 +232,7 @@ class AnswerScores:
 
 def _count_tokens(found: Sequence[ScoredText] | Sequence[Choice]) -> tuple[int, int]:
     """Tokens of the prompts in static tokenization, and after merging."""
-    return sum(one.n_static for one in found), sum(map(n_tokens, found))
+    return sum(one.n_static for one in found), sum(one.n_tokens for one in found)
 
 
 def score_rows(

@@ -12,12 +12,10 @@ from dyntok_jax.cli.shared.decoder_options import Reading
 from dyntok_jax.cli.shared.figures import figures_table, percent, rate, reduction_percent
 from dyntok_jax.decoding import (
     GREEDY,
-    Choice,
     DynamicDecoder,
     GeneratedText,
     Prompt,
     SamplingConfig,
-    ScoredText,
     WrittenIn,
 )
 from dyntok_jax.options import FULL
@@ -53,7 +51,7 @@ class Writing:
     @property
     def tokens(self) -> int:
         """Tokens of the prompts after merging, counted alike."""
-        return sum(n_tokens(text) for text in self.texts)
+        return sum(text.n_tokens for text in self.texts)
 
     @property
     def written(self) -> int:
@@ -193,7 +191,7 @@ def text_rows(
             "text": text.text,
             "finish": text.finish,
             "n_static": text.n_static,
-            "n_tokens": n_tokens(text),
+            "n_tokens": text.n_tokens,
             "tokens": text.prompt_tokens.strings(tokenizer),
             "uncounted": (~text.prompt_tokens.is_counted_T).nonzero()[0].tolist(),
         } | ({} if text.n_new is None else {"n_written": len(text.ids), "n_new": text.n_new})
@@ -213,8 +211,3 @@ def as_chats(prompts: Sequence[str], system: str | None) -> list[list[Message]]:
     """Each prompt as what the user says, behind what the system says."""
     before = [] if system is None else [{"role": "system", "content": system}]
     return [[*before, {"role": "user", "content": prompt}] for prompt in prompts]
-
-
-def n_tokens(text: GeneratedText | ScoredText | Choice) -> int:
-    """Tokens of a prompt after merging, special tokens not counted."""
-    return int(text.prompt_tokens.is_counted_T.sum())

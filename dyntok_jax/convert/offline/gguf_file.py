@@ -23,6 +23,7 @@ import numpy as np
 from dyntok_jax.convert import MAX_SHARD_BYTES, LazyTensor, check_not_lfs_pointer, write_weights
 from dyntok_jax.convert.offline.gguf_tokenizer import gguf_tokenizer, gguf_tokenizer_config, token_id
 from dyntok_jax.errors import CheckpointError
+from dyntok_jax.models import is_number
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -204,7 +205,7 @@ def gguf_config(file: GgufFile) -> dict[str, Any]:
     head_width = _number(file, "attention.key_length", width // heads)
     if "token_embd.weight" not in file.tensors:
         raise CheckpointError(f"{file.path} has no table of embeddings (token_embd.weight): it holds no whole model.")
-    asked = {key: _number(file, key, neutral) for key, neutral in UNSUPPORTED.items()}
+    asked = {key: _number(file, key, neutral, takes_fractions=True) for key, neutral in UNSUPPORTED.items()}
     asked = {key: value for key, value in asked.items() if value != UNSUPPORTED[key]}
     for key in ("attention.value_length", "rope.dimension_count"):
         if (value := _number(file, key, head_width)) != head_width:
@@ -227,8 +228,8 @@ def gguf_config(file: GgufFile) -> dict[str, Any]:
         "num_attention_heads": heads,
         "num_hidden_layers": layers,
         "num_key_value_heads": _number(file, "attention.head_count_kv", heads),
-        "rms_norm_eps": _shortest(_number(file, "attention.layer_norm_rms_epsilon")),
-        "rope_theta": _shortest(_number(file, "rope.freq_base", 10000.0)),
+        "rms_norm_eps": _shortest(_number(file, "attention.layer_norm_rms_epsilon", takes_fractions=True)),
+        "rope_theta": _shortest(_number(file, "rope.freq_base", 10000.0, takes_fractions=True)),
         "tie_word_embeddings": "output.weight" not in file.tensors,
         "use_cache": True,
         "vocab_size": int(file.tensors["token_embd.weight"].shape[-1]),
@@ -239,11 +240,18 @@ def gguf_config(file: GgufFile) -> dict[str, Any]:
     return config | ({"rope_scaling": scaling} if scaling else {})
 
 
-def _number(file: GgufFile, key: str, default: int | float | None = None) -> Any:
-    """A field of the architecture; where it is a list with a number for each layer, they must be equal."""
+def _number(
+    file: GgufFile, key: str, default: int | float | None = None, *, takes_fractions: bool = False
+) -> int | float:
+    """A field of the architecture; where it is a list with a number for each layer, they must be equal.
+
+    A whole number without a default is a size: at least 0 layers, and 1 of everything else.
+    """
     value = file.fields.get(f"{ARCHITECTURE}.{key}", default)
     numbers = set(value) if isinstance(value, list) else {value}
-    if len(numbers) != 1 or isinstance(value, str) or value is None:
+    is_right = len(numbers) == 1 and all(is_number(one, takes_fractions=takes_fractions) for one in numbers)
+    least = 0 if key == "block_count" else 1
+    if not is_right or (default is None and not takes_fractions and min(numbers) < least):
         found = "missing" if value is None else f"{value!r}, which is not supported"
         raise CheckpointError(f"{file.path}: the field {ARCHITECTURE}.{key} is {found}.")
     return numbers.pop()
@@ -262,10 +270,11 @@ def _rope_scaling(file: GgufFile, config: dict[str, Any]) -> dict[str, Any] | No
         case "none":
             return None
         case "linear":
-            return {"rope_type": "linear", "factor": _shortest(_number(file, "rope.scaling.factor"))}
+            factor = _shortest(_number(file, "rope.scaling.factor", takes_fractions=True))
+            return {"rope_type": "linear", "factor": factor}
         case "yarn":
             original = _number(file, "rope.scaling.original_context_length")
-            factor = _shortest(_number(file, "rope.scaling.factor"))
+            factor = _shortest(_number(file, "rope.scaling.factor", takes_fractions=True))
             return {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original}
     raise CheckpointError(f"{file.path} scales its rotary embedding by {kind!r}; linear and yarn are supported.")
 

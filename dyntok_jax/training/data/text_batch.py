@@ -9,16 +9,19 @@ from dyntok_jax.embedding import distinct_forms, wants_row
 from dyntok_jax.errors import InputError
 from dyntok_jax.merging import merge_batch_on_host
 from dyntok_jax.options import Boundary, Goal
-from dyntok_jax.text import RaggedSubwords, TextEncoder, bucket, cut_padding, pad_batch, token_spans
+from dyntok_jax.text import (
+    TRAINING_ROW_BUCKETS,
+    TRAINING_SUBWORD_BUCKETS,
+    TRAINING_TOKEN_BUCKETS,
+    RaggedSubwords,
+    TextEncoder,
+    bucket,
+    cut_padding,
+    pad_batch,
+    token_spans,
+)
 from dyntok_jax.training.data.training_batch import SurfaceForms, TextBatch
 from dyntok_jax.types import MergedBatch, SubwordBatch, UniqueTokens
-
-SUBWORD_BUCKETS = (32, 64, 96, 128, 192, 256, 384, 512)
-"""Padded numbers of subwords a sequence."""
-TOKEN_BUCKETS = (24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 384, 512)
-"""Padded numbers of tokens a sequence: finer, for the student's passes forth and back cost more than the teacher's."""
-ROW_BUCKETS = (128, 256, 384, 512)
-"""Padded numbers of new tokens. On real text, 96 subwords at most, the three make some 20 programs to compile."""
 
 
 def make_text_batch(
@@ -51,7 +54,7 @@ def make_text_batch(
       rng: draws them; only needed for a probability above 0.
 
     Returns:
-      A batch padded to a few shapes: L, T and P to the buckets above, K to B · T.
+      A batch padded to a few shapes: L, T and P to the buckets of training, K to B · T.
 
     Raises:
       InputError: tokens are to be masked and there is no `rng`.
@@ -62,16 +65,16 @@ def make_text_batch(
         static,
         rows,
         pad_id=text_encoder.tokenizer.pad_id,
-        length=padded_length(static.lengths, max_length, SUBWORD_BUCKETS),
+        length=padded_length(static.lengths, max_length, TRAINING_SUBWORD_BUCKETS),
     )
     subwords = pad_batch(dynamic, rows, pad_id=text_encoder.tokenizer.pad_id)
     merged = merge_batch_on_host(
         subwords.ids_BL, subwords.segment_BL, subwords.mask_BL, goal, max_subwords=max_subwords
     )
-    merged = cut_padding(merged, padded_length(merged.mask_BT.sum(axis=1), max_length, TOKEN_BUCKETS))
+    merged = cut_padding(merged, padded_length(merged.mask_BT.sum(axis=1), max_length, TRAINING_TOKEN_BUCKETS))
     wanted_BT = wants_row(text_encoder.tokenizer, subwords.ids_BL, merged, predict_all=predict_all)
     forms, language_U = distinct_forms(subwords.ids_BL, merged, wanted_BT, language_B[:, None], width=max_subwords)
-    padded = pad_forms_to(forms, language_U, bucket(int(forms.count), ROW_BUCKETS))
+    padded = pad_forms_to(forms, language_U, bucket(int(forms.count), TRAINING_ROW_BUCKETS))
     row_BT, kept_K, n_kept = number_rows(subwords, merged, wanted_BT, forms.inverse_BT, len(padded.language_P))
     is_masked_BT = np.zeros(row_BT.shape, bool)
     if mask_probability > 0:

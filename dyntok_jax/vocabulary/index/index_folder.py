@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from dyntok_jax.errors import CheckpointError, InputError
 from dyntok_jax.files import new_folder
+from dyntok_jax.storage import save_arrays
 from dyntok_jax.vocabulary import TableConfig
 from dyntok_jax.vocabulary.index.building import Built
 from dyntok_jax.vocabulary.index.inner_products import MipsIndex, RowBlocks
@@ -20,21 +20,12 @@ from dyntok_jax.vocabulary.index.inner_products import MipsIndex, RowBlocks
 FORMAT = "dyntok-mips-index 2"
 ARRAYS = "index.safetensors"
 CONFIG = "config.json"
-HASHED_ROWS = 8192
 _BLOCKS = ("rows", "ids", "count", "rank_weight", "rank_bias", "scale")
 _SPECIAL = ("special_E", "special_ED")
 
 
-def table_hash(table_VD: Any) -> str:
-    """A digest of a table's shape, dtype and numbers, which tells it from every other."""
-    digest = hashlib.sha256(json.dumps([list(table_VD.shape), str(table_VD.dtype)]).encode())
-    for start in range(0, len(table_VD), HASHED_ROWS):
-        digest.update(np.ascontiguousarray(table_VD[start : start + HASHED_ROWS]).view(np.uint8).data)
-    return digest.hexdigest()
-
-
 def table_identity(config: TableConfig) -> str:
-    """The same for a table on disk, by what its output rows were made of: nothing has to be read."""
+    """A digest that tells a table on disk from others, by what its output rows were made of: none has to be read."""
     made_of = {name: value for name, value in asdict(config).items() if name not in ("model", "chunk_rows")}
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
@@ -69,10 +60,7 @@ def save_index(
         "best_row_found": {str(probe): share for probe, share in built.first.items()},
     }
     with new_folder(folder, overwrite=overwrite) as part:
-        try:
-            save_file(arrays, part / ARRAYS)
-        except SafetensorError as error:
-            raise CheckpointError(f"{folder} cannot be written ({error}): is the disk full?") from error
+        save_arrays(part / ARRAYS, arrays)
         text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
         (part / CONFIG).write_text(text, encoding="utf-8")
 

@@ -1,0 +1,150 @@
+"""A model by name with all that goes with it: weights in their places, tokenizer, hypernetwork."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, Literal, NamedTuple, TypeVar, overload
+
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from dyntok_jax.convert import load_decoder, load_encoder, load_hypernet, load_tables, read_config
+from dyntok_jax.embedding import Hypernet, HypernetConfig
+from dyntok_jax.files.hub import find_hypernet, find_model
+from dyntok_jax.models import MODEL_TYPES as DECODER_TYPES, Decoder, DecoderConfig, Encoder, EncoderConfig
+from dyntok_jax.sharding import placement
+from dyntok_jax.text import ByteLevelTokenizer
+
+Config = TypeVar("Config", bound=EncoderConfig | DecoderConfig)
+Parameters = TypeVar("Parameters")
+
+
+class Tables(NamedTuple):
+    """The tables of a decoder without its layers.
+
+    Attributes:
+      input_VD: its input table.
+      output_VD: its output table; None where that is the input table.
+    """
+
+    input_VD: Float[Array, "V D"]
+    output_VD: Float[Array, "V D"] | None
+
+
+@dataclass(frozen=True)
+class LoadedModel(Generic[Config, Parameters]):
+    """A model as `load_model` gives it.
+
+    Attributes:
+      folder: where its files lie.
+      config: its shape.
+      parameters: an `Encoder`, a `Decoder`, or the `Tables` of one.
+      tokenizer: its tokenizer and the byte-level form of it.
+      hypernet: config and parameters of the hypernetwork; None for FVT.
+    """
+
+    folder: Path
+    config: Config
+    parameters: Parameters
+    tokenizer: ByteLevelTokenizer
+    hypernet: tuple[HypernetConfig, Hypernet] | None
+
+
+@overload
+def load_model(
+    model: str | Path,
+    hypernet: str | Path | None = None,
+    *,
+    kind: None = None,
+    dtype: DTypeLike = jnp.float32,
+    mesh: Mesh | None = None,
+    keep_normalizer: bool = True,
+    is_stacked: bool = True,
+) -> LoadedModel[EncoderConfig, Encoder] | LoadedModel[DecoderConfig, Decoder]: ...
+
+
+@overload
+def load_model(
+    model: str | Path,
+    hypernet: str | Path | None = None,
+    *,
+    kind: Literal["encoder"],
+    dtype: DTypeLike = jnp.float32,
+    mesh: Mesh | None = None,
+    keep_normalizer: bool = True,
+) -> LoadedModel[EncoderConfig, Encoder]: ...
+
+
+@overload
+def load_model(
+    model: str | Path,
+    hypernet: str | Path | None = None,
+    *,
+    kind: Literal["decoder"],
+    dtype: DTypeLike = jnp.float32,
+    mesh: Mesh | None = None,
+    keep_normalizer: bool = True,
+    is_stacked: bool = True,
+) -> LoadedModel[DecoderConfig, Decoder]: ...
+
+
+@overload
+def load_model(
+    model: str | Path,
+    hypernet: str | Path | None = None,
+    *,
+    kind: Literal["tables"],
+    dtype: DTypeLike = jnp.float32,
+    mesh: Mesh | None = None,
+    keep_normalizer: bool = True,
+) -> LoadedModel[DecoderConfig, Tables]: ...
+
+
+def load_model(
+    model: str | Path,
+    hypernet: str | Path | None = None,
+    *,
+    kind: Literal["encoder", "decoder", "tables"] | None = None,
+    dtype: DTypeLike = jnp.float32,
+    mesh: Mesh | None = None,
+    keep_normalizer: bool = True,
+    is_stacked: bool = True,
+) -> LoadedModel:
+    """Loads a model, its tokenizer and a hypernetwork.
+
+    Args:
+      model: a folder, a Hub id, or a packaged model's name (`e5-small`, `smollm2`).
+      hypernet: a folder or Hub id of a ZeTT hypernetwork; `auto` for the one that comes with the model, if any;
+        None for FVT.
+      kind: what is asked for: an `encoder`, a `decoder`, or only the `tables` of a decoder; None for what the model is.
+      dtype: of all parameters.
+      mesh: places the parameters by the rules in `sharding.py`, but for tables, which lie on the default device.
+      keep_normalizer: normalise text as the model was trained; ZeTT and the paper's reference do not.
+      is_stacked: a decoder's layers stacked, for `lax.scan`; else a tuple of layers, as `unstacked` gives it.
+
+    Raises:
+      ModelNotFoundError: nothing goes by that name.
+      ConfigError: the config is not supported, or is not of the kind that is asked for; the mesh does not divide the
+        parameters.
+      CheckpointError: files are missing or damaged, or tensors do not match the config.
+      TokenizerError: the tokenizer cannot be brought to byte-level form.
+
+    >>> loaded = load_model(encoder_folder, hypernet_folder)
+    >>> type(loaded.parameters).__name__, loaded.hypernet[0].max_subwords
+    ('Encoder', 7)
+    """
+    folder, place = find_model(model), placement(mesh)
+    tokenizer = ByteLevelTokenizer.load(folder, keep_normalizer=keep_normalizer)
+    if kind is None:
+        kind = "decoder" if read_config(folder).get("model_type") in DECODER_TYPES else "encoder"
+    if kind == "encoder":
+        config, parameters = load_encoder(folder, dtype=dtype, shardings=place)
+    elif kind == "decoder":
+        config, parameters = load_decoder(folder, dtype=dtype, shardings=place, is_stacked=is_stacked)
+    else:
+        config = DecoderConfig.from_hf(read_config(folder))
+        parameters = Tables(*load_tables(folder, dtype=dtype))
+    found = find_hypernet(hypernet, model)
+    loaded = None if found is None else load_hypernet(found, dtype=dtype, shardings=place)
+    return LoadedModel(folder, config, parameters, tokenizer, loaded)
