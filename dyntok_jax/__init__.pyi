@@ -22,5 +22,6 @@ from .merging import (
 from .options import (
     Budget as Budget,
     Merges as Merges,
+    Merging as Merging,
     Share as Share,
 )

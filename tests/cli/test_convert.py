@@ -27,7 +27,7 @@ from dyntok_jax.files import load_checkpoint, read_shapes
 from tests.support.gguf_files import bpe_fields, llama_fields, tiny_llama, tiny_tensors, write_gguf_file
 from tests.support.tiny import write_tiny_encoder
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 TINY = {"vocab_size": 50, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3}
 TINY |= {"intermediate_size": 40, "max_position_embeddings": 20}
 

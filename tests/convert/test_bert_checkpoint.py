@@ -21,7 +21,7 @@ from dyntok_jax.convert.bert_checkpoint import (
 )
 from dyntok_jax.errors import CheckpointError
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 TINY = {
     "vocab_size": 50,
     "hidden_size": 24,

@@ -28,7 +28,7 @@ from dyntok_jax.embedding import (
 from dyntok_jax.errors import ConfigError
 from dyntok_jax.parameters import flat_parameters
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 NAMES = ("hypernet_xlmr", "hypernet_mistral", "hypernet_single_head")
 
 

@@ -14,7 +14,7 @@ from dyntok_jax.files import find_hypernet, find_model, hub
 from dyntok_jax.options import AUTO
 
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def make_folder(folder: Path, *files: str) -> Path:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dyntok_jax.options import Budget, Merges, Share
 from dyntok_jax.types import MergedBatch
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 EVERY_MERGE = Merges(1_000_000)
 WIDTH = 16
 

@@ -22,7 +22,7 @@ from dyntok_jax.text.byte_characters import (
 )
 from dyntok_jax.types import NO_SEGMENT
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 AWKWARD = [
     "",
     "x",
