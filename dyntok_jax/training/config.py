@@ -21,6 +21,9 @@ _NOT_DECISIVE = ("checkpoint_every", "keep", "log_every", "export_dtype")
 class Objectives:
     """What each objective weighs; 0 leaves it out.
 
+    >>> Objectives(hidden=1.0).needs_texts, Objectives(pieces=1.0).needs_texts
+    (True, False)
+
     Attributes:
       pieces: vocabulary pieces from shorter pieces, or as themselves (ZeTT's auxiliary loss, there with weight 0.5).
       sentences: sentence embeddings as static tokenization gives them.
@@ -38,6 +41,9 @@ class Objectives:
     @classmethod
     def read(cls, entries: Sequence[str]) -> "Objectives":
         """`NAME` or `NAME=WEIGHT`, several, as the weights of all.
+
+        >>> Objectives.read(["sentences=4", "hidden"]) == Objectives(sentences=4.0, hidden=1.0)
+        True
 
         Raises:
           InputError: an unknown name, or a weight that is no positive number.
@@ -161,22 +167,26 @@ class RunConfig:
 class TrainingConfig:
     """All that decides about a run.
 
+    >>> config = TrainingConfig(objectives=Objectives(hidden=1.0), run=RunConfig(steps=100))
+    >>> config.decisive()["run"]["steps"]
+    100
+
     Attributes:
       model: a folder, a Hugging Face Hub id, or a packaged model.
+      data: on what it is trained and validated.
       objectives: NAME or NAME=WEIGHT of pieces, sentences, hidden, next_subword, language_model (default: sentences
         hidden for encoders, hidden next_subword for decoders).
       network: what is trained.
-      data: on what.
       optimizer: how.
       run: how long.
     """
 
     model: Annotated[str, arg(metavar="NAME")] = DEFAULT_MODEL
+    data: Annotated[DataConfig, _flattened] = field(default_factory=DataConfig)
     objectives: Annotated[Objectives, several("NAME[=WEIGHT] ...", Objectives.read), arg(help_behavior_hint="")] = (
         UNDECIDED
     )
     network: Annotated[NetworkConfig, _flattened] = field(default_factory=NetworkConfig)
-    data: Annotated[DataConfig, _flattened] = field(default_factory=DataConfig)
     optimizer: Annotated[OptimizerConfig, _flattened] = field(default_factory=OptimizerConfig)
     run: Annotated[RunConfig, _flattened] = field(default_factory=RunConfig)
 

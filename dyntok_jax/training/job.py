@@ -30,6 +30,15 @@ def prepare_job(config: TrainingConfig, mesh: Mesh | None = None) -> Job:
 
     Raises:
       DyntokError: options that do not go together or do not fit the model, or files that cannot be read.
+
+    >>> from dyntok_jax.training import NetworkConfig
+    >>> from dyntok_jax.training.data import DataConfig
+    >>> small = NetworkConfig(layers=1, hidden=32, ffn=64, heads=4)
+    >>> data = DataConfig(max_length=48, pieces_per_batch=16)
+    >>> config = TrainingConfig(str(encoder_folder), data, Objectives(pieces=1.0), small)
+    >>> job = prepare_job(config)
+    >>> job.hypernet.config.hidden_width, job.config.data.prefix
+    (32, '')
     """
     _check_sources(config)
     with_head = config.objectives.language_model > 0

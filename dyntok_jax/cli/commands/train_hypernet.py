@@ -20,11 +20,11 @@ class TrainHypernet:
 
     Attributes:
       output: folder for checkpoints, metrics.jsonl and the result, hypernet/.
+      training: what to train, on what, how and how long.
       config: TOML file with the same options by their names, such as text = ["de.txt"] or learning_rate = 1e-4;
         options given here win.
       resume: go on from the last checkpoint in the output folder, if there is one.
       mesh: devices that share the batches × devices that share the parameters, such as 4x2.
-      training: what to train, on what, how and how long.
     """
 
     EXAMPLES: ClassVar[str] = """\
@@ -35,10 +35,10 @@ class TrainHypernet:
 """
 
     output: Annotated[str, arg(metavar="FOLDER")] = tyro.MISSING
+    training: Annotated[TrainingConfig, flattened] = field(default_factory=TrainingConfig)
     config: OptionalPath = None
     resume: bool = False
     mesh: Annotated[str | None, arg(metavar="DATAxMODEL", help_behavior_hint="")] = None
-    training: Annotated[TrainingConfig, flattened] = field(default_factory=TrainingConfig)
 
     @classmethod
     def completed(cls, arguments: Sequence[str]) -> list[str]:

@@ -47,6 +47,9 @@ _NOT_DECISIVE = ("text", "words", "validation", "validation_texts", "threads", "
 class DataConfig:
     """What to train and validate on.
 
+    >>> DataConfig({"de": ("de.txt",)}, language_weights={"de": 2.0}).weight_of("de")
+    2.0
+
     Attributes:
       text: UTF-8 text, one paragraph a line (.gz too), JSON lines, parquet or data sets, as FILE or CODE=FILE; without
         a code the file's name may say the language (de.txt.gz).

@@ -20,7 +20,11 @@ _NO_CODE = re.compile(r"[/\\.:]")
 
 
 def by_language(files: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Sorts files by the language that `CODE=FILE` or the file's name (`de.txt.gz`) says."""
+    """Sorts files by the language that `CODE=FILE` or the file's name (`de.txt.gz`) says.
+
+    >>> by_language(["de.txt.gz", "en=wiki.txt", "de=news.txt"])
+    {'de': ('de.txt.gz', 'news.txt'), 'en': ('wiki.txt',)}
+    """
     sorted_files: dict[str, list[str]] = {}
     for file in files:
         code, path = language_and_file(file)
@@ -50,6 +54,9 @@ def named_numbers(option: str, entries: Sequence[str], *, alone: float | None = 
 
     Raises:
       InputError: something is no number.
+
+    >>> named_numbers("--words-share", ["0.25", "ar=0.5"])
+    {'': 0.25, 'ar': 0.5}
     """
     found: dict[str, float] = {}
     for entry in entries:
