@@ -173,7 +173,7 @@ def test_a_corpus_may_move(config, tokenizer, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"texts": {}}, "nothing to train on"),
+        ({"text": {}, "pieces_per_batch": 0}, "nothing to train on"),
         ({"text": {"en": "en.txt"}}, "put it in a tuple"),
         ({"batch_size": 0}, "batch_size is 0: it must be at least 1"),
         ({"prefetch": 0}, "prefetch is 0"),

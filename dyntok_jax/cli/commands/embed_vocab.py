@@ -50,7 +50,7 @@ class EmbedVocab:
         from dyntok_jax.files import find_hypernet, find_model
         from dyntok_jax.sharding import make_mesh, shardings_for
         from dyntok_jax.text import ByteLevelTokenizer
-        from dyntok_jax.vocabulary import embed_vocabulary, load_vocabulary, read_vocabulary_config
+        from dyntok_jax.vocabulary import RowSource, embed_vocabulary, load_vocabulary, read_vocabulary_config
 
         keep_compiled_programs()
         name = self.model or read_vocabulary_config(self.folder)["model"]
@@ -58,7 +58,7 @@ class EmbedVocab:
         vocabulary = load_vocabulary(self.folder, ByteLevelTokenizer.load(model))
         shape = mesh_shape(self.mesh)
         mesh = None if shape is None else make_mesh(*shape)
-        source_VD, output_VD = load_tables(model)
+        input_VD, output_VD = load_tables(model)
         hypernet = None
         if (found := find_hypernet(hypernet_of(self.hypernet), name)) is not None:
             place = None if mesh is None else partial(shardings_for, mesh=mesh)
@@ -68,11 +68,7 @@ class EmbedVocab:
             table = embed_vocabulary(
                 self.output,
                 vocabulary,
-                source_VD,
-                output_VD=output_VD,
-                hypernet=hypernet,
-                language=self.language,
-                model=name,
+                RowSource(input_VD, output_VD, hypernet, self.language, name),
                 dtype=self.dtype,
                 mesh=mesh,
                 overwrite=self.overwrite,
