@@ -139,7 +139,7 @@ def ours(rows, queries, n_own: int, options: Options) -> list[Rival]:
     rivals = [Rival("exact", lambda batch: np.asarray(exact(table, batch)[0]), megabytes=rows.nbytes / 1e6)]
     for name, is_8_bit in (("ours", False), ("ours 8-bit", True)):
         started = time.perf_counter()
-        built = build_index(rows, queries, n_own=n_own, is_8_bit=is_8_bit, probes=())
+        built = build_index(rows, queries, n_own=n_own, is_8_bit=is_8_bit)
         seconds = time.perf_counter() - started
         index = jax.tree.map(jnp.asarray, built.index)
         for probe in options.probes:

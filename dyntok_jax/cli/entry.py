@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from functools import reduce
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
@@ -22,6 +22,7 @@ from dyntok_jax.cli.commands import (
     Show,
     TrainHypernet,
 )
+from dyntok_jax.cli.shared import parse
 from dyntok_jax.errors import DyntokError
 
 COMMANDS = {
@@ -89,17 +90,10 @@ def _parse(arguments: Sequence[str]):
         description = (command.__doc__ or "").split("\n", 1)[0]
         if arguments[:1] == [name]:  # in the list of commands, examples would bury it
             description = f"{description} For example:\n{command.EXAMPLES}"
-        options: dict[str, Any] = {"description": description}
-        if arguments[:1] == [name] and hasattr(command, "defaults"):  # a file of options stands in for defaults
-            options["default"] = command.defaults(arguments[1:])
-        subcommands.append(Annotated[command, tyro.conf.subcommand(name, **options)])
-    return tyro.cli(
-        reduce(operator.or_, subcommands),
-        prog="dyntok",
-        description=DESCRIPTION,
-        args=arguments,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+        subcommands.append(Annotated[command, tyro.conf.subcommand(name, description=description)])
+        if arguments[:1] == [name] and hasattr(command, "completed"):  # by a file of options
+            arguments = [name, *command.completed(arguments[1:])]
+    return parse(reduce(operator.or_, subcommands), prog="dyntok", description=DESCRIPTION, args=arguments)
 
 
 def _one_line(error: DyntokError) -> str:

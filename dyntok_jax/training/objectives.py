@@ -25,6 +25,7 @@ from dyntok_jax.models import (
     mean_pool,
     mlm_features,
 )
+from dyntok_jax.training.config import Objectives
 from dyntok_jax.training.data import PieceBatch, SurfaceForms, TextBatch, TrainingBatch
 
 STRETCH = 16
@@ -54,35 +55,6 @@ class FrozenModel:
     variance_M: Float32[Array, "M"]
     head: MaskedLmHead | None = None
     mask_row: Int[Array, ""] | None = None
-
-
-@dataclass(frozen=True)
-class Objectives:
-    """What each objective weighs; 0 leaves it out.
-
-    Attributes:
-      pieces: vocabulary pieces from shorter pieces, or as themselves (ZeTT's auxiliary loss, there with weight 0.5).
-      sentences: sentence embeddings as static tokenization gives them.
-      hidden: hidden states as static tokenization gives them, where both have read the same text.
-      next_subword: a decoder's distribution of the next subword as static tokenization gives it.
-      language_model: ZeTT's main loss, masked for encoders and causal for decoders.
-    """
-
-    pieces: float = 0.0
-    sentences: float = 0.0
-    hidden: float = 0.0
-    next_subword: float = 0.0
-    language_model: float = 0.0
-
-    @property
-    def needs_texts(self) -> bool:
-        """Whether any of them reads texts."""
-        return self.distills or self.language_model > 0
-
-    @property
-    def distills(self) -> bool:
-        """Whether any of them compares with static tokenization."""
-        return self.sentences > 0 or self.hidden > 0 or self.next_subword > 0
 
 
 class TokenRows(NamedTuple):

@@ -6,7 +6,7 @@ read, and the model does not run: 250,000 targets for nothing.
 
 import json
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int32, Int64
@@ -24,9 +24,8 @@ from dyntok_jax.kernels import (
     split_by_score,
 )
 from dyntok_jax.text import BYTE_CHARACTERS, FILLER_SCORE, ByteLevelTokenizer, continues, piece_texts
+from dyntok_jax.training.data.data_config import PieceMode
 from dyntok_jax.training.data.training_batch import PieceBatch, SurfaceForms
-
-PieceMode = Literal["decompose", "identity"]
 
 Trie = tuple[np.ndarray, np.ndarray, np.ndarray]
 
