@@ -24,3 +24,5 @@ from .options import (
     Merges as Merges,
     Share as Share,
 )
+
+__version__: str
