@@ -22,6 +22,7 @@ from .merging import (
 from .options import (
     Budget as Budget,
     Merges as Merges,
+    Merging as Merging,
     Share as Share,
 )
 

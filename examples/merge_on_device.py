@@ -2,8 +2,8 @@
 
     python examples/merge_on_device.py
 
-Text becomes subwords on the host. From there everything is one compiled program of arrays: merge, write tokens as surface
-forms, find the distinct ones, predict their embeddings. Needs the extra `offline`.
+Text becomes subwords on the host. From there everything is one compiled program of arrays: merge, write tokens as
+surface forms, find the distinct ones, predict their embeddings. Needs the extra `offline`.
 """
 
 from functools import partial
@@ -76,7 +76,7 @@ def run(model: str = "e5-small", hypernet: str = "auto", texts: int = 16) -> dic
     print("tokens by share:", found)
 
     size = batch.ids_BL.size
-    predicted_BTD, average_BTD, mask_BT, count = embed(network, source_VD, batch, limits_of(Share(100)), size=size)
+    predicted_BTD, _, _, count = embed(network, source_VD, batch, limits_of(Share(100)), size=size)
     print(f"{count} distinct tokens; predicted embeddings {predicted_BTD.shape}")
 
     def distance(network):

@@ -24,6 +24,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -42,10 +43,10 @@ from dyntok_jax.embedding import (
     TokenInputs,
     init_hypernet,
 )
-from dyntok_jax.encoding import BATCH_BUCKETS, COMPILED_STEPS, encode_batch
+from dyntok_jax.encoding import BATCH_BUCKETS, COMPILED_STEPS, Timings, encode_batch
 from dyntok_jax.files import find_model
 from dyntok_jax.models import Encoder, EncoderConfig
-from dyntok_jax.options import DEFAULT_MODEL, FULL
+from dyntok_jax.options import DEFAULT_MODEL, FULL, Goal
 from dyntok_jax.text import ByteLevelTokenizer, bucket, group_by_length, pad_batch
 from experiments.shared.report import Figures, report, run_script
 from experiments.shared.turns import best_seconds, ratio, round_seconds, take_turns
@@ -143,18 +144,22 @@ def bench_throughput(model: str, rounds: int, per_language: int | None) -> Figur
         predicting = zett_shaped(plain)
     warm_cache = EmbeddingCache(DEFAULT_CACHE_ROWS, plain.config.width)
 
-    def encode_predicting(texts: list[str], cache: EmbeddingCache) -> EncodedTexts:
-        predicting.cache = cache
-        return predicting.encode(texts, goal=FULL, batch_size=BATCH_SIZE)
+    def encode_plain(goal: Goal | None, texts: list[str], stopwatch: Timings | None = None) -> EncodedTexts:
+        return plain.encode(texts, goal=goal, batch_size=BATCH_SIZE, stopwatch=stopwatch)
 
-    def encode_cold(texts: list[str]) -> EncodedTexts:
-        return encode_predicting(texts, EmbeddingCache(DEFAULT_CACHE_ROWS, plain.config.width))
+    def encode_warm(texts: list[str], stopwatch: Timings | None = None) -> EncodedTexts:
+        predicting.cache = warm_cache
+        return predicting.encode(texts, goal=FULL, batch_size=BATCH_SIZE, stopwatch=stopwatch)
+
+    def encode_cold(texts: list[str], stopwatch: Timings | None = None) -> EncodedTexts:
+        predicting.cache = EmbeddingCache(DEFAULT_CACHE_ROWS, plain.config.width)
+        return predicting.encode(texts, goal=FULL, batch_size=BATCH_SIZE, stopwatch=stopwatch)
 
     modes = {
-        "static": lambda texts: plain.encode(texts, goal=None, batch_size=BATCH_SIZE),
-        "fvt": lambda texts: plain.encode(texts, goal=FULL, batch_size=BATCH_SIZE),
+        "static": partial(encode_plain, None),
+        "fvt": partial(encode_plain, FULL),
         "hypernet_cold": encode_cold,
-        "hypernet_warm": lambda texts: encode_predicting(texts, warm_cache),
+        "hypernet_warm": encode_warm,
     }
     calls = [texts[at : at + TEXTS_PER_CALL] for at in range(0, len(texts), TEXTS_PER_CALL)]
     take_turns(modes, calls, 1, "compiling")
@@ -163,16 +168,17 @@ def bench_throughput(model: str, rounds: int, per_language: int | None) -> Figur
     runs = take_turns(modes, calls, rounds, "encoding in turns")
     for mode, rounds_of_mode in runs.items():
         seconds = best_seconds(rounds_of_mode)
-        results = [result for of_round in rounds_of_mode for _, result in of_round]
         last = [result for _, result in rounds_of_mode[-1]]
         figures[f"{mode}_texts_per_second"] = len(texts) / seconds
         figures[f"{mode}_seconds"] = seconds
         figures[f"{mode}_median_seconds"] = median(round_seconds(rounds_of_mode))
         figures[f"{mode}_padded_tokens"] = sum(result.padded_tokens for result in last)
         figures[f"{mode}_tokens"] = sum(int(result.n_tokens.sum()) for result in last)
+        stopwatch = Timings()
+        for call in calls:
+            modes[mode](call, stopwatch)
         for stage in ("tokenize", "merge", "embed", "model"):
-            spent = sum(getattr(result.timings, stage) for result in results)
-            figures[f"{mode}_{stage}_percent_of_time"] = 100 * spent / sum(result.timings.total for result in results)
+            figures[f"{mode}_{stage}_percent_of_time"] = 100 * getattr(stopwatch, stage) / stopwatch.total
         hits, misses = (sum(getattr(result, f"cache_{kind}") for result in last) for kind in ("hits", "misses"))
         if hits + misses:
             figures[f"{mode}_cache_hit_percent"] = 100 * hits / (hits + misses)

@@ -28,7 +28,7 @@ from jaxtyping import Float32
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dyntok_jax import DynamicEncoder, EncodedTexts, Share
+from dyntok_jax import DynamicEncoder, EncodedTexts, Merging, Share
 from dyntok_jax.assets import load_sample
 from dyntok_jax.embedding import TokenEmbedder
 from dyntok_jax.errors import InputError
@@ -153,9 +153,11 @@ def measure(
         encoder = encoders.get(setting.method) or next(iter(encoders.values()))
         return encoder.encode(
             [texts[language][row] for row in all_rows[language]],
-            goal=None if setting.share is None else Share(setting.share),
-            boundary=options.boundary,
-            max_subwords=options.max_subwords,
+            merging=Merging(
+                None if setting.share is None else Share(setting.share),
+                boundary=options.boundary,
+                max_subwords=options.max_subwords,
+            ),
             prefix=options.prefix,
             language=language if encoder.embedder.languages and setting.share is not None else None,
             on_progress=on_progress,

@@ -9,7 +9,7 @@ tokens and normalises over its vocabulary; *own tokens, large softmax* is the sa
 which shows what probability the new ones take away; *large* writes the text with the longest entries that fit. A text
 has one spelling in each, so that all are upper bounds of what the model needs. The softmax is exact.
 
-Texts: each paragraph's first words are a prompt, merged and embedded as always, and the model writes on, greedily and
+Texts: each paragraph's first words are a prompt, merged as far as it may be, and the model writes on, greedily and
 by sampling, in its own vocabulary, in that and the prompt's tokens, and in the large one through the index. distinct-2
 is the share of different pairs among all pairs of words; repeated, the share of four words in a row that the same text
 had before.
@@ -42,7 +42,7 @@ from dyntok_jax import DynamicDecoder, SamplingConfig
 from dyntok_jax.assets import load_sample
 from dyntok_jax.decoding import GeneratedText, LargeVocabulary, LoadedVocabulary
 from dyntok_jax.models import forward
-from dyntok_jax.options import DEFAULT_DECODER, PROBES
+from dyntok_jax.options import DEFAULT_DECODER, FULL, PROBES
 from dyntok_jax.text import bucket
 from experiments.shared.report import Figures, report, run_script
 
@@ -180,6 +180,7 @@ def write(decoder: DynamicDecoder, loaded: LoadedVocabulary, prompts: Sequence[s
                 max_tokens=options.max_tokens,
                 sampling=sampling,
                 vocabulary=vocabulary,
+                goal=FULL,
                 batch_size=options.batch_size,
             )
             generate()

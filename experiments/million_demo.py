@@ -4,8 +4,8 @@
 
 Four commands in a row, each of which can be run alone: `dyntok build-vocab` grows the model's vocabulary on the text
 (and on word lists, by default of 16 languages from the package `wordfreq`: `pip install wordfreq`), `embed-vocab` gives
-each entry a row, `build-index` makes the index of these rows, `generate` writes with it. What is already in the output
-folder is not made again. Two CPU cores: some six minutes and 5 GB of disk.
+each entry a row, `build-index` makes the index of these rows, `generate` writes with it behind a merged prompt. What is
+already in the output folder is not made again. Two CPU cores: some six minutes and 5 GB of disk.
 """
 
 import shlex
@@ -47,12 +47,13 @@ def demo(
     vocabulary, table, index = (str(output / name) for name in ("vocab", "table", "index"))
     chosen = ["--model", model]
     embedding = ["--hypernet", hypernet]
+    merging = ["--share", "100", *embedding]
     listed = ["--words", *words] if words else []
     steps = [
         (vocabulary, ["build-vocab", *map(str, text), *chosen, "--size", str(size), "--output", vocabulary, *listed]),
         (table, ["embed-vocab", vocabulary, "--output", table, *embedding]),
         (index, ["build-index", table, "--output", index]),
-        (None, ["generate", prompt, *chosen, "--vocab", vocabulary, "--table", table, "--index", index, *embedding]),
+        (None, ["generate", prompt, *chosen, "--vocab", vocabulary, "--table", table, "--index", index, *merging]),
     ]
     console = Console(stderr=True)
     output.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dyntok_jax import DynamicDecoder, ScoredText, Share
+from dyntok_jax import DynamicDecoder, Merging, ScoredText, Share
 from dyntok_jax.assets import load_sample
 from dyntok_jax.embedding import TokenEmbedder
 from dyntok_jax.errors import InputError
@@ -202,9 +202,11 @@ def measure(
             return decoder.score(
                 first if setting.method != FLOOR else [NO_CONTEXT] * len(second),
                 second,
-                goal=Share(setting.share) if is_dynamic else None,
-                boundary=options.boundary,
-                max_subwords=options.max_subwords,
+                merging=Merging(
+                    Share(setting.share) if is_dynamic else None,
+                    boundary=options.boundary,
+                    max_subwords=options.max_subwords,
+                ),
                 language=language if is_dynamic and decoder.embedder.languages else None,
                 on_progress=on_progress,
             )

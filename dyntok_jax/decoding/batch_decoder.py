@@ -7,6 +7,7 @@ compiles a handful of programs; how much is computed follows the prompts themsel
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 from zlib import crc32
 
@@ -32,10 +33,9 @@ from dyntok_jax.decoding.text_stream import TextStream
 from dyntok_jax.decoding.vocabularies import OWN, LargeVocabulary, Vocabulary
 from dyntok_jax.embedding import COMPILED_STEPS as EMBEDDING_STEPS, TokenEmbedder, TokenInputs, embed_tokens
 from dyntok_jax.errors import NotANumberError, TooLongError
-from dyntok_jax.merging import join_tokens
 from dyntok_jax.models import Decoder, DecoderConfig
 from dyntok_jax.sharding import shard_batch
-from dyntok_jax.text import bucket, pad_batch, pad_to
+from dyntok_jax.text import bucket, pad_ragged
 
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32)
 """Padded numbers of sequences a batch."""
@@ -181,9 +181,9 @@ class BatchDecoder:
         for owner, length in zip(owner_B.tolist(), lengths_B.tolist(), strict=True):
             self.check_positions(owner, int(read.n_tokens[owner]), length, "are to be scored")
         n_batch = bucket(len(ids), self._batch_buckets())
-        mask_BO = np.arange(bucket(max(1, int(lengths_B.max())), CONTINUATION_BUCKETS))[None] < lengths_B[:, None]
-        continuation_BO = np.zeros(mask_BO.shape, np.int32)
-        continuation_BO[mask_BO] = np.concatenate([np.array(of_text, np.int32) for of_text in ids])
+        length = bucket(max(1, int(lengths_B.max())), CONTINUATION_BUCKETS)
+        ids_M = np.fromiter(chain.from_iterable(ids), np.int32, lengths_B.sum())
+        lay_out = partial(pad_ragged, offsets=np.append(0, np.cumsum(lengths_B)), n_batch=n_batch, length=length)
         position = {row: at for at, row in enumerate(rows.tolist())}
         prompt_B = np.array([position[owner] for owner in owner_B.tolist()], np.int32)
         capacity = self._capacity(int(read.n_tokens[rows].max()) + int(lengths_B.max()))
@@ -191,8 +191,8 @@ class BatchDecoder:
             self.model,
             self._inputs(read, rows, bucket(len(rows), self._batch_buckets()), capacity).place(self.mesh),
             self._place(np.pad(prompt_B, (0, n_batch - len(ids)))),
-            self._place(pad_to(continuation_BO, n_batch, mask_BO.shape[1])),
-            self._place(pad_to(mask_BO, n_batch, mask_BO.shape[1])),
+            self._place(lay_out(ids_M, padding=0)),
+            self._place(lay_out(np.ones(len(ids_M), bool), padding=False)),
             capacity=capacity,
             mesh=self.mesh,
         )
@@ -214,9 +214,8 @@ class BatchDecoder:
             return OWN if vocabulary is None else vocabulary
         output_UD = None
         if self.model.output_embeddings is not None:
-            batch = pad_batch(read.subwords, rows, pad_id=self.embedder.tokenizer.pad_id)
-            merged, table = join_tokens([read.tokens[row] for row in rows]), self.model.output_embeddings[...]
-            output_UD = self.embedder.new_output_rows(batch.ids_BL, merged, read.language_N[rows], table)
+            table = self.model.output_embeddings[...]
+            output_UD = self.embedder.new_output_rows(read.tokens.take(rows), read.language_N[rows], table)
         texts = [read.tokens[row] for row in rows]
         return prompt_vocabulary([vocabulary[row] for row in rows], texts, inputs, output_UD, self.mesh)
 
@@ -225,12 +224,9 @@ class BatchDecoder:
 
         They lie on the host.
         """
-        batch = pad_batch(read.subwords, rows, pad_id=self.embedder.tokenizer.pad_id)
         length = -(-capacity // STRETCH) * STRETCH
-        merged = join_tokens([read.tokens[row] for row in rows])
         return self.embedder.inputs(
-            batch.ids_BL,
-            merged,
+            read.tokens.take(rows),
             read.language_N[rows],
             n_batch=n_batch,
             length=length,

@@ -1,11 +1,10 @@
-"""`DynamicDecoder`: a trained decoder that reads dynamic tokens and writes its own, the prompt's, or many others."""
+"""`DynamicDecoder`: a trained decoder that reads its own tokens or merged ones, and writes in them or many others."""
 
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -28,20 +27,8 @@ from dyntok_jax.decoding.written_in import WrittenIn, what_to_choose_from
 from dyntok_jax.embedding import DEFAULT_CACHE_ROWS, TokenEmbedder
 from dyntok_jax.errors import InputError
 from dyntok_jax.files import find_hypernet, find_model
-from dyntok_jax.merging import MergeList, merge_rules
 from dyntok_jax.models import Decoder, DecoderConfig
-from dyntok_jax.options import (
-    AUTO,
-    CANDIDATES,
-    DEFAULT_DECODER,
-    FULL,
-    PROBES,
-    Boundary,
-    Goal,
-    Scope,
-    Style,
-    SurfaceMode,
-)
+from dyntok_jax.options import AUTO, CANDIDATES, DEFAULT_DECODER, PROBES, Goal, Merging, Style, SurfaceMode, one_merging
 from dyntok_jax.sharding import shardings_for
 from dyntok_jax.text import ByteLevelTokenizer, ChatTemplate, TextEncoder, group_by_length
 
@@ -175,26 +162,19 @@ class DynamicDecoder:
         self,
         prompts: Sequence[Prompt],
         *,
-        goal: Goal | None = FULL,
-        boundary: Boundary = "pretoken",
-        scope: Scope = "example",
-        max_subwords: int | Literal["auto"] | None = "auto",
-        merge_list: MergeList | None = None,
-        merge_last: bool = False,
+        goal: Goal | None = None,
+        merging: Merging | None = None,
         language: str | Sequence[str] | None = None,
         batch_size: int = 8,
     ) -> ReadPrompts:
-        """Tokenizes and merges prompts: what the other methods do first, with these options.
+        """Tokenizes prompts, and merges them if asked: what the other methods do first.
 
         Args:
           prompts: plain texts, or chats as lists of turns (`{"role": …, "content": …}`).
-          goal: when merging stops; None is static tokenization: the model's own tokenizer and ids.
-          boundary: what merging may not cross.
-          scope: merge each prompt alone (`example`), or those of a batch together (`batch`).
-          max_subwords: the most subwords a token; None for no limit, `auto` for the length that the hypernetwork was
-            trained for, 7 under FVT. A merge list has its own.
-          merge_list: apply these merges instead of finding the prompts' own; `goal` must then be the default.
-          merge_last: let a prompt's last segment merge, though what follows may go on in mid-word.
+          goal: when merging stops. None, the default, is static tokenization, the model's own tokenizer and ids: merged
+            words lose most of their meaning today; figures are in the README. `Share(100)` merges all it may.
+          merging: all that merging may do, instead of `goal`; each prompt is merged alone and its last segment left
+            unmerged, unless this says otherwise.
           language: code of the prompts' language, one for all or one each; only for multilingual hypernetworks.
           batch_size: prompts a batch.
 
@@ -204,25 +184,17 @@ class DynamicDecoder:
           TooLongError: a prompt longer than the model's positions.
         """
         if batch_size < 1:
-            raise InputError(f"The batch size must be 1 or more, not {batch_size}.")
-        rules = merge_rules(
-            self.embedder,
-            goal=goal,
-            boundary=boundary,
-            scope=scope,
-            max_subwords=max_subwords,
-            merge_list=merge_list,
-        )
+            raise InputError(f"batch_size must be 1 or more, got {batch_size}.")
+        merging = self.embedder.resolve(one_merging(goal, merging, None), scope="example", merge_last=False)
         language_N = np.zeros(len(prompts), np.int32)
-        if goal is not None:
+        if not merging.is_static:
             language_N = self.embedder.language_indices(language, len(prompts))
         return read_prompts(
             self.text_encoder,
             prompts,
-            rules,
+            merging,
             self.chat,
             language_N=language_N,
-            merge_last=merge_last,
             batch_size=batch_size,
             limit=self.config.max_positions,
         )
@@ -231,6 +203,9 @@ class DynamicDecoder:
         self,
         prompts: Sequence[Prompt],
         *,
+        goal: Goal | None = None,
+        merging: Merging | None = None,
+        language: str | Sequence[str] | None = None,
         max_tokens: int = 128,
         stop: Sequence[str] = (),
         sampling: SamplingConfig = GREEDY,
@@ -239,23 +214,24 @@ class DynamicDecoder:
         batch_size: int = 8,
         on_text: Callable[[int, str], None] | None = None,
         on_progress: Callable[[int], None] | None = None,
-        **reading: Any,
     ) -> list[GeneratedText]:
-        """Writes on behind each prompt.
+        """Continues each prompt.
 
         Args:
           prompts: plain texts, or chats.
+          goal: when merging of the prompts stops; None, the default, leaves them static (see `read`).
+          merging: all that merging may do, instead of `goal`.
+          language: code of the prompts' language, one for all or one each; only for multilingual hypernetworks.
           max_tokens: the most tokens a text, the one that ends it included.
           stop: strings that end a text and are no part of it.
           sampling: how tokens are chosen; by default the most probable one.
           seed: one for all, or one each. A text depends on its seed and its prompt, never on its neighbours: several
             samples of a prompt need several seeds.
           vocabulary: to write in, from `load_vocabulary`; `prompt` for the model's own and the tokens that each prompt
-            was merged to; None for the model's own.
+            was merged to, which needs a goal; None for the model's own.
           batch_size: prompts a batch.
           on_text: called with a prompt's number and its next piece of text, token by token, which costs some speed.
           on_progress: called with the number of prompts of each batch when it is done.
-          **reading: options of `read`.
 
         Returns:
           The texts, in the order of the prompts.
@@ -266,7 +242,7 @@ class DynamicDecoder:
           NotANumberError: the model's logits are NaN or infinite.
         """
         started = time.perf_counter()
-        read = self.read(prompts, batch_size=batch_size, **reading)
+        read = self.read(prompts, goal=goal, merging=merging, language=language, batch_size=batch_size)
         self._check_room(read, max_tokens)
         streams, candidates = self._streams(read, stop, sampling, vocabulary)
         seed_N = _seeds(seed, len(prompts))
@@ -290,18 +266,20 @@ class DynamicDecoder:
         self,
         prompt: Prompt,
         *,
+        goal: Goal | None = None,
+        merging: Merging | None = None,
+        language: str | Sequence[str] | None = None,
         max_tokens: int = 128,
         stop: Sequence[str] = (),
         sampling: SamplingConfig = GREEDY,
         seed: int = 0,
         vocabulary: WrittenIn = None,
-        **reading: Any,
     ) -> Iterator[str]:
-        """Writes on behind one prompt and yields the text as it comes, whole characters at a time.
+        """Continues one prompt and yields the text as it comes, whole characters at a time.
 
         Takes what `generate` takes, and raises what it raises; the pieces together are its text.
         """
-        read = self.read([prompt], **reading)
+        read = self.read([prompt], goal=goal, merging=merging, language=language)
         self._check_room(read, max_tokens)
         (streams, candidates), seed_B = self._streams(read, stop, sampling, vocabulary), _seeds(seed, 1)
         for pieces in self._batches.write(read, np.arange(1), streams, max_tokens, sampling, seed_B, 1, candidates):
@@ -312,18 +290,22 @@ class DynamicDecoder:
         prompts: Sequence[Prompt],
         continuations: Sequence[str],
         *,
+        goal: Goal | None = None,
+        merging: Merging | None = None,
+        language: str | Sequence[str] | None = None,
         batch_size: int = 8,
         on_progress: Callable[[int], None] | None = None,
-        **reading: Any,
     ) -> list[ScoredText]:
-        """The probability of a text behind each prompt, in the model's own tokens.
+        """The probability of a text after each prompt, in the model's own tokens.
 
         Args:
           prompts: plain texts, or chats; one that stands several times is read once.
           continuations: what follows each prompt, spaces and all.
+          goal: when merging of the prompts stops; None, the default, leaves them static (see `read`).
+          merging: all that merging may do, instead of `goal`.
+          language: code of each prompt's language, or one for all; only for multilingual hypernetworks.
           batch_size: different prompts a batch.
           on_progress: called with the number of continuations scored, several times.
-          **reading: options of `read`.
 
         Raises:
           InputError, ConfigError: prompts or options that cannot be used, not one continuation a prompt.
@@ -335,7 +317,9 @@ class DynamicDecoder:
         number: dict[str, int] = {}
         owner_N = np.array([number.setdefault(repr(prompt), len(number)) for prompt in prompts], np.int32)
         first = np.unique(owner_N, return_index=True)[1]
-        read = self.read([prompts[at] for at in first], batch_size=batch_size, **reading)
+        read = self.read(
+            [prompts[at] for at in first], goal=goal, merging=merging, language=language, batch_size=batch_size
+        )
         ids = [
             continuation_ids(self.tokenizer, read.texts[owner], text)
             for owner, text in zip(owner_N, continuations, strict=True)
@@ -353,8 +337,8 @@ class DynamicDecoder:
                         ids=ids[n],
                         log_probs_O=log_BO[row, :length],
                         greedy_O=greedy_BO[row, :length],
-                        prompt_tokens=read.tokens[owner],
-                        n_static=int(read.n_static[owner]),
+                        prompts=read,
+                        row=int(owner),
                     )
                 if on_progress is not None:
                     on_progress(len(some))
@@ -367,7 +351,11 @@ class DynamicDecoder:
         *,
         style: Style = "letters",
         context: str = "",
-        **scoring: Any,
+        goal: Goal | None = None,
+        merging: Merging | None = None,
+        language: str | Sequence[str] | None = None,
+        batch_size: int = 8,
+        on_progress: Callable[[int], None] | None = None,
     ) -> list[Choice]:
         """Answers multiple-choice questions.
 
@@ -377,13 +365,27 @@ class DynamicDecoder:
           style: `letters`, as MMLU asks (Hendrycks et al. 2021): the options are listed behind letters, and the most
             probable letter is the answer; or `full`: the option that takes the fewest bits a byte behind the question.
           context: put before each question as it is, such as solved examples.
-          **scoring: options of `score` and of `read`.
+          goal: when merging of the questions stops; None, the default, leaves them static (see `read`).
+          merging: all that merging may do, instead of `goal`.
+          language: code of the questions' language; only for multilingual hypernetworks.
+          batch_size: different questions a batch.
+          on_progress: called with the number of options scored, several times.
 
         Raises:
           InputError: no such style, a question without options, or with more than there are letters.
         """
         prompts, continuations = choice_prompts(questions, options, style, context)
-        scored = iter(self.score(prompts, continuations, **scoring))
+        scored = iter(
+            self.score(
+                prompts,
+                continuations,
+                goal=goal,
+                merging=merging,
+                language=language,
+                batch_size=batch_size,
+                on_progress=on_progress,
+            )
+        )
         return [choice_of([next(scored) for _ in of_question], style) for of_question in options]
 
     def _streams(
@@ -425,8 +427,8 @@ def _generated(read: ReadPrompts, row: int, stream: TextStream, seconds: Sequenc
         ids=stream.ids,
         n_new=stream.n_new,
         finish=stream.finish,
-        prompt_tokens=read.tokens[row],
-        n_static=int(read.n_static[row]),
+        prompts=read,
+        row=row,
         seconds_to_first=seconds[0],
         seconds=seconds[-1],
     )

@@ -39,4 +39,4 @@ def choice_prompts(
 def choice_of(texts: Sequence[ScoredText], style: Style) -> Choice:
     """The answer to a question, from the scores of its options: the first among equals."""
     scores = [text.total if style == "letters" else -text.bits_per_byte for text in texts]
-    return Choice(int(np.argmax(scores)), scores, texts[0].prompt_tokens, texts[0].n_static)
+    return Choice(best=int(np.argmax(scores)), scores=scores, prompts=texts[0].prompts, row=texts[0].row)

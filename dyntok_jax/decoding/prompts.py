@@ -1,17 +1,18 @@
 """Prompts as a decoder reads them: plain text or chats, tokenized, merged, and what may follow them."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int, Int32
 
 from dyntok_jax.errors import ConfigError, InputError
-from dyntok_jax.merging import MergeRules, TextTokens, merge_texts
+from dyntok_jax.merging import RaggedTokens, merge_texts
+from dyntok_jax.options import Merging
 from dyntok_jax.text import ByteLevelTokenizer, ChatTemplate, Message, RaggedSubwords, TextEncoder
-from dyntok_jax.types import NO_SEGMENT
 
 Prompt = str | Sequence[Message]
 """Plain text, which gets the special tokens that the model's tokenizer adds; or the turns of a chat."""
@@ -25,34 +26,36 @@ class ReadPrompts:
 
     Attributes:
       texts: the text of each, chats by their template.
-      subwords: their subwords, special tokens included.
       tokens: their tokens after merging.
-      n_static: how many tokens each is to the model's own tokenizer, special tokens included.
       language_N: index of each one's language, for a hypernetwork.
       is_static: whether they were left to the model's own tokenizer.
+      encode_static: what tokenizes them so.
     """
 
     texts: Sequence[str]
-    subwords: RaggedSubwords
-    tokens: Sequence[TextTokens]
-    n_static: Int[np.ndarray, "prompts"]
+    tokens: RaggedTokens
     language_N: Int32[np.ndarray, "prompts"]
     is_static: bool
+    encode_static: Callable[[Sequence[str]], RaggedSubwords]
 
     @property
     def n_tokens(self) -> Int[np.ndarray, "prompts"]:
         """Tokens of each after merging, special tokens included."""
-        return np.array([len(of_text) for of_text in self.tokens], np.int64)
+        return self.tokens.lengths
+
+    @cached_property
+    def n_static(self) -> Int[np.ndarray, "prompts"]:
+        """How many tokens each is to the model's own tokenizer, special tokens not counted; found when first asked."""
+        return self.tokens.subwords.counts if self.is_static else self.encode_static(self.texts).counts
 
 
 def read_prompts(
     text_encoder: TextEncoder,
     prompts: Sequence[Prompt],
-    rules: MergeRules,
+    merging: Merging,
     chat: ChatTemplate | None,
     *,
     language_N: Int32[np.ndarray, "prompts"],
-    merge_last: bool,
     batch_size: int,
     limit: int,
 ) -> ReadPrompts:
@@ -61,10 +64,9 @@ def read_prompts(
     Args:
       text_encoder: of the model.
       prompts: plain texts, or chats; one kind at a time.
-      rules: how to merge; without a goal, the ids are exactly those of the model's own tokenizer.
+      merging: how, resolved; if static, the ids are exactly those of the model's own tokenizer.
       chat: the model's template, for chats.
       language_N: index of each prompt's language.
-      merge_last: let the last segment of a prompt merge, though the text that follows may go on in mid-word.
       batch_size: prompts whose pairs are counted together in scope `batch`.
       limit: the most tokens a prompt.
 
@@ -74,16 +76,15 @@ def read_prompts(
       TooLongError: a prompt is longer than `limit`.
     """
     texts, adds_special = prompt_texts(prompts, chat)
-    own = text_encoder.encode_static(texts, add_special_tokens=adds_special)
-    if empty := np.flatnonzero(own.lengths == 0).tolist():
+    encode_static = partial(text_encoder.encode_static, add_special_tokens=adds_special)
+    if merging.is_static:
+        subwords = encode_static(texts)
+    else:
+        subwords = text_encoder.encode(texts, boundary=merging.boundary, add_special_tokens=adds_special)
+    if empty := np.flatnonzero(subwords.lengths == 0).tolist():
         raise InputError(f"Prompt {empty[0]} is empty and the model has no token that begins a text: write something.")
-    subwords = own
-    if rules.goal is not None:
-        subwords = text_encoder.encode(texts, boundary=rules.boundary, add_special_tokens=adds_special)
-        subwords = subwords if merge_last else keep_last_segment(subwords)
-    pad_id = text_encoder.tokenizer.pad_id
-    tokens = merge_texts(subwords, rules, batch_size=batch_size, pad_id=pad_id, limit=limit, truncate=None)
-    return ReadPrompts(texts, subwords, tokens, own.lengths, language_N, rules.goal is None)
+    tokens = merge_texts(subwords, merging, batch_size=batch_size, limit=limit, truncate=None)
+    return ReadPrompts(texts, tokens, language_N, merging.is_static, encode_static)
 
 
 def prompt_texts(prompts: Sequence[Prompt], chat: ChatTemplate | None) -> tuple[list[str], bool]:
@@ -110,16 +111,6 @@ def prompt_texts(prompts: Sequence[Prompt], chat: ChatTemplate | None) -> tuple[
         if isinstance(turns, Mapping) or not isinstance(turns, Sequence) or len(turns) == 0:
             raise InputError(f'Chat {number} must be a list of turns: [{{"role": "user", "content": "Hello"}}].')
     return [chat.render(turns) for turns in prompts], False
-
-
-def keep_last_segment(subwords: RaggedSubwords) -> RaggedSubwords:
-    """The same subwords, where the segment that ends a text merges no more; special tokens end it too."""
-    segment_N = subwords.segment_N.copy()
-    for begin, end in zip(subwords.offsets[:-1], subwords.offsets[1:], strict=True):
-        of_text = segment_N[begin:end]
-        if len(of_text):
-            of_text[of_text == of_text[-1]] = NO_SEGMENT
-    return replace(subwords, segment_N=segment_N)
 
 
 def continuation_ids(tokenizer: ByteLevelTokenizer, prompt: str, continuation: str) -> list[int]:

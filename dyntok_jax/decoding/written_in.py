@@ -40,6 +40,9 @@ def what_to_choose_from(
     if vocabulary != "prompt":
         raise InputError(f"{vocabulary!r} is no vocabulary: give one of load_vocabulary, 'prompt', or None.")
     if read.is_static:
-        raise InputError("Static tokenization merges nothing, so that a prompt has no tokens of its own to write in.")
+        raise InputError(
+            "Static tokenization, the default, merges nothing, so that a prompt has no tokens of its own to write in: "
+            "give a goal (goal=Share(100), --share 100)."
+        )
     entries = [prompt_entries(tokenizer, tokens, n_own=n_own) for tokens in read.tokens]
     return entries, entries

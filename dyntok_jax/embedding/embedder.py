@@ -19,9 +19,10 @@ from dyntok_jax.embedding.predict import WIDTH_BUCKETS, fetch_rows
 from dyntok_jax.embedding.surface import retokenized
 from dyntok_jax.embedding.token_inputs import TokenInputs
 from dyntok_jax.errors import ConfigError, InputError
-from dyntok_jax.options import SurfaceMode
+from dyntok_jax.merging import RaggedTokens, resolve_merging
+from dyntok_jax.options import Merging, Scope, SurfaceMode
 from dyntok_jax.parameters import fingerprint
-from dyntok_jax.text import ByteLevelTokenizer, bucket, pad_to
+from dyntok_jax.text import ByteLevelTokenizer, bucket, pad_ragged
 from dyntok_jax.types import MergedBatch, UniqueTokens
 
 DEFAULT_MAX_SUBWORDS = 7
@@ -120,14 +121,28 @@ class TokenEmbedder:
             raise InputError(f"There are {n_texts} texts and {len(codes)} languages: give one, or one a text.")
         return np.array([language_index(code, self.languages) for code in codes], np.int32)
 
-    def source_ids(self, ids_BT: Int32[np.ndarray, "B T"]) -> Int32[np.ndarray, "B T"]:
+    def source_ids(self, ids: Int32[np.ndarray, "*shape"]) -> Int32[np.ndarray, "*shape"]:
         """Rows of the model's table for subwords; appended bytes, which have none, take the unknown token's."""
-        return np.where(ids_BT < self.tokenizer.n_own, ids_BT, self.tokenizer.unknown_id or 0).astype(np.int32)
+        return np.where(ids < self.tokenizer.n_own, ids, self.tokenizer.unknown_id or 0).astype(np.int32)
+
+    def resolve(self, merging: Merging, *, scope: Scope, merge_last: bool) -> Merging:
+        """What a caller asked for, with what it left to the model (see `resolve_merging`).
+
+        Raises:
+          InputError: a merge list of another tokenizer or boundary, or with tokens too long for the hypernetwork.
+        """
+        return resolve_merging(
+            merging,
+            tokenizer=self.tokenizer.fingerprint,
+            scope=scope,
+            merge_last=merge_last,
+            longest=self.max_subwords,
+            is_longest_strict=self.hypernet is not None,
+        )
 
     def inputs(
         self,
-        ids_BL: Int32[np.ndarray, "B L"],
-        merged: MergedBatch,
+        tokens: RaggedTokens,
         language_B: Int32[np.ndarray, "B"],
         *,
         n_batch: int,
@@ -138,8 +153,7 @@ class TokenEmbedder:
         """The tokens of a batch as the model reads them, padded to `n_batch` sequences of `length`.
 
         Args:
-          ids_BL: subword ids.
-          merged: the tokens, on the host.
+          tokens: of the batch's texts.
           language_B: from `language_indices`.
           n_batch: sequences, padding included.
           length: tokens a sequence, padding included; it must hold them all.
@@ -147,35 +161,38 @@ class TokenEmbedder:
             padded batch always does, so that their number alone compiles nothing.
           is_static: every token is a subword of the model's own and keeps its source row.
         """
-        first_BT = np.take_along_axis(ids_BL, merged.start_BT, axis=1)
+
+        def lay_out(values_M, padding):
+            return pad_ragged(values_M, tokens.offsets, n_batch, length, padding=padding)
+
+        first_M = tokens.subwords.ids_N[tokens.start_M]
         row_BT, rows_RD = None, None
         if not is_static:
-            row_BT, rows_UD = self.new_rows(ids_BL, merged, language_B)
-            row_BT = pad_to(row_BT, n_batch, length)
+            row_M, rows_UD = self.new_rows(tokens, language_B)
+            row_BT = lay_out(row_M, 0)
             size = next((n for n in n_rows if n >= len(rows_UD)), n_batch * length)
             rows_RD = np.zeros((size, self.source_VD.shape[1]), np.float32)
             rows_RD[: len(rows_UD)] = rows_UD
         return TokenInputs(
-            ids_BT=pad_to(self.source_ids(first_BT), n_batch, length),
+            ids_BT=lay_out(self.source_ids(first_M), 0),
             row_BT=row_BT,
             rows_RD=rows_RD,
-            mask_BT=pad_to(merged.mask_BT, n_batch, length),
+            mask_BT=lay_out(np.ones(len(first_M), bool), False),
         )
 
     def new_rows(
-        self, ids_BL: Int32[np.ndarray, "B L"], merged: MergedBatch, language_B: Int32[np.ndarray, "B"]
-    ) -> tuple[Int32[np.ndarray, "B T"], Float32[np.ndarray, "U D"]]:
+        self, tokens: RaggedTokens, language_B: Int32[np.ndarray, "B"]
+    ) -> tuple[Int32[np.ndarray, "M"], Float32[np.ndarray, "U D"]]:
         """The rows of all tokens that keep no source row, each distinct token predicted once.
 
         Args:
-          ids_BL: subword ids.
-          merged: the tokens, on the host.
-          language_B: from `language_indices`.
+          tokens: of some texts.
+          language_B: from `language_indices`, of each text.
 
         Returns:
           For each token the index of its row, -1 where it keeps its source row; and the rows.
         """
-        wanted_BT, forms, language_U = self._new_forms(ids_BL, merged, language_B)
+        wanted_M, forms, language_U = self._new_forms(tokens, language_B)
         rows_UD = fetch_rows(
             self._predict,
             forms.surface_US,
@@ -186,21 +203,16 @@ class TokenEmbedder:
             namespaces=[self._namespaces[index] for index in language_U],
             rewrite=self._rewrite,
         )
-        return np.where(wanted_BT, forms.inverse_BT, -1).astype(np.int32), rows_UD
+        return np.where(wanted_M, forms.inverse_BT[0], -1).astype(np.int32), rows_UD
 
     def new_output_rows(
-        self,
-        ids_BL: Int32[np.ndarray, "B L"],
-        merged: MergedBatch,
-        language_B: Int32[np.ndarray, "B"],
-        output_VD: Float[Array, "V D"],
+        self, tokens: RaggedTokens, language_B: Int32[np.ndarray, "B"], output_VD: Float[Array, "V D"]
     ) -> Float32[np.ndarray, "U D"]:
         """The rows that the tokens of `new_rows` are scored by, in the same order; nothing is cached.
 
         Args:
-          ids_BL: subword ids.
-          merged: the tokens, on the host.
-          language_B: from `language_indices`.
+          tokens: of some texts.
+          language_B: from `language_indices`, of each text.
           output_VD: the model's output table, where that is not its input table.
 
         Raises:
@@ -218,25 +230,33 @@ class TokenEmbedder:
             languages = language_U if self.languages else None
             return _predict_output(self.hypernet[1], surface_US, is_subword_US, self._hypernet_source_VM, languages)
 
-        _, forms, language_U = self._new_forms(ids_BL, merged, language_B)
+        _, forms, language_U = self._new_forms(tokens, language_B)
         surface = forms.surface_US, forms.is_subword_US
         return fetch_rows(predict, *surface, language_U, width=output_VD.shape[1], rewrite=self._rewrite)
 
     def _new_forms(
-        self, ids_BL: Int32[np.ndarray, "B L"], merged: MergedBatch, language_B: Int32[np.ndarray, "B"]
-    ) -> tuple[Bool[np.ndarray, "B T"], UniqueTokens, Int32[np.ndarray, "U"]]:
-        """Which tokens keep no source row, their distinct forms, and the language of each form."""
-        wanted_BT = wants_row(
+        self, tokens: RaggedTokens, language_B: Int32[np.ndarray, "B"]
+    ) -> tuple[Bool[np.ndarray, "M"], UniqueTokens, Int32[np.ndarray, "U"]]:
+        """Which tokens keep no source row, their distinct forms (of a batch of one row), and each form's language."""
+        ids_1N = tokens.subwords.ids_N[None]
+        merged = MergedBatch(
+            start_BT=tokens.start_M[None],
+            length_BT=tokens.length_M[None],
+            mask_BT=np.ones((1, len(tokens.start_M)), bool),
+            n_merges=None,
+        )
+        wanted_1M = wants_row(
             self.tokenizer,
-            ids_BL,
+            ids_1N,
             merged,
             has_hypernet=self.hypernet is not None,
             predict_all=self.predict_all,
         )
         width = self.max_subwords
         if self.hypernet is None:  # the mean takes any length: pad to a few
-            width = bucket(int(merged.length_BT.max(initial=1)), WIDTH_BUCKETS[1:])
-        return wanted_BT, *distinct_forms(ids_BL, merged, wanted_BT, language_B, width=width)
+            width = bucket(int(tokens.length_M.max(initial=1)), WIDTH_BUCKETS[1:])
+        language_1M = np.repeat(language_B, tokens.lengths)[None]
+        return wanted_1M[0], *distinct_forms(ids_1N, merged, wanted_1M, language_1M, width=width)
 
     @property
     def _rewrite(self) -> Callable[..., tuple] | None:

@@ -38,7 +38,7 @@ def distinct_forms(
     ids_BL: Int32[np.ndarray, "B L"],
     merged: MergedBatch,
     wanted_BT: Bool[np.ndarray, "B T"],
-    language_B: Int32[np.ndarray, "B"],
+    language_BT: Int32[np.ndarray, "B #T"],
     *,
     width: int,
 ) -> tuple[UniqueTokens, Int32[np.ndarray, "U"]]:
@@ -48,7 +48,7 @@ def distinct_forms(
       ids_BL: subword ids.
       merged: the tokens, on the host.
       wanted_BT: which tokens count; the others get row 0.
-      language_B: the language index of each text.
+      language_BT: the language index of each token, or of each text (T = 1).
       width: S, which forms are cut at.
 
     Returns:
@@ -56,7 +56,7 @@ def distinct_forms(
     """
     surface_BTS, is_subword_BTS = constituents(ids_BL, merged, width=width)
     # the language is part of what makes two tokens the same
-    language_BT1 = np.broadcast_to(language_B[:, None, None], (*wanted_BT.shape, 1))
+    language_BT1 = np.broadcast_to(language_BT[..., None], (*wanted_BT.shape, 1))
     unique = unique_tokens_on_host(
         np.concatenate([language_BT1, surface_BTS], axis=2),
         np.concatenate([wanted_BT[..., None], is_subword_BTS], axis=2),

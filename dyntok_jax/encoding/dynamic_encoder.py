@@ -1,12 +1,10 @@
 """`DynamicEncoder`: a trained encoder with dynamic tokenization. Parameters, and the steps in order."""
 
 import json
-import time
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -26,38 +24,14 @@ from dyntok_jax.embedding import (
     TokenInputs,
     embed_tokens,
 )
-from dyntok_jax.encoding.encoded_texts import EncodedTexts, Timings
+from dyntok_jax.encoding.encoded_texts import EncodedTexts, Timings, timed
 from dyntok_jax.errors import ConfigError, InputError
 from dyntok_jax.files import find_hypernet, find_model
-from dyntok_jax.merging import (
-    MergeList,
-    TextTokens,
-    join_tokens,
-    merge_rules,
-    merge_texts,
-)
+from dyntok_jax.merging import RaggedTokens, merge_texts
 from dyntok_jax.models import Encoder, EncoderConfig, encode, l2_normalize, mean_pool
-from dyntok_jax.options import (
-    AUTO,
-    DEFAULT_MODEL,
-    FULL,
-    Boundary,
-    Goal,
-    Pooling,
-    Scope,
-    SurfaceMode,
-)
+from dyntok_jax.options import AUTO, DEFAULT_MODEL, FULL, Goal, Merging, Pooling, SurfaceMode, one_merging
 from dyntok_jax.sharding import shard_batch, shardings_for
-from dyntok_jax.text import (
-    ByteLevelTokenizer,
-    RaggedSubwords,
-    Text,
-    TextEncoder,
-    bucket,
-    group_by_length,
-    pad_batch,
-    pad_to,
-)
+from dyntok_jax.text import ByteLevelTokenizer, Text, TextEncoder, bucket, group_by_length, pad_ragged
 from dyntok_jax.types import AnyArray
 
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 24, 32)
@@ -154,10 +128,7 @@ class DynamicEncoder:
         texts: Sequence[Text],
         *,
         goal: Goal | None = FULL,
-        boundary: Boundary = "pretoken",
-        scope: Scope = "batch",
-        max_subwords: int | Literal["auto"] | None = "auto",
-        merge_list: MergeList | None = None,
+        merging: Merging | None = None,
         language: str | Sequence[str] | None = None,
         prefix: str | None = None,
         pooling: Pooling = "mean",
@@ -165,17 +136,15 @@ class DynamicEncoder:
         batch_size: int = BATCH_BUCKETS[-1],
         truncate: bool = False,
         on_progress: Callable[[int], None] | None = None,
+        stopwatch: Timings | None = None,
     ) -> EncodedTexts:
         """Encodes texts with dynamic tokenization, or statically.
 
         Args:
           texts: strings, pairs (tuples) or pre-split words (lists).
           goal: when merging stops; None is static tokenization: the model's own tokenizer and ids.
-          boundary: what merging may not cross.
-          scope: merge the sequences of a batch together (`batch`) or each alone (`example`).
-          max_subwords: the most subwords a token; None for no limit, `auto` for the length that the hypernetwork was
-            trained for, 7 under FVT. A merge list has its own.
-          merge_list: apply these merges instead of finding the batch's own; `goal` must then be the default.
+          merging: all that merging may do, instead of `goal`; texts are merged to whole words together with those of
+            their batch, unless this says otherwise.
           language: code of the texts' language, one for all or one each; only for multilingual hypernetworks.
           prefix: put before each text; by default what the model expects.
           pooling: `mean` over tokens, the `first` token, or `none` for hidden states.
@@ -183,92 +152,68 @@ class DynamicEncoder:
           batch_size: texts a batch.
           truncate: cut texts that are longer, after merging, than the model's positions.
           on_progress: called with the number of texts of each batch handed to the device.
+          stopwatch: takes the seconds of each stage; each batch is then waited for, which nothing else does.
 
         Returns:
-          Embeddings or hidden states in float32, with tokens, counts and timings.
+          Embeddings or hidden states in float32, with tokens and counts.
 
         Raises:
           InputError: texts, language or options that cannot be used, a merge list of another tokenizer or boundary.
           TooLongError: a text longer than the model's positions, unless `truncate`.
+
+        >>> encoder.encode(["Freiheit und Recht"], goal=Share(100)).n_tokens
+        array([3])
         """
-        started, timings = time.perf_counter(), Timings()
         if pooling not in get_args(Pooling):
-            raise InputError(f"No pooling {pooling!r}: choose one of {', '.join(get_args(Pooling))}.")
+            raise InputError(f"pooling must be one of {', '.join(get_args(Pooling))}, got {pooling!r}.")
         if batch_size < 1:
-            raise InputError(f"The batch size must be 1 or more, not {batch_size}.")
-        rules = merge_rules(
-            self.embedder,
-            goal=goal,
-            boundary=boundary,
-            scope=scope,
-            max_subwords=max_subwords,
-            merge_list=merge_list,
-        )
+            raise InputError(f"batch_size must be 1 or more, got {batch_size}.")
+        merging = self.embedder.resolve(one_merging(goal, merging, FULL), scope="batch", merge_last=True)
         language_N = np.zeros(len(texts), np.int32)
-        if goal is not None:
+        if not merging.is_static:
             language_N = self.embedder.language_indices(language, len(texts))
         prefix = self.prefix if prefix is None else prefix
         hits, misses = (self.cache.hits, self.cache.misses) if self.cache is not None else (0, 0)
 
-        with _clock(timings, "tokenize"):
-            if goal is None:
+        with timed(stopwatch, "tokenize"):
+            if merging.is_static:
                 subwords = self.text_encoder.encode_static(texts, prefix=prefix)
             else:
-                subwords = self.text_encoder.encode(texts, boundary=boundary, prefix=prefix)
-
-        with _clock(timings, "merge"):
+                subwords = self.text_encoder.encode(texts, boundary=merging.boundary, prefix=prefix)
+        with timed(stopwatch, "merge"):
             tokens = merge_texts(
-                subwords,
-                rules,
-                batch_size=batch_size,
-                pad_id=self.tokenizer.pad_id,
-                limit=self.config.max_tokens,
-                truncate=truncate,
+                subwords, merging, batch_size=batch_size, limit=self.config.max_tokens, truncate=truncate
             )
         pending, padded_tokens = [], 0
-        lengths = np.array([len(of_text) for of_text in tokens], np.int64)
-        for rows in group_by_length(lengths, batch_size):  # those that the model sees hold texts of like length
-            with _clock(timings, "embed"):
-                inputs, type_BT = self._inputs(subwords, tokens, rows, language_N, is_static=goal is None)
-            with _clock(timings, "model"):
+        for rows in group_by_length(tokens.lengths, batch_size):  # those that the model sees hold texts of like length
+            with timed(stopwatch, "embed"):
+                inputs, type_BT = self._inputs(tokens.take(rows), language_N[rows], is_static=merging.is_static)
+            with timed(stopwatch, "model"):
                 result = encode_batch(self.encoder, inputs, type_BT, pooling=pooling, normalize=normalize)
-                pending.append((rows, jax.block_until_ready(result)))
+                pending.append((rows, result if stopwatch is None else jax.block_until_ready(result)))
             padded_tokens += inputs.mask_BT.size
             if on_progress is not None:
                 on_progress(len(rows))
-        with _clock(timings, "model"):
-            embeddings_ND, hidden = _gather(pending, tokens, self.config.width, is_pooled=pooling != "none")
-        timings.total = time.perf_counter() - started
+        with timed(stopwatch, "model"):
+            embeddings_ND, hidden = _gather(pending, tokens.lengths, self.config.width, is_pooled=pooling != "none")
         return EncodedTexts(
             embeddings_ND=embeddings_ND,
             hidden=hidden,
             tokens=tokens,
-            n_subwords=subwords.counts,
-            n_tokens=np.array([of_text.is_counted_T.sum() for of_text in tokens], np.int64),
             padded_tokens=padded_tokens,
             cache_hits=self.cache.hits - hits if self.cache is not None else 0,
             cache_misses=self.cache.misses - misses if self.cache is not None else 0,
-            timings=timings,
         )
 
     def _inputs(
-        self,
-        subwords: RaggedSubwords,
-        tokens: Sequence[TextTokens],
-        rows: Int[np.ndarray, "rows"],
-        language_N: Int32[np.ndarray, "texts"],
-        *,
-        is_static: bool,
+        self, tokens: RaggedTokens, language_B: Int32[np.ndarray, "B"], *, is_static: bool
     ) -> tuple[TokenInputs, Int32[AnyArray, "B T"]]:
-        """The tokens of some texts as the model reads them, padded to buckets, and their types."""
-        batch = pad_batch(subwords, rows, pad_id=self.tokenizer.pad_id)
-        merged = join_tokens([tokens[row] for row in rows])
-        n_batch = bucket(len(rows), self._batch_buckets())
-        length = min(bucket(merged.mask_BT.shape[1]), self.config.max_tokens)
-        inputs = self.embedder.inputs(
-            batch.ids_BL, merged, language_N[rows], n_batch=n_batch, length=length, is_static=is_static
-        )
-        type_BT = pad_to(np.take_along_axis(batch.type_BL, merged.start_BT, axis=1), n_batch, length)
+        """The tokens of a batch as the model reads them, padded to buckets, and which text of a pair each is of."""
+        n_batch = bucket(len(tokens), self._batch_buckets())
+        length = min(bucket(max(1, int(tokens.lengths.max()))), self.config.max_tokens)
+        inputs = self.embedder.inputs(tokens, language_B, n_batch=n_batch, length=length, is_static=is_static)
+        type_M = tokens.subwords.type_N[tokens.start_M]
+        type_BT = pad_ragged(type_M, tokens.offsets, n_batch, length, padding=0)
         return inputs.place(self.mesh), shard_batch(type_BT, self.mesh)
 
     def _batch_buckets(self) -> tuple[int, ...]:
@@ -289,13 +234,6 @@ def default_prompt(folder: Path) -> str:
         raise ConfigError(f"{path} is not a JSON object with prompts ({error}): mend it, or delete it.") from error
 
 
-@contextmanager
-def _clock(timings: Timings, stage: str):
-    started = time.perf_counter()
-    yield
-    setattr(timings, stage, getattr(timings, stage) + time.perf_counter() - started)
-
-
 @partial(jax.jit, static_argnames=("pooling", "normalize"))
 def encode_batch(
     encoder: Encoder,
@@ -314,17 +252,17 @@ def encode_batch(
     return l2_normalize(pooled_BD) if normalize else pooled_BD
 
 
-def _gather(pending, tokens: Sequence[TextTokens], width: int, *, is_pooled: bool):
+def _gather(pending, lengths: Int[np.ndarray, "texts"], width: int, *, is_pooled: bool):
     """Waits for the batches and puts each text's result in its place: pooled rows, or hidden states."""
     if is_pooled:
-        embeddings_ND = np.zeros((len(tokens), width), np.float32)
+        embeddings_ND = np.zeros((len(lengths), width), np.float32)
         for rows, pooled_BD in pending:
             embeddings_ND[rows] = np.asarray(pooled_BD, np.float32)[: len(rows)]
         return embeddings_ND, None
-    hidden: list[np.ndarray | None] = [None] * len(tokens)
+    hidden: list[np.ndarray | None] = [None] * len(lengths)
     for rows, hidden_BTD in pending:
         for row, hidden_TD in zip(rows, np.asarray(hidden_BTD, np.float32), strict=False):
-            hidden[row] = hidden_TD[: len(tokens[row])]
+            hidden[row] = hidden_TD[: lengths[row]]
     return None, hidden
 
 

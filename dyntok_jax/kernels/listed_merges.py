@@ -31,16 +31,16 @@ def index_pairs(left_M, right_M):
 
 @compiled
 @no_type_check
-def apply_pairs(ids_BL, segment_BL, mask_BL, key_M, table, again_M, joined_M):
+def apply_pairs(ids_N, segment_N, offset_R, key_M, table, again_M, joined_M):
     """Merges the pairs of a list in its order, each wherever it stands when its turn comes.
 
     Segments do not touch each other, so each is taken through the whole list alone. It jumps to the next place in the
     list at which one of its own pairs stands.
 
     Args:
-      ids_BL: subword ids.
-      segment_BL: segment of each subword; below 0 nothing merges.
-      mask_BL: False for padding.
+      ids_N: subword ids, all rows end to end.
+      segment_N: segment of each subword; below 0 nothing merges.
+      offset_R: where each row begins, and the end.
       key_M: the three arrays of `index_pairs`.
       table: see `key_M`.
       again_M: see `key_M`.
@@ -49,22 +49,25 @@ def apply_pairs(ids_BL, segment_BL, mask_BL, key_M, table, again_M, joined_M):
     Returns:
       Length of the token that begins at a position (0 where none does).
     """
-    n_rows, width = ids_BL.shape
+    n_rows = offset_R.size - 1
     n_pairs = key_M.size
-    length_BL = np.zeros((n_rows, width), np.int32)
+    length_N = np.zeros(ids_N.size, np.int32)
+    width = 0
+    for row in range(n_rows):
+        width = max(width, offset_R[row + 1] - offset_R[row])
     kind = np.empty(width, np.int32)
     length = np.empty(width, np.int32)
     place = np.empty(width, np.int32)  # where the pair with the next token stands in the list
     for row in range(n_rows):
-        start = 0
-        while start < width and mask_BL[row, start]:
+        start = offset_R[row]
+        while start < offset_R[row + 1]:
             end = start + 1
-            if segment_BL[row, start] >= 0:
-                while end < width and mask_BL[row, end] and segment_BL[row, end] == segment_BL[row, start]:
+            if segment_N[start] >= 0:
+                while end < offset_R[row + 1] and segment_N[end] == segment_N[start]:
                     end += 1
             n_tokens = end - start
             for index in range(n_tokens):
-                kind[index] = ids_BL[row, start + index]
+                kind[index] = ids_N[start + index]
                 length[index] = 1
             for index in range(n_tokens - 1):
                 place[index] = _next_place(table, key_M, again_M, kind[index], kind[index + 1], 0)
@@ -89,10 +92,10 @@ def apply_pairs(ids_BL, segment_BL, mask_BL, key_M, table, again_M, joined_M):
                         place[index] = _next_place(table, key_M, again_M, kind[index], kind[index + 1], now + 1)
             position = start
             for index in range(n_tokens):
-                length_BL[row, position] = length[index]
+                length_N[position] = length[index]
                 position += length[index]
             start = end
-    return length_BL
+    return length_N
 
 
 @compiled

@@ -23,13 +23,13 @@ from dyntok_jax.kernels.hash_tables import (
 
 @compiled
 @no_type_check
-def merge_rows(ids_BL, segment_BL, mask_BL, together, longest, max_merges, target_G, budget, learnt_M3):
+def merge_rows(ids_N, segment_N, offset_R, together, longest, max_merges, target_G, budget, learnt_M3):
     """Merges all rows as one batch, or each row alone.
 
     Args:
-      ids_BL: subword ids (like the next two, C-contiguous).
-      segment_BL: segment of each subword; below 0 nothing merges.
-      mask_BL: False for padding.
+      ids_N: subword ids, all rows end to end (like the next, C-contiguous).
+      segment_N: segment of each subword; below 0 nothing merges, and a segment ends with its row.
+      offset_R: where each row begins, and the end.
       together: whether the rows are one batch; otherwise each is merged alone.
       longest: how many subwords a token may have.
       max_merges: stop after so many merges.
@@ -40,57 +40,58 @@ def merge_rows(ids_BL, segment_BL, mask_BL, together, longest, max_merges, targe
     Returns:
       Length of the token that begins at a position (0 where none does), and the number of merges of each group.
     """
-    n_rows, width = ids_BL.shape
-    length_BL = np.zeros((n_rows, width), np.int32)
+    n_rows = offset_R.size - 1
+    length_N = np.zeros(ids_N.size, np.int32)
     if together:
         n_merges_G = np.zeros(1, np.int32)
         n_merges_G[0] = _merge_group(
-            ids_BL, segment_BL, mask_BL, longest, max_merges, target_G[0], budget, length_BL, learnt_M3
+            ids_N, segment_N, offset_R, longest, max_merges, target_G[0], budget, length_N, learnt_M3
         )
-        return length_BL, n_merges_G
+        return length_N, n_merges_G
     n_merges_G = np.zeros(n_rows, np.int32)
+    alone_R = np.zeros(2, offset_R.dtype)
     for row in range(n_rows):
+        begin, end = offset_R[row], offset_R[row + 1]
+        alone_R[1] = end - begin
         n_merges_G[row] = _merge_group(
-            ids_BL[row : row + 1],
-            segment_BL[row : row + 1],
-            mask_BL[row : row + 1],
+            ids_N[begin:end],
+            segment_N[begin:end],
+            alone_R,
             longest,
             max_merges,
             target_G[row],
             budget,
-            length_BL[row : row + 1],
+            length_N[begin:end],
             learnt_M3,
         )
-    return length_BL, n_merges_G
+    return length_N, n_merges_G
 
 
 @compiled
 @no_type_check
-def _merge_group(ids_BL, segment_BL, mask_BL, longest, max_merges, target, budget, length_BL, learnt_M3):
-    n_rows, width = ids_BL.shape
-    n_positions = n_rows * width
-    ids = ids_BL.reshape(-1)
-    length = length_BL.reshape(-1)
+def _merge_group(ids, segment, offset_R, longest, max_merges, target, budget, length, learnt_M3):
+    n_positions = ids.size
+    n_rows = offset_R.size - 1
 
     # Tokens: kind (a subword's id, or below -1 for merged ones), length, and neighbours in the same segment.
     kind = ids.copy()
     after = np.full(n_positions, NONE, np.int32)
     before = np.full(n_positions, NONE, np.int32)
+    row_of = np.empty(n_positions, np.int32)
     row_tokens = np.zeros(n_rows, np.int32)
     n_tokens = 0
     n_links = 0
     for row in range(n_rows):
-        for column in range(width):
-            if mask_BL[row, column]:
-                position = row * width + column
-                length[position] = 1
-                row_tokens[row] += 1
-                if segment_BL[row, column] >= 0:
-                    n_tokens += 1
-                    if column > 0 and segment_BL[row, column - 1] == segment_BL[row, column]:
-                        after[position - 1] = position
-                        before[position] = position - 1
-                        n_links += 1
+        row_tokens[row] = offset_R[row + 1] - offset_R[row]
+        for position in range(offset_R[row], offset_R[row + 1]):
+            row_of[position] = row
+            length[position] = 1
+            if segment[position] >= 0:
+                n_tokens += 1
+                if position > offset_R[row] and segment[position - 1] == segment[position]:
+                    after[position - 1] = position
+                    before[position] = position - 1
+                    n_links += 1
     n_over_budget = 0
     for row in range(n_rows):
         if row_tokens[row] > budget:
@@ -208,7 +209,7 @@ def _merge_group(ids_BL, segment_BL, mask_BL, longest, max_merges, target, budge
                 if following_token != NONE:
                     before[following_token] = left
                 n_tokens -= 1
-                row = left // width
+                row = row_of[left]
                 row_tokens[row] -= 1
                 if row_tokens[row] == budget:
                     n_over_budget -= 1

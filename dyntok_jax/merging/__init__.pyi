@@ -13,16 +13,15 @@ from .merge_list import (
     learn_merges as learn_merges,
     load_merges as load_merges,
 )
+from .ragged_tokens import (
+    RaggedTokens as RaggedTokens,
+    TextTokens as TextTokens,
+    merge_texts as merge_texts,
+    unmerged_tokens as unmerged_tokens,
+)
+from .resolve import resolve_merging as resolve_merging
 from .segments import (
     merge_segments as merge_segments,
-)
-from .text_tokens import (
-    MergeRules as MergeRules,
-    TextTokens as TextTokens,
-    join_tokens as join_tokens,
-    merge_rules as merge_rules,
-    merge_texts as merge_texts,
-    split_tokens as split_tokens,
 )
 from .truncate import (
     truncate_tokens as truncate_tokens,

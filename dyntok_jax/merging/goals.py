@@ -50,7 +50,7 @@ def limits_of(goal: Goal) -> MergeLimits:
         case Budget(tokens):
             budget = tokens
         case _:
-            raise InputError(f"{goal!r} is no goal: use Merges, Share or Budget.")
+            raise InputError(f"goal must be a Merges, Share or Budget, got {goal!r}.")
     return MergeLimits(*(np.asarray(min(number, NO_LIMIT), np.int32) for number in (max_merges, share, budget)))
 
 
@@ -82,7 +82,7 @@ def target_tokens(
 def check_scope(scope: str) -> None:
     """Raises InputError if `scope` is none of `Scope`."""
     if scope not in get_args(Scope):
-        raise InputError(f"{scope!r} is no scope: use {' or '.join(map(repr, get_args(Scope)))}.")
+        raise InputError(f"scope must be {' or '.join(map(repr, get_args(Scope)))}, got {scope!r}.")
 
 
 def longest_token(max_subwords: int | None) -> np.ndarray:

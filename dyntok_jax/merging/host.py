@@ -4,10 +4,11 @@ Gives exactly what `device.py` gives. It follows the lists of a pair's occurrenc
 compiled by numba (`kernels.py`), and lets go of Python's lock while it runs.
 """
 
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Int32
+from jaxtyping import Bool, Int, Int32
 
 from dyntok_jax.errors import TooLongError
 from dyntok_jax.kernels import as_kernel_arrays, merge_rows
@@ -17,7 +18,7 @@ from dyntok_jax.merging.goals import (
     longest_token,
     target_tokens,
 )
-from dyntok_jax.merging.segments import merge_segments, tokens_from_lengths
+from dyntok_jax.merging.segments import merge_segments, number_apart, tokens_from_lengths
 from dyntok_jax.options import (
     Budget,
     Goal,
@@ -62,18 +63,56 @@ def merge_batch_on_host(
       TooLongError: a sequence cannot be brought down to the budget.
     """
     check_scope(scope)
-    longest = longest_token(max_subwords)
     if goal == Share(100) and max_subwords is None and not count_merges:
         return merge_segments(segment_BL, mask_BL)
-    n_groups = 1 if scope == "batch" else ids_BL.shape[0]
-    limits = limits_of(goal)
-    target_G = np.full(n_groups, -1, np.int32)
+    offsets = np.append(0, np.cumsum(mask_BL.sum(axis=1)))
+    length_N, n_merges_G = merge_ragged(
+        ids_BL[mask_BL], segment_BL[mask_BL], offsets, goal, max_subwords=max_subwords, scope=scope
+    )
+    length_BL = np.zeros(ids_BL.shape, np.int32)
+    length_BL[mask_BL] = length_N
+    merged = tokens_from_lengths(length_BL, mask_BL, n_merges_G.reshape(()) if scope == "batch" else n_merges_G)
+    if isinstance(goal, Budget) and over_budget == "error":
+        _check_budget(merged, goal)
+    return merged
+
+
+def merge_ragged(
+    ids_N: Int32[np.ndarray, "N"],
+    segment_N: Int32[np.ndarray, "N"],
+    offsets: Int[np.ndarray, "sequences_and_one"],
+    goal: Goal,
+    *,
+    max_subwords: int | None,
+    scope: Scope,
+) -> tuple[Int32[np.ndarray, "N"], Int32[np.ndarray, "groups"]]:
+    """The same on sequences laid end to end, without padding; one that stays over a budget is kept as it is.
+
+    Args:
+      ids_N: subword ids, 0 or more.
+      segment_N: segment of each subword within its sequence; `NO_SEGMENT` never merges.
+      offsets: where each sequence begins, and the end.
+      goal: when to stop.
+      max_subwords: the longest token there may be, in subwords; None for no limit.
+      scope: whether pairs are counted over all sequences or in each alone.
+
+    Returns:
+      Length of the token that begins at each subword (0 where none does); and the merges done, one number in scope
+      `batch`, one a sequence in scope `example`.
+
+    Raises:
+      InputError: `max_subwords` is less than 1, or `goal` is none.
+    """
+    longest, limits = longest_token(max_subwords), limits_of(goal)
+    bounds = offsets[[0, -1]] if scope == "batch" else offsets
+    target_G = np.full(len(bounds) - 1, -1, np.int32)
     if isinstance(goal, Share):
-        for group in range(n_groups):
-            rows = slice(None) if scope == "batch" else slice(group, group + 1)
-            target_G[group] = target_tokens(limits, segment_BL[rows], mask_BL[rows], longest)
-    length_BL, n_merges_G = merge_rows(
-        *as_kernel_arrays(ids_BL, segment_BL, mask_BL),
+        number_N = number_apart(segment_N, offsets)
+        everything_N = np.ones(len(ids_N), bool)
+        for group, (begin, end) in enumerate(pairwise(bounds)):
+            target_G[group] = target_tokens(limits, number_N[None, begin:end], everything_N[None, begin:end], longest)
+    return merge_rows(
+        *as_kernel_arrays(ids_N, segment_N, offsets.astype(np.int64)),
         scope == "batch",
         int(longest),
         int(limits.max_merges),
@@ -81,10 +120,6 @@ def merge_batch_on_host(
         int(limits.budget),
         _NOT_LEARNING,
     )
-    merged = tokens_from_lengths(length_BL, mask_BL, n_merges_G.reshape(()) if scope == "batch" else n_merges_G)
-    if isinstance(goal, Budget) and over_budget == "error":
-        _check_budget(merged, goal)
-    return merged
 
 
 def _check_budget(merged: MergedBatch, goal: Budget) -> None:

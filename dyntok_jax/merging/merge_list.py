@@ -12,13 +12,13 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Int32
+from jaxtyping import Bool, Int, Int32
 
 from dyntok_jax.errors import InputError
 from dyntok_jax.kernels import apply_pairs, as_kernel_arrays, index_pairs, merge_rows
 from dyntok_jax.merging.goals import longest_token
-from dyntok_jax.merging.segments import segment_starts, tokens_from_lengths
-from dyntok_jax.types import NO_SEGMENT, MergedBatch, SubwordBatch
+from dyntok_jax.merging.segments import number_apart, tokens_from_lengths
+from dyntok_jax.types import MergedBatch, SubwordBatch
 
 _FORMAT = "dyntok merges"
 _VERSION = 1
@@ -59,8 +59,19 @@ class MergeList:
         Returns:
           T = L tokens a sequence, as numpy arrays; `n_merges` is None.
         """
-        batch = as_kernel_arrays(ids_BL, segment_BL, mask_BL)
-        return tokens_from_lengths(apply_pairs(*batch, *self._index), mask_BL, None)
+        length_BL = np.zeros(ids_BL.shape, np.int32)
+        offsets = np.append(0, np.cumsum(mask_BL.sum(axis=1)))
+        length_BL[mask_BL] = self.apply_ragged(ids_BL[mask_BL], segment_BL[mask_BL], offsets)
+        return tokens_from_lengths(length_BL, mask_BL, None)
+
+    def apply_ragged(
+        self,
+        ids_N: Int32[np.ndarray, "N"],
+        segment_N: Int32[np.ndarray, "N"],
+        offsets: Int[np.ndarray, "sequences_and_one"],
+    ) -> Int32[np.ndarray, "N"]:
+        """The same on sequences laid end to end: the length of the token that begins at each subword, 0 elsewhere."""
+        return apply_pairs(*as_kernel_arrays(ids_N, segment_N, offsets.astype(np.int64)), *self._index)
 
     @cached_property
     def _index(self) -> tuple[np.ndarray, ...]:
@@ -136,14 +147,11 @@ def learn_merges(
     if count < 0:
         raise InputError(f"The number of merges must be 0 or more, not {count}.")
     longest = longest_token(max_subwords)
-    ids_1N, segment_1N = _as_one_sequence(batches)
-    learnt_M3 = np.zeros((min(count, ids_1N.size), 3), np.int32)
-    everything = np.ones(ids_1N.shape, bool)
-    stop_never = np.array([-1], np.int32)
-    _, n_merges = merge_rows(
-        ids_1N, segment_1N, everything, True, int(longest), len(learnt_M3), stop_never, -1, learnt_M3
-    )
-    ids = ids_1N[0].tolist()
+    ids_N, segment_N = _as_one_sequence(batches)
+    learnt_M3 = np.zeros((min(count, ids_N.size), 3), np.int32)
+    stop_never, whole = np.array([-1], np.int32), np.array([0, ids_N.size])
+    _, n_merges = merge_rows(ids_N, segment_N, whole, True, int(longest), len(learnt_M3), stop_never, -1, learnt_M3)
+    ids = ids_N.tolist()
     pairs = []
     for start, left, right in learnt_M3[: n_merges[0]].tolist():
         pairs.append((tuple(ids[start : start + left]), tuple(ids[start + left : start + left + right])))
@@ -200,16 +208,14 @@ def load_merges(path: str | os.PathLike, *, tokenizer: str | None = None) -> Mer
 
 def _as_one_sequence(batches: Iterable[SubwordBatch]) -> tuple[np.ndarray, np.ndarray]:
     """All subwords in one row, with new segment numbers, so that no two sequences share one."""
-    ids, segments, n_segments = [], [], 0
+    ids, segments, lengths = [], [], [np.zeros(1, np.int64)]
     for batch in batches:
         ids.append(batch.ids_BL[batch.mask_BL])
-        is_inside = batch.segment_BL[batch.mask_BL] != NO_SEGMENT
-        number = n_segments + np.cumsum(segment_starts(batch.segment_BL)[batch.mask_BL], dtype=np.int32)
-        segments.append(np.where(is_inside, number, NO_SEGMENT).astype(np.int32))
-        n_segments += int(segment_starts(batch.segment_BL)[batch.mask_BL].sum())
+        segments.append(batch.segment_BL[batch.mask_BL])
+        lengths.append(batch.mask_BL.sum(axis=1))
     if not ids:
-        return np.zeros((1, 0), np.int32), np.zeros((1, 0), np.int32)
-    return np.concatenate(ids)[None], np.concatenate(segments)[None]
+        return np.zeros(0, np.int32), np.zeros(0, np.int32)
+    return np.concatenate(ids), number_apart(np.concatenate(segments), np.cumsum(np.concatenate(lengths)))
 
 
 def _read_object(path: Path, number: int, line: str) -> dict:

@@ -6,7 +6,7 @@ Each function works on numpy arrays on the host and on JAX arrays, traced or not
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Bool, Int32
+from jaxtyping import Bool, Int, Int32
 
 from dyntok_jax.types import NO_SEGMENT, AnyArray, MergedBatch
 
@@ -61,6 +61,15 @@ def segment_starts(segment_BL: Int32[AnyArray, "B L"]) -> Bool[AnyArray, "B L"]:
     return xp.concatenate([xp.ones_like(segment_BL[:, :1], dtype=bool), differs_BL], axis=1) | (
         segment_BL == NO_SEGMENT
     )
+
+
+def number_apart(
+    segment_N: Int32[np.ndarray, "N"], offsets: Int[np.ndarray, "sequences_and_one"]
+) -> Int32[np.ndarray, "N"]:
+    """Numbers the segments of sequences laid end to end so that no two share a number; `NO_SEGMENT` stays."""
+    starts_N = np.diff(segment_N, prepend=NO_SEGMENT) != 0
+    starts_N[offsets[:-1][np.diff(offsets) > 0]] = True
+    return np.where(segment_N == NO_SEGMENT, NO_SEGMENT, np.cumsum(starts_N)).astype(np.int32)
 
 
 def _tokens(is_start_BL, mask_BL, n_merges):

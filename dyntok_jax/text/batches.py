@@ -83,25 +83,59 @@ def pad_batch(
     """
     lengths_B = subwords.lengths[rows]
     length = max(int(lengths_B.max(initial=1)) if length is None else length, 1)
-    position_1L = np.arange(length)[None, :]
-    mask_BL = position_1L < lengths_B[:, None]
-    source_BL = np.where(mask_BL, subwords.offsets[:-1][rows][:, None] + position_1L, 0)
+    index_M, offsets = rows_end_to_end(subwords.offsets, rows)
 
-    def lay_out(values, padding):
-        if len(values) == 0:
-            return np.full((*mask_BL.shape, *values.shape[1:]), padding, values.dtype)
-        keep = mask_BL.reshape(mask_BL.shape + (1,) * (values.ndim - 1))
-        return np.where(keep, values[source_BL], np.asarray(padding, values.dtype))
+    def lay_out(values_N, padding):
+        return pad_ragged(values_N[index_M], offsets, len(rows), length, padding=padding)
 
     return SubwordBatch(
         ids_BL=lay_out(subwords.ids_N, pad_id),
         segment_BL=lay_out(subwords.segment_N, NO_SEGMENT),
-        mask_BL=mask_BL,
+        mask_BL=np.arange(length)[None, :] < lengths_B[:, None],
         type_BL=lay_out(subwords.type_N, 0),
         span_BL2=lay_out(subwords.span_N2, 0),
         word_BL=lay_out(subwords.word_N, -1),
         is_counted_BL=lay_out(subwords.is_counted_N, False),
     )
+
+
+def rows_end_to_end(
+    offsets: Int[np.ndarray, "sequences_and_one"], rows: Int[np.ndarray, "rows"]
+) -> tuple[Int[np.ndarray, "M"], Int[np.ndarray, "rows_and_one"]]:
+    """Where the items of some sequences lie, row after row, and where each row then begins, and the end.
+
+    >>> rows_end_to_end(np.array([0, 2, 5]), np.array([1, 0]))
+    (array([2, 3, 4, 0, 1]), array([0, 3, 5]))
+    """
+    lengths = np.diff(offsets)[rows]
+    taken = np.append(0, np.cumsum(lengths))
+    return np.arange(taken[-1]) + np.repeat(offsets[:-1][rows] - taken[:-1], lengths), taken
+
+
+def pad_ragged(
+    values_M: np.ndarray, offsets: Int[np.ndarray, "rows_and_one"], n_batch: int, length: int, *, padding: int | bool
+) -> np.ndarray:
+    """Lays sequences that lie end to end out as rows, padded on the right and with rows of padding at the end.
+
+    Args:
+      values_M: of all items; further axes are kept.
+      offsets: where each sequence begins, and the end.
+      n_batch: rows, at least as many as sequences.
+      length: columns; what is longer is cut.
+      padding: the value elsewhere.
+
+    >>> pad_ragged(np.array([7, 8, 9]), np.array([0, 1, 3]), 3, 2, padding=0)
+    array([[7, 0],
+           [8, 9],
+           [0, 0]])
+    """
+    lengths = np.diff(offsets)
+    row_M = np.repeat(np.arange(len(lengths)), lengths)
+    column_M = np.arange(len(values_M)) - np.repeat(offsets[:-1], lengths)
+    padded = np.full((n_batch, length, *values_M.shape[1:]), padding, values_M.dtype)
+    fits_M = column_M < length
+    padded[row_M[fits_M], column_M[fits_M]] = values_M[fits_M]
+    return padded
 
 
 def token_spans(batch: SubwordBatch, merged: MergedBatch) -> Int32[np.ndarray, "B T 2"]:

@@ -18,7 +18,7 @@ from tests.support.tiny import tiny_tokenizer
 PROGRAM = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from dyntok_jax.cli.main import main
+from dyntok_jax.cli import main
 sys.exit(main())
 """
 

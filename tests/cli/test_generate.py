@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from dyntok_jax import Budget, DynamicDecoder, Merges, SamplingConfig, Share
+from dyntok_jax import Budget, DynamicDecoder, Merges, Merging, SamplingConfig, Share
 from dyntok_jax.assets import load_sample
 from dyntok_jax.cli import main
 from dyntok_jax.cli.shared.compile_clock import CompileClock
@@ -65,7 +65,7 @@ def expected_line(decoder, prompt, seed, text):
         "seed": seed,
         "text": text.text,
         "finish": text.finish,
-        "n_static": text.n_static - n_special,
+        "n_static": text.n_static,
         "n_tokens": len(text.prompt_tokens) - n_special,
         "tokens": text.prompt_tokens.strings(decoder.tokenizer),
         "uncounted": np.flatnonzero(~text.prompt_tokens.is_counted_T).tolist(),
@@ -92,7 +92,23 @@ def test_standard_output_holds_the_text_and_nothing_else(run, decoder):
     (text,) = decoder.generate([PROMPT], **WORDS)
     out, err = run(PROMPT)
     assert out == text.text
+    assert err.splitlines()[3].split()[0] == f"{text.n_static}"
+
+
+def test_without_a_goal_the_prompt_is_the_tokenizers_own(run, decoder, tmp_path):
+    err = run(PROMPT, "--output", "out.jsonl", "--json", "figures.json").err
+    (line,) = lines(tmp_path / "out.jsonl")
+    assert line["tokens"] == [decoder.tokenizer.token_text([i]) for i in decoder.tokenizer.own.encode(PROMPT).ids]
+    assert line["n_tokens"] == line["n_static"] == json.loads((tmp_path / "figures.json").read_text())["tokens"]
+    assert "reduction" not in err
+
+
+def test_where_prompts_are_merged_the_table_says_what_was_saved(run, decoder):
+    (text,) = decoder.generate([PROMPT], goal=Share(100), **WORDS)
+    out, err = run(PROMPT, "--share", "100")
+    assert out == text.text
     assert [f"{text.n_static}", f"{len(text.prompt_tokens)}"] == err.splitlines()[3].split()[:2]
+    assert "reduction" in err
 
 
 def test_text_is_shown_as_it_comes(run, decoder, monkeypatch):
@@ -113,7 +129,7 @@ def test_a_terminal_gets_the_table_below_the_text_and_no_commands(run, decoder, 
     run(PROMPT)
     shown, _, table = screen.getvalue().partition("\n")
     assert shown == "a\ufffd\ufffd\tb" * len(text.ids)
-    assert "reduction" in table
+    assert "tokens/s" in table
 
 
 def test_without_a_prompt_there_is_an_example(run, decoder):
@@ -125,9 +141,12 @@ def test_without_a_prompt_there_is_an_example(run, decoder):
     [
         (["--static"], {"goal": None}),
         (["--share", "50"], {"goal": Share(50)}),
-        (["--merges", "3", "--scope", "batch"], {"goal": Merges(3), "scope": "batch"}),
+        (["--merges", "3", "--scope", "batch"], {"merging": Merging(Merges(3), scope="batch")}),
         (["--budget", "24"], {"goal": Budget(24)}),
-        (["--boundary", "word", "--max-subwords", "3", "--merge-last"], {"boundary": "word", "max_subwords": 3}),
+        (
+            ["--share", "100", "--boundary", "word", "--max-subwords", "3", "--merge-last"],
+            {"merging": Merging(boundary="word", max_subwords=3, merge_last=True)},
+        ),
         (["--stop", "\u03b9", "--stop", "e"], {"stop": ["\u03b9", "e"]}),
         (["--temperature", "2", "--seed", "7"], {"sampling": SamplingConfig(2), "seed": 7}),
         (["--temperature", "2", "--top-k", "3"], {"sampling": SamplingConfig(2, top_k=3)}),
@@ -138,7 +157,6 @@ def test_without_a_prompt_there_is_an_example(run, decoder):
 )
 def test_options_reach_the_library(run, decoder, tmp_path, options, library):
     out = run(PROMPT, "--output", "out.jsonl", *options).out
-    library |= {"merge_last": "--merge-last" in options}
     (text,) = decoder.generate([PROMPT], **WORDS | library)
     assert lines(tmp_path / "out.jsonl") == [expected_line(decoder, PROMPT, library.get("seed", 0), text)]
     assert out == text.text
@@ -194,7 +212,7 @@ def test_learnt_merges_are_applied(run, tiny, tmp_path):
 
 
 def test_figures_agree_with_the_texts(run, tmp_path):
-    run("--file", "prompts.txt", "--output", "out.jsonl", "--json", "figures.json")
+    run("--file", "prompts.txt", "--share", "100", "--output", "out.jsonl", "--json", "figures.json")
     figures, written = json.loads((tmp_path / "figures.json").read_text()), lines(tmp_path / "out.jsonl")
     assert figures["texts"] == 2
     assert figures["static_tokens"] == sum(line["n_static"] for line in written)
@@ -226,6 +244,12 @@ def test_the_clock_tells_what_was_compiled_until_a_moment():
         (["x", "--system", "Be brief."], "give --chat too"),
         (["x", "--static", "--share", "50"], "--static merges nothing: leave out --share"),
         (["x", "--share", "50", "--merges", "3"], "give one of them"),
+        (["x", "--boundary", "word"], "--boundary would do nothing: ask for merging too"),
+        (["x", "--scope", "batch", "--max-subwords", "3"], "--scope, --max-subwords would do nothing"),
+        (["x", "--merge-last"], "--merge-last would do nothing"),
+        (["x", "--language", "de"], "--language would do nothing"),
+        (["x", "--hypernet", "./gone"], "--hypernet would do nothing"),
+        (["x", "--prompt-vocab"], "give a goal too, such as --share 100"),
         (["x", "--samples", "0"], "1 or more"),
         (["x", "--samples", "2"], "would be the same text"),
         (["x", "--top-k", "5"], "temperature 0 draws nothing"),
@@ -246,7 +270,7 @@ def test_the_clock_tells_what_was_compiled_until_a_moment():
         (["x", "--json", "."], "is a folder"),
         (["x", "--chat", "--model", "PLAIN"], "no chat template"),
         (["x", "--model", "DAMAGED"], "NaN or infinite"),
-        (["x", "--hypernet", "./gone"], "There is no folder"),
+        (["x", "--share", "100", "--hypernet", "./gone"], "There is no folder"),
         (["x", "--model", "./gone"], "There is no folder"),
     ],
 )

@@ -1,4 +1,4 @@
-"""`dyntok score` tells what the library computes, for static and dynamic tokenization side by side."""
+"""`dyntok score` tells what the library computes: behind static prompts and, if asked, merged ones beside them."""
 
 import gzip
 import io
@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from dyntok_jax import DynamicDecoder, Merges, Share
+from dyntok_jax import DynamicDecoder, Merges, Merging, Share
 from dyntok_jax.assets import load_sample
 from dyntok_jax.cli import main
 from tests.support.tiny import write_tiny_decoder
 
 PARAGRAPHS = load_sample()["en"][:3]
+FULL = Merging()
 PAIRS = [(text[:60], text[60:260]) for text in PARAGRAPHS]
 QUESTIONS = [
     {"question": "Who is born free?", "options": [PARAGRAPHS[1], "no one"], "answer": 0},
@@ -63,30 +64,51 @@ def lines(path):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def scored(decoder, pairs=PAIRS, **options):
+def scored(decoder, pairs=PAIRS, merging=FULL):
+    """After merged prompts and after static ones."""
     prompts, continuations = zip(*pairs, strict=True)
-    return decoder.score(prompts, continuations, **options), decoder.score(prompts, continuations, goal=None)
+    return [decoder.score(prompts, continuations, merging=one) for one in (merging, Merging(None))]
+
+
+def test_without_a_goal_prompts_are_the_tokenizers_own_and_nothing_is_beside(run, decoder, tmp_path):
+    out = run("--file", "pairs.jsonl", "--output", "out.jsonl", "--json", "figures.json")
+    static = decoder.score(*zip(*PAIRS, strict=True), goal=None)
+    for line, (prompt, continuation), text in zip(lines(tmp_path / "out.jsonl"), PAIRS, static, strict=True):
+        ids = decoder.tokenizer.own.encode(prompt).ids
+        assert line == {
+            "prompt": prompt,
+            "continuation": continuation,
+            "n_static": len(ids),
+            "n_tokens": len(ids),
+            "log_probability": text.total,
+            "bits_per_byte": text.bits_per_byte,
+            "tokens": [decoder.tokenizer.token_text([index]) for index in ids],
+        }
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["log_probability"] == pytest.approx(sum(text.total for text in static))
+    assert not {"reduction_percent", "static_bits_per_byte", "agreement_percent"} & figures.keys()
+    row = [f"{figures['tokens']}", f"{figures['log_probability']:.2f}", f"{figures['bits_per_byte']:.3f}"]
+    assert [line.split() for line in out.splitlines()[1:4:2]] == [["tokens", "log-prob", "bits/byte"], row]
 
 
 @pytest.mark.parametrize(
-    ("options", "library"),
+    ("options", "merging"),
     [
-        ([], {}),
-        (["--share", "40"], {"goal": Share(40)}),
-        (["--merges", "2", "--boundary", "word", "--merge-last"], {"goal": Merges(2), "boundary": "word"}),
-        (["--max-subwords", "2", "--scope", "batch"], {"max_subwords": 2, "scope": "batch"}),
+        (["--share", "100"], Merging()),
+        (["--share", "40"], Merging(Share(40))),
+        (["--merges", "2", "--boundary", "word", "--merge-last"], Merging(Merges(2), "word", merge_last=True)),
+        (["--share", "100", "--max-subwords", "2", "--scope", "batch"], Merging(max_subwords=2, scope="batch")),
     ],
 )
-def test_lines_hold_what_the_library_computes(run, decoder, tmp_path, options, library):
+def test_lines_hold_what_the_library_computes(run, decoder, tmp_path, options, merging):
     run("--file", "pairs.jsonl", "--output", "out.jsonl", *options)
-    library |= {"merge_last": "--merge-last" in options}
-    written = lines(tmp_path / "out.jsonl")
-    for line, (prompt, continuation), text, static in zip(written, PAIRS, *scored(decoder, **library), strict=True):
+    written, expected = lines(tmp_path / "out.jsonl"), scored(decoder, merging=merging)
+    for line, (prompt, continuation), text, static in zip(written, PAIRS, *expected, strict=True):
         assert line == {
             "prompt": prompt,
             "continuation": continuation,
             "n_static": static.n_static,
-            "n_tokens": len(text.prompt_tokens),
+            "n_tokens": int(text.prompt_tokens.is_counted_T.sum()),
             "log_probability": text.total,
             "bits_per_byte": text.bits_per_byte,
             "tokens": text.prompt_tokens.strings(decoder.tokenizer),
@@ -97,7 +119,7 @@ def test_lines_hold_what_the_library_computes(run, decoder, tmp_path, options, l
 
 
 def test_the_table_sums_over_all_bytes_and_tokens(run, decoder, tmp_path):
-    out = run("--file", "pairs.jsonl", "--json", "figures.json")
+    out = run("--file", "pairs.jsonl", "--share", "100", "--json", "figures.json")
     figures = json.loads((tmp_path / "figures.json").read_text())
     dynamic, static = scored(decoder)
     n_bytes = sum(len(continuation.encode()) for _, continuation in PAIRS)
@@ -143,9 +165,10 @@ def test_without_texts_there_is_an_example(run, tmp_path):
 
 @pytest.mark.parametrize("style", ["letters", "full"])
 def test_questions_are_answered_and_counted(run, decoder, tmp_path, style):
-    out = run("--file", "questions.jsonl", "--style", style, "--output", "out.jsonl", "--json", "figures.json")
+    command = ("--file", "questions.jsonl", "--style", style, "--output", "out.jsonl", "--json", "figures.json")
+    out = run(*command, "--share", "100")
     asked = [row["question"] for row in QUESTIONS], [row["options"] for row in QUESTIONS]
-    dynamic, static = decoder.choose(*asked, style=style), decoder.choose(*asked, style=style, goal=None)
+    dynamic, static = (decoder.choose(*asked, style=style, goal=goal) for goal in (Share(100), None))
     written, figures = lines(tmp_path / "out.jsonl"), json.loads((tmp_path / "figures.json").read_text())
     assert [line["choice"] for line in written] == [choice.best for choice in dynamic]
     assert [line["static_scores"] for line in written] == [list(choice.scores) for choice in static]
@@ -154,6 +177,8 @@ def test_questions_are_answered_and_counted(run, decoder, tmp_path, style):
     assert figures["questions"] == 3
     assert figures["accuracy_percent"] == pytest.approx(right)
     assert f"{right:.1f} %" in out
+    assert "agreement" not in run(*command)
+    assert [line["scores"] for line in lines(tmp_path / "out.jsonl")] == [list(choice.scores) for choice in static]
 
 
 def test_a_file_may_be_zipped_or_come_by_standard_input(run, tmp_path, monkeypatch):
@@ -166,7 +191,7 @@ def test_a_file_may_be_zipped_or_come_by_standard_input(run, tmp_path, monkeypat
 def test_prompts_that_fit_only_when_merged_are_scored_without_comparison(run, tmp_path):
     prompts = [f"{number}{' qzqzqz' * 80}" for number in range(3)]
     write(tmp_path / "long.jsonl", [{"prompt": prompt, "continuation": PAIRS[1][1]} for prompt in prompts])
-    out = run("--file", "long.jsonl", "--json", "figures.json", "--output", "out.jsonl")
+    out = run("--file", "long.jsonl", "--share", "100", "--json", "figures.json", "--output", "out.jsonl")
     assert "fits the model only when merged" in out
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["static_tokens"] > 512 > figures["tokens"] / 3
@@ -195,6 +220,7 @@ def test_prompts_that_fit_only_when_merged_are_scored_without_comparison(run, tm
         (["--file", "many.jsonl"], "give 1 to 26"),
         (["many different words " * 200, " and more"], "room for 512: shorten it"),
         (["x", "y", "--share", "101"], "from 0 to 100"),
+        (["x", "y", "--merge-last"], "--merge-last would do nothing: ask for merging too"),
         (["x", "y", "--batch-size", "0"], "1 or more"),
         (["x", "y", "--json", "."], "is a folder"),
         (["--file", "pairs.jsonl", "--model", "DAMAGED"], "NaN or infinite"),

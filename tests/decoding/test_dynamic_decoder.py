@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dyntok_jax import Budget, DynamicDecoder, Merges, SamplingConfig, Share
+from dyntok_jax import Budget, DynamicDecoder, Merges, Merging, SamplingConfig, Share, learn_merges
 from dyntok_jax.assets import load_sample
 from dyntok_jax.decoding import advance
 from dyntok_jax.decoding.batch_decoder import _score, _start
@@ -14,11 +14,14 @@ from dyntok_jax.embedding import TokenEmbedder
 from dyntok_jax.errors import ConfigError, InputError, NotANumberError, TooLongError
 from dyntok_jax.models import embed_ids, forward, logits
 from dyntok_jax.sharding import make_mesh
-from dyntok_jax.text import ByteLevelTokenizer
+from dyntok_jax.text import ByteLevelTokenizer, pad_batch
 from tests.support.tiny import write_tiny_decoder, write_tiny_decoder_hypernet
 
 GREEK = "Όλοι οι άνθρωποι γεννιούνται ελεύθεροι και ίσοι στην αξιοπρέπεια και τα δικαιώματα."
+FULL = Share(100)
 PROMPTS = [GREEK, "All human beings", "x", GREEK[:40], "Alle Menschen sind frei und gleich an Würde geboren."]
+LETTERS = "What is free?\nA. all\nB. none\nC. some\nAnswer:"
+"""How a question is asked in style `letters`."""
 CHAT = [{"role": "user", "content": GREEK}]
 
 
@@ -56,8 +59,35 @@ def test_static_ids_are_exactly_the_tokenizer_s(decoder):
         assert set(tokens.length_T.tolist()) == {1}
 
 
+def test_without_a_goal_the_model_reads_the_tokenizers_own_ids(decoder):
+    own = decoder.tokenizer.own
+    generated = decoder.generate(PROMPTS, max_tokens=1)
+    scored = decoder.score(PROMPTS, [" a"] * len(PROMPTS))
+    chosen = decoder.choose(["What is free?"], [["all", "none", "some"]])
+    asked = [*PROMPTS, *PROMPTS, LETTERS]
+    for prompt, found in zip(asked, [*generated, *scored, *chosen], strict=True):
+        assert found.prompt_tokens.ids() == [[index] for index in own.encode(prompt).ids]
+
+
+def test_without_a_goal_a_stream_is_behind_the_tokenizers_own_ids(decoder):
+    options = {"max_tokens": 20, "sampling": SamplingConfig(1.0), "seed": 5}
+    static, merged = (decoder.generate([GREEK], goal=goal, **options)[0].text for goal in (None, FULL))
+    assert "".join(decoder.stream(GREEK, **options)) == static != merged
+
+
+def test_a_merge_list_is_applied_without_a_goal(decoder):
+    batch = pad_batch(decoder.text_encoder.encode([GREEK], boundary="pretoken"), np.arange(1), pad_id=0)
+    learnt = learn_merges([batch], 5, tokenizer=decoder.tokenizer.fingerprint, boundary="pretoken", max_subwords=7)
+    merged, static = decoder.read([GREEK], merging=Merging(merge_list=learnt)), decoder.read([GREEK])
+    assert merged.n_tokens[0] < static.n_tokens[0]
+    with pytest.raises(InputError, match="Give goal or merging, not both"):
+        decoder.read([GREEK], goal=Merges(2), merging=Merging(merge_list=learnt))
+    with pytest.raises(InputError, match="give no goal beside it"):
+        Merging(Merges(2), merge_list=learnt)
+
+
 def test_special_tokens_survive_and_no_space_is_added(decoder):
-    (tokens,) = decoder.read(["<s>Hello world</s><s> Hello</s>"], merge_last=True).tokens
+    (tokens,) = decoder.read(["<s>Hello world</s><s> Hello</s>"], merging=Merging(merge_last=True)).tokens
     assert "".join(tokens.strings(decoder.tokenizer)) == "<s>Hello world</s><s> Hello</s>"
     assert [s for s in tokens.strings(decoder.tokenizer) if s.startswith("<")] == ["<s>", "</s>", "<s>", "</s>"]
 
@@ -66,7 +96,7 @@ def test_chats_go_through_the_template_without_more_special_tokens(tmp_path):
     write_tiny_decoder(tmp_path, begins=True)
     decoder = DynamicDecoder.load(tmp_path)
     text = decoder.chat.render(CHAT)
-    for goal in (None, Share(100)):
+    for goal in (None, FULL):
         (tokens,) = decoder.read([CHAT], goal=goal).tokens
         assert decoder.tokenizer.token_text(tokens.subword_L.tolist()) == text
     assert decoder.read([CHAT], goal=None).tokens[0].subword_L.tolist() == (
@@ -77,13 +107,13 @@ def test_chats_go_through_the_template_without_more_special_tokens(tmp_path):
 
 def test_the_last_segment_stays_unmerged_unless_asked(decoder):
     text = "menschlichen Gesellschaft"
-    kept, merged = (decoder.read([text], merge_last=last).tokens[0] for last in (False, True))
+    kept, merged = (decoder.read([text], merging=Merging(merge_last=last)).tokens[0] for last in (False, True))
     assert merged.strings(decoder.tokenizer)[-1].endswith("Gesellschaft") or merged.length_T[-1] > 1
     assert kept.length_T[-1] == 1
     assert kept.strings(decoder.tokenizer)[0] == merged.strings(decoder.tokenizer)[0]
 
 
-@pytest.mark.parametrize("goal", [None, Share(100), Merges(2)])
+@pytest.mark.parametrize("goal", [None, FULL, Merges(2)])
 def test_generation_is_reading_everything_again_at_each_step(decoder, goal):
     texts = decoder.generate(PROMPTS, goal=goal, max_tokens=6, batch_size=2)
     table = np.asarray(decoder.decoder.word_embeddings[...])
@@ -92,12 +122,12 @@ def test_generation_is_reading_everything_again_at_each_step(decoder, goal):
         expected = greedy(decoder, jnp.asarray(rows), 6)
         ended = [*expected, *decoder.end_ids].index(decoder.end_ids[0])
         assert found.ids == expected[:ended]
-        assert found.n_static == len(decoder.tokenizer.own.encode(prompt).ids)
-        assert len(found.prompt_tokens) <= found.n_static
+        assert found.n_static == len(decoder.tokenizer.own.encode(prompt, add_special_tokens=False).ids)
+        assert found.prompt_tokens.is_counted_T.sum() <= found.n_static
 
 
 def test_an_answer_never_depends_on_its_neighbours(decoder):
-    options = {"max_tokens": 8, "sampling": SamplingConfig(1.0, top_p=0.95), "seed": 3}
+    options = {"max_tokens": 8, "sampling": SamplingConfig(1.0, top_p=0.95), "seed": 3, "goal": FULL}
     together = decoder.generate(PROMPTS, **options)
     for prompt, found in zip(PROMPTS, together, strict=True):
         (alone,) = decoder.generate([prompt], **options)
@@ -105,22 +135,22 @@ def test_an_answer_never_depends_on_its_neighbours(decoder):
 
 
 def test_scope_batch_merges_what_prompts_share(decoder):
-    read = decoder.read([GREEK, "x"], goal=Merges(1), scope="batch")
-    alone = decoder.read([GREEK, "x"], goal=Merges(1), scope="example")
+    read = decoder.read([GREEK, "x"], merging=Merging(Merges(1), scope="batch"))
+    alone = decoder.read([GREEK, "x"], merging=Merging(Merges(1), scope="example"))
     assert read.n_tokens.tolist() == alone.n_tokens.tolist()  # x has nothing to merge
-    read = decoder.read(["ab ab ab", "cd ab"], goal=Merges(1), scope="batch")
+    read = decoder.read(["ab ab ab", "cd ab"], merging=Merging(Merges(1), scope="batch"))
     assert read.n_tokens[0] <= decoder.read(["ab ab ab"], goal=None).n_tokens[0]
 
 
 def test_the_seed_decides_and_several_seeds_give_several_samples(decoder):
-    options = {"max_tokens": 12, "sampling": SamplingConfig(1.5)}
+    options = {"max_tokens": 12, "sampling": SamplingConfig(1.5), "goal": FULL}
     first, second, third = decoder.generate([GREEK] * 3, seed=[1, 2, 1], **options)
     assert first.ids == third.ids != second.ids
     assert decoder.generate([GREEK], seed=1, **options)[0].ids == first.ids
 
 
 def test_streamed_pieces_are_the_generated_text(decoder):
-    options = {"max_tokens": 40, "sampling": SamplingConfig(1.0), "seed": 5}
+    options = {"max_tokens": 40, "sampling": SamplingConfig(1.0), "seed": 5, "goal": FULL}
     (whole,) = decoder.generate([GREEK], **options)
     pieces = list(decoder.stream(GREEK, **options))
     assert "".join(pieces) == whole.text
@@ -133,7 +163,7 @@ def test_streamed_pieces_are_the_generated_text(decoder):
 
 
 def test_stop_strings_end_a_text_and_are_no_part_of_it(decoder):
-    options = {"max_tokens": 40, "sampling": SamplingConfig(1.0), "seed": 5}
+    options = {"max_tokens": 40, "sampling": SamplingConfig(1.0), "seed": 5, "goal": FULL}
     (whole,) = decoder.generate([GREEK], **options)
     stop = whole.text[6:9]
     (found,) = decoder.generate([GREEK], stop=[stop], **options)
@@ -144,11 +174,11 @@ def test_stop_strings_end_a_text_and_are_no_part_of_it(decoder):
 
 
 def test_a_penalised_prompt_counts_merged_tokens_as_their_subwords(decoder):
-    static, dynamic = (decoder.read([GREEK], goal=goal, merge_last=True) for goal in (None, Share(100)))
+    static, dynamic = (decoder.read([GREEK], merging=Merging(goal, merge_last=True)) for goal in (None, FULL))
     seen = [decoder._batches._seen(read, np.arange(1), 1) for read in (static, dynamic)]
     assert seen[0].any()
     np.testing.assert_array_equal(*seen)
-    decoder.generate([GREEK], sampling=SamplingConfig(repetition_penalty=1.3), max_tokens=3)
+    decoder.generate([GREEK], goal=FULL, sampling=SamplingConfig(repetition_penalty=1.3), max_tokens=3)
 
 
 def test_scores_are_the_log_probabilities_of_the_full_forward(decoder):
@@ -169,19 +199,19 @@ def test_scores_are_the_log_probabilities_of_the_full_forward(decoder):
 
 def test_scores_do_not_depend_on_the_batch(decoder):
     prompts, continuations = PROMPTS, [" a", " frei", "", " und", " b"]
-    together = decoder.score(prompts, continuations)
+    together = decoder.score(prompts, continuations, goal=FULL)
     for prompt, text, found in zip(prompts, continuations, together, strict=True):
-        (alone,) = decoder.score([prompt], [text])
+        (alone,) = decoder.score([prompt], [text], goal=FULL)
         np.testing.assert_allclose(alone.log_probs_O, found.log_probs_O, atol=1e-5)
 
 
 def test_choices_are_the_best_of_their_scores(decoder):
     questions, options = ["What is free?", "Who?"], [["all", "none", "some"], ["I", "you"]]
-    letters = decoder.choose(questions, options)
-    scored = decoder.score(["What is free?\nA. all\nB. none\nC. some\nAnswer:"] * 3, [" A", " B", " C"])
+    letters = decoder.choose(questions, options, goal=FULL)
+    scored = decoder.score([LETTERS] * 3, [" A", " B", " C"], goal=FULL)
     np.testing.assert_allclose(letters[0].scores, [text.total for text in scored], atol=1e-5)
-    full = decoder.choose(questions, options, style="full", context="Q: ")
-    scored = decoder.score(["Q: Who?\nAnswer:"] * 2, [" I", " you"])
+    full = decoder.choose(questions, options, style="full", context="Q: ", goal=FULL)
+    scored = decoder.score(["Q: Who?\nAnswer:"] * 2, [" I", " you"], goal=FULL)
     np.testing.assert_allclose(full[1].scores, [-text.bits_per_byte for text in scored], atol=1e-5)
     assert [choice.best for choice in (*letters, *full)] == [
         int(np.argmax(choice.scores)) for choice in (*letters, *full)
@@ -206,13 +236,13 @@ def test_continuations_get_no_space_of_their_own(mistral_tokenizer):
 def test_a_hypernetwork_predicts_prompts_and_is_cached(folder, tmp_path):
     write_tiny_decoder_hypernet(tmp_path / "hypernet", folder)
     decoder = DynamicDecoder.load(folder, tmp_path / "hypernet")
-    cold = decoder.score([GREEK], [" και"])
+    cold = decoder.score([GREEK], [" και"], goal=FULL)
     assert decoder.embedder.cache.misses > 0
     misses = decoder.embedder.cache.misses
-    warm = decoder.score([GREEK], [" και"])
+    warm = decoder.score([GREEK], [" και"], goal=FULL)
     assert decoder.embedder.cache.misses == misses
     np.testing.assert_array_equal(cold[0].log_probs_O, warm[0].log_probs_O)
-    fvt = DynamicDecoder.load(folder).score([GREEK], [" και"])
+    fvt = DynamicDecoder.load(folder).score([GREEK], [" και"], goal=FULL)
     assert not np.allclose(cold[0].log_probs_O, fvt[0].log_probs_O)
 
 
@@ -220,7 +250,7 @@ def test_two_tables_go_into_a_hypernetwork_of_two(folder, tmp_path):
     config = write_tiny_decoder_hypernet(tmp_path / "two", folder, separate_output=True)
     decoder = DynamicDecoder.load(folder, tmp_path / "two")
     assert decoder.embedder._hypernet_source_VM.shape[1] == 2 * config.width
-    assert np.isfinite(decoder.score([GREEK], [" και"])[0].total)
+    assert np.isfinite(decoder.score([GREEK], [" και"], goal=FULL)[0].total)
     with pytest.raises(ConfigError, match="this model has one"):
         TokenEmbedder(decoder.tokenizer, decoder.decoder.word_embeddings[...], decoder.embedder.hypernet)
 
@@ -239,9 +269,9 @@ def test_a_session_compiles_few_programs(folder):
 def test_bfloat16_parameters_decode(folder):
     decoder = DynamicDecoder.load(folder, dtype=jnp.bfloat16)
     assert decoder.decoder.word_embeddings.dtype == jnp.bfloat16
-    (found,) = decoder.generate([GREEK], max_tokens=4)
+    (found,) = decoder.generate([GREEK], goal=FULL, max_tokens=4)
     assert len(found.ids) <= 4
-    wide, half = (d.score([GREEK], [" και"])[0].total for d in (DynamicDecoder.load(folder), decoder))
+    wide, half = (d.score([GREEK], [" και"], goal=FULL)[0].total for d in (DynamicDecoder.load(folder), decoder))
     assert half == pytest.approx(wide, rel=0.05)
 
 
@@ -249,10 +279,10 @@ def test_bfloat16_parameters_decode(folder):
 def test_on_a_mesh_everything_is_the_same(tmp_path, shape):
     write_tiny_decoder(tmp_path, model_type="mistral", sliding_window=8, n_heads=16, n_kv_heads=8)
     alone, sharded = (DynamicDecoder.load(tmp_path, mesh=mesh) for mesh in (None, make_mesh(*shape)))
-    options = {"max_tokens": 6, "sampling": SamplingConfig(0.8), "seed": 2}
+    options = {"max_tokens": 6, "sampling": SamplingConfig(0.8), "seed": 2, "goal": FULL}
     texts = [[found.ids for found in d.generate(PROMPTS, **options)] for d in (alone, sharded)]
     assert texts[0] == texts[1]
-    scores = [[s.total for s in d.score(PROMPTS, [" a"] * 5)] for d in (alone, sharded)]
+    scores = [[s.total for s in d.score(PROMPTS, [" a"] * 5, goal=FULL)] for d in (alone, sharded)]
     np.testing.assert_allclose(*scores, atol=1e-4)
 
 

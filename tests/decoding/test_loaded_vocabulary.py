@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from dyntok_jax import DynamicDecoder, SamplingConfig
+from dyntok_jax import DynamicDecoder, SamplingConfig, Share
 from dyntok_jax.assets import load_sample
 from dyntok_jax.cli import main
 from dyntok_jax.convert import load_tables
@@ -83,7 +83,7 @@ def loaded(decoder, folder, *, is_indexed=True, k=20, n_probe=ALL):
 
 
 def written(decoder, vocabulary=None, prompts=PROMPTS, **options):
-    options = {"max_tokens": 10} | options
+    options = {"max_tokens": 10, "goal": Share(100)} | options
     return decoder.generate(prompts, vocabulary=vocabulary, **options)
 
 
@@ -286,7 +286,7 @@ LARGE = ("--vocab", "@grown/vocab", "--table", "@grown/table")
 def test_the_command_writes_what_the_library_writes(run, decoder, tiny, tmp_path):
     sampling = SamplingConfig(3.0)
     vocabulary = loaded(decoder, tiny / "grown", k=100, n_probe=2)
-    (text,) = written(decoder, vocabulary, [PROMPT], sampling=sampling, seed=1)
+    (text,) = written(decoder, vocabulary, [PROMPT], sampling=sampling, seed=1, goal=None)
     options = ("--index", "@grown/index", "--candidates", "100", "--probes", "2", "--temperature", "3", "--seed", "1")
     out, err = run(*LARGE, *options, "--output", "out.jsonl", "--json", "figures.json")
     assert out == text.text
@@ -297,7 +297,8 @@ def test_the_command_writes_what_the_library_writes(run, decoder, tiny, tmp_path
 
 
 def test_without_an_index_every_row_is_scored(run, decoder, tiny):
-    assert run(*LARGE).out == written(decoder, loaded(decoder, tiny / "grown", is_indexed=False), [PROMPT])[0].text
+    (text,) = written(decoder, loaded(decoder, tiny / "grown", is_indexed=False), [PROMPT])
+    assert run(*LARGE, "--share", "100").out == text.text
 
 
 @pytest.mark.parametrize(

@@ -8,20 +8,22 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from dyntok_jax import DynamicDecoder, SamplingConfig
+from dyntok_jax import DynamicDecoder, Merging, SamplingConfig, Share
 from dyntok_jax.assets import load_sample
 from dyntok_jax.cli import main
 from dyntok_jax.decoding.prompt_entries import prompt_entries
 from dyntok_jax.embedding import predict_embeddings
 from dyntok_jax.errors import ConfigError, InputError
-from dyntok_jax.merging import join_tokens
 from dyntok_jax.models import forward
 from dyntok_jax.sharding import make_mesh
-from dyntok_jax.text import pad_batch, to_bytes
+from dyntok_jax.text import to_bytes
 from tests.support.tiny import write_tiny_decoder, write_tiny_decoder_hypernet
 
 DE = load_sample()["de"]
 PROMPTS = [DE[0][:90], "All human beings are born free", "x"]
+FULL = Share(100)
+WHOLE = Merging(merge_last=True)
+"""The last segment of a prompt, too."""
 HOT = SamplingConfig(8.0)
 """So hot that tokens of the prompt are drawn, too."""
 READ = jax.jit(forward)
@@ -42,18 +44,18 @@ def decoder(folder):
 
 
 def written(decoder, prompts=PROMPTS, **options):
-    return decoder.generate(prompts, vocabulary="prompt", **{"max_tokens": 12} | options)
+    return decoder.generate(prompts, vocabulary="prompt", **{"max_tokens": 12, "merging": Merging()} | options)
 
 
 def entries_of(decoder, prompt):
-    read = decoder.read([prompt])
+    read = decoder.read([prompt], goal=FULL)
     return prompt_entries(decoder.tokenizer, read.tokens[0], n_own=decoder.config.vocab_size)
 
 
 def new_forms(decoder, prompt):
     """The subwords of each new token of a prompt, found without the code under test."""
     forms, pieces = {}, set(decoder.tokenizer.pieces)
-    for ids in decoder.read([prompt]).tokens[0].ids():
+    for ids in decoder.read([prompt], goal=FULL).tokens[0].ids():
         string = decoder.tokenizer.token_string(ids)
         if len(ids) > 1 and string not in pieces:
             forms.setdefault(string, ids)
@@ -68,7 +70,7 @@ def oracle(decoder, prompt, n_tokens, penalty=1.0):
     new = new_forms(decoder, prompt)
     parts = [[index] for index in range(len(own_in))] + new
     inputs, outputs = (np.stack([*own, *(own[ids].mean(axis=0) for ids in new)]) for own in (own_in, own_out))
-    tokens = decoder.read([prompt]).tokens[0]
+    tokens = decoder.read([prompt], goal=FULL).tokens[0]
     rows, seen, found = [own_in[ids].mean(axis=0) for ids in tokens.ids()], set(tokens.subword_L.tolist()), []
     for _ in range(n_tokens):
         padded = jnp.asarray(np.pad(np.stack(rows), ((0, 64 - len(rows)), (0, 0))))
@@ -91,7 +93,7 @@ def test_entries_are_the_prompts_merged_tokens_once_each(decoder):
     assert len(entries) > 5
     assert len(set(entries.strings)) == len(entries)
     assert not set(entries.strings) & set(decoder.tokenizer.pieces)
-    merged = decoder.read(PROMPTS[:1]).tokens[0].ids()
+    merged = decoder.read(PROMPTS[:1], goal=FULL).tokens[0].ids()
     assert [decoder.tokenizer.token_string(merged[place]) for place in entries.places] == entries.strings
     assert len(entries_of(decoder, "x")) == 0
 
@@ -118,7 +120,7 @@ def test_new_tokens_are_drawn_counted_and_spelt(decoder):
 def test_a_rare_word_of_the_prompt_is_written_in_one_step(decoder, monkeypatch):
     """Where the hidden state points at the row of a prompt's token, that token comes, whole."""
     prompt = "Das Wort Bundesverfassungsgericht"
-    read = decoder.read([prompt], merge_last=True)
+    read = decoder.read([prompt], merging=WHOLE)
     entries = prompt_entries(decoder.tokenizer, read.tokens[0], n_own=decoder.config.vocab_size)
     number = max(range(len(entries)), key=lambda n: len(entries.strings[n]))
     rare = to_bytes(entries.strings[number]).decode()
@@ -129,14 +131,14 @@ def test_a_rare_word_of_the_prompt_is_written_in_one_step(decoder, monkeypatch):
     hidden = np.asarray(READ(decoder.decoder, padded, jnp.arange(64)[None] < len(rows)))[0, len(rows) - 1]
     given = decoder.embedder.new_output_rows
 
-    def pointed_at(ids_BL, merged, language_B, output_VD):
-        rows_UD = given(ids_BL, merged, language_B, output_VD).copy()
-        row_BT, _ = decoder.embedder.new_rows(ids_BL, merged, language_B)
-        rows_UD[row_BT[0, entries.places[number]]] = 100 * hidden
+    def pointed_at(tokens, language_B, output_VD):
+        rows_UD = given(tokens, language_B, output_VD).copy()
+        row_M, _ = decoder.embedder.new_rows(tokens, language_B)
+        rows_UD[row_M[entries.places[number]]] = 100 * hidden
         return rows_UD
 
     monkeypatch.setattr(decoder.embedder, "new_output_rows", pointed_at)
-    (text,) = written(decoder, [prompt], max_tokens=1, merge_last=True)
+    (text,) = written(decoder, [prompt], max_tokens=1, merging=WHOLE)
     assert (text.ids, text.text, text.n_new) == ([decoder.config.vocab_size + number], rare, 1)
 
 
@@ -145,7 +147,7 @@ def test_an_answer_never_depends_on_its_neighbours(decoder):
     together = written(decoder, **options)
     assert sum(text.n_new for text in together) > 0
     assert [text.ids for text in together] == [written(decoder, [prompt], **options)[0].ids for prompt in PROMPTS]
-    assert "".join(decoder.stream(PROMPTS[0], vocabulary="prompt", **options)) == together[0].text
+    assert "".join(decoder.stream(PROMPTS[0], vocabulary="prompt", goal=FULL, **options)) == together[0].text
 
 
 def test_on_a_mesh_everything_is_the_same(folder):
@@ -158,8 +160,8 @@ def test_on_a_mesh_everything_is_the_same(folder):
 
 def test_what_cannot_be_is_told(decoder, monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # users have no check of types before ours
-    with pytest.raises(InputError, match="Static tokenization merges nothing"):
-        written(decoder, goal=None)
+    with pytest.raises(InputError, match=r"merges nothing.*: give a goal \(goal=Share\(100\), --share 100\)"):
+        decoder.generate(PROMPTS, vocabulary="prompt")
     with pytest.raises(InputError, match="'promt' is no vocabulary"):
         decoder.generate(PROMPTS, vocabulary="promt")
 
@@ -167,37 +169,39 @@ def test_what_cannot_be_is_told(decoder, monkeypatch):
 def test_the_command_writes_what_the_library_writes(decoder, folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     generate = ["generate", PROMPTS[0], "--model", str(folder / "model"), "--max-tokens", "40", "--prompt-vocab"]
+    full = ["--share", "100"]
     hot = ["--temperature", str(HOT.temperature), "--seed", "4"]
-    assert main([*generate, *hot, "--output", "out.jsonl"]) == 0
+    assert main([*generate, *full, *hot, "--output", "out.jsonl"]) == 0
     (text,) = written(decoder, PROMPTS[:1], sampling=HOT, seed=4, max_tokens=40)
     assert capsys.readouterr().out == text.text
     line = json.loads((tmp_path / "out.jsonl").read_text())
     assert (line["n_written"], line["n_new"]) == (40, text.n_new)
-    for more, said in ((["--static"], "Static tokenization merges nothing"), (["--vocab", "v"], "names others")):
+    needs_goal = "prompts are static by default: give a goal too, such as --share 100"
+    for more, said in (([], needs_goal), (["--static"], needs_goal), ([*full, "--vocab", "v"], "names others")):
         assert main([*generate, *more]) == 2
-        assert said in capsys.readouterr().err
+        out, err = capsys.readouterr()
+        assert said in err
+        assert (out, err.count("\n")) == ("", 1)
 
 
 def test_output_rows_come_in_the_order_of_input_rows(decoder):
-    read, output = decoder.read(PROMPTS), decoder.decoder.output_embeddings[...]
-    batch, merged = pad_batch(read.subwords, np.arange(3), pad_id=0), join_tokens(read.tokens)
-    row_BT, rows_UD = decoder.embedder.new_rows(batch.ids_BL, merged, read.language_N)
-    found = decoder.embedder.new_output_rows(batch.ids_BL, merged, read.language_N, output)
+    read, output = decoder.read(PROMPTS, goal=FULL), decoder.decoder.output_embeddings[...]
+    row_M, rows_UD = decoder.embedder.new_rows(read.tokens, read.language_N)
+    found = decoder.embedder.new_output_rows(read.tokens, read.language_N, output)
     assert found.shape == rows_UD.shape
-    for row, tokens in enumerate(read.tokens):
-        for place, ids in enumerate(tokens.ids()):
-            if row_BT[row, place] >= 0:
-                np.testing.assert_allclose(found[row_BT[row, place]], np.asarray(output)[ids].mean(axis=0), atol=1e-6)
+    all_ids = [ids for tokens in read.tokens for ids in tokens.ids()]
+    for row, ids in zip(row_M, all_ids, strict=True):
+        if row >= 0:
+            np.testing.assert_allclose(found[row], np.asarray(output)[ids].mean(axis=0), atol=1e-6)
 
 
 def test_a_hypernetwork_gives_output_rows_too_or_says_that_it_has_none(folder):
     for name, separate in (("both", True), ("input", False)):
         write_tiny_decoder_hypernet(folder / name, folder / "model", separate_output=separate)
     decoder = DynamicDecoder.load(folder / "model", folder / "both")
-    read, output = decoder.read(PROMPTS), decoder.decoder.output_embeddings[...]
-    batch, merged = pad_batch(read.subwords, np.arange(3), pad_id=0), join_tokens(read.tokens)
-    row_BT, _ = decoder.embedder.new_rows(batch.ids_BL, merged, read.language_N)
-    found = decoder.embedder.new_output_rows(batch.ids_BL, merged, read.language_N, output)
+    read, output = decoder.read(PROMPTS, goal=FULL), decoder.decoder.output_embeddings[...]
+    row_M, _ = decoder.embedder.new_rows(read.tokens, read.language_N)
+    found = decoder.embedder.new_output_rows(read.tokens, read.language_N, output)
     both_VM = jnp.concatenate([decoder.decoder.word_embeddings[...], output], axis=1)
     ids = next(ids for ids in read.tokens[0].ids() if len(ids) > 1)
     surface = np.zeros((1, decoder.embedder.max_subwords), np.int32)
@@ -207,7 +211,7 @@ def test_a_hypernetwork_gives_output_rows_too_or_says_that_it_has_none(folder):
         decoder.embedder.hypernet[1], jnp.asarray(surface), jnp.asarray(is_subword), both_VM, None
     ).output_UD[0]
     place = read.tokens[0].ids().index(ids)
-    np.testing.assert_allclose(found[row_BT[0, place]], expected, atol=1e-5)
+    np.testing.assert_allclose(found[row_M[place]], expected, atol=1e-5)
     assert written(decoder, max_tokens=3)
     with pytest.raises(ConfigError, match="predicts no rows of it"):
         written(DynamicDecoder.load(folder / "model", folder / "input"))

@@ -11,7 +11,7 @@ import torch
 from flax import nnx
 from transformers import AutoModel
 
-from dyntok_jax import Budget, DynamicEncoder, Merges, Share, learn_merges
+from dyntok_jax import Budget, DynamicEncoder, Merges, Merging, Share, learn_merges
 from dyntok_jax.assets import load_sample
 from dyntok_jax.convert import load_hypernet, save_hypernet
 from dyntok_jax.embedding import EmbeddingCache, TokenEmbedder
@@ -22,6 +22,7 @@ from dyntok_jax.sharding import make_mesh
 from dyntok_jax.text import bucket, pad_batch
 from tests.support.tiny import WIDTH, write_tiny_encoder, write_tiny_hypernet
 
+ALONE = Merging(scope="example")
 TEXTS = [
     "All human beings are born free and equal in dignity.",
     "Freiheit",
@@ -120,11 +121,11 @@ def test_merged_tokens_are_embedded_as_the_mean_of_their_subwords(fvt):
 
 @pytest.mark.parametrize("goal", [None, Merges(5), Share(50), Share(100), Budget(40)])
 def test_every_text_keeps_its_place(fvt, goal):
-    whole = fvt.encode(TEXTS, goal=goal, scope="example")
+    whole = fvt.encode(TEXTS, merging=Merging(goal, scope="example"))
     assert whole.embeddings_ND.shape == (len(TEXTS), WIDTH)
     np.testing.assert_allclose(np.linalg.norm(whole.embeddings_ND, axis=1), 1, rtol=1e-5)
     for row, text in enumerate(TEXTS):  # scope `example`: no text depends on its neighbours
-        alone = fvt.encode([text], goal=goal, scope="example", batch_size=1)
+        alone = fvt.encode([text], merging=Merging(goal, scope="example"), batch_size=1)
         assert alone.tokens[0].ids() == whole.tokens[row].ids()
         close(alone.embeddings_ND[0], whole.embeddings_ND[row])
         assert alone.n_tokens[0] == whole.n_tokens[row] <= whole.n_subwords[row]
@@ -265,9 +266,9 @@ def test_bfloat16_models_give_float32_results(folders):
 
 def test_languages_are_chosen_once_or_per_text(folders):
     encoder = DynamicEncoder.load(folders / "model", folders / "languages")
-    english, german = (encoder.encode(TEXTS, language=code, scope="example").embeddings_ND for code in ("en", "de"))
+    english, german = (encoder.encode(TEXTS, language=code, merging=ALONE).embeddings_ND for code in ("en", "de"))
     assert np.abs(english - german).max() > 1e-4
-    mixed = encoder.encode(TEXTS, language=["en", "de"] * 3, scope="example").embeddings_ND
+    mixed = encoder.encode(TEXTS, language=["en", "de"] * 3, merging=ALONE).embeddings_ND
     close(mixed[::2], english[::2])
     close(mixed[1::2], german[1::2])
     with pytest.raises(InputError, match="multilingual"):
@@ -308,19 +309,21 @@ def test_merge_lists_keep_to_the_hypernetwork_s_limit(with_hypernet):
     batch = pad_batch(subwords, np.arange(len(TEXTS)), pad_id=1)
     merges = learn_merges([batch], 20, tokenizer=with_hypernet.tokenizer.fingerprint, boundary="pretoken")
     with pytest.raises(InputError, match="max_subwords=7"):
-        with_hypernet.encode(TEXTS, merge_list=merges)
+        with_hypernet.encode(TEXTS, merging=Merging(merge_list=merges))
 
 
 def test_learnt_merges_are_applied(fvt):
     subwords = fvt.text_encoder.encode(TEXTS)
     batch = pad_batch(subwords, np.arange(len(TEXTS)), pad_id=1)
     merges = learn_merges([batch], 20, tokenizer=fvt.tokenizer.fingerprint, boundary="pretoken")
-    learnt, direct = fvt.encode(TEXTS, merge_list=merges), fvt.encode(TEXTS, goal=Merges(20), max_subwords=None)
+    learnt, direct = (
+        fvt.encode(TEXTS, merging=one) for one in (Merging(merge_list=merges), Merging(Merges(20), max_subwords=None))
+    )
     assert [tokens.ids() for tokens in learnt.tokens] == [tokens.ids() for tokens in direct.tokens]
     with pytest.raises(InputError, match="boundary"):
-        fvt.encode(TEXTS, merge_list=merges, boundary="word")
+        fvt.encode(TEXTS, merging=Merging(boundary="word", merge_list=merges))
     with pytest.raises(InputError, match="give no goal"):
-        fvt.encode(TEXTS, merge_list=merges, goal=Share(50))
+        fvt.encode(TEXTS, merging=Merging(Share(50), merge_list=merges))
 
 
 @pytest.mark.parametrize("shape", [(8, 1), (2, 4)])

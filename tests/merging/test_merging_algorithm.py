@@ -181,7 +181,8 @@ def test_impossible_goals_are_refused(make, message):
 WITHOUT_TYPE_CHECKS = """
 import numpy as np
 from dyntok_jax.errors import InputError
-from dyntok_jax.merging import Merges, merge_batch, merge_batch_on_host
+from dyntok_jax import Merges
+from dyntok_jax.merging import merge_batch, merge_batch_on_host
 
 ids = np.zeros((1, 4), np.int32)
 for merge in (merge_batch, merge_batch_on_host):
@@ -196,8 +197,8 @@ for merge in (merge_batch, merge_batch_on_host):
 def test_what_is_no_goal_or_no_scope_is_refused_without_type_checks_too():
     said = subprocess.run([sys.executable, "-c", WITHOUT_TYPE_CHECKS], capture_output=True, text=True, check=True)
     expected = [
-        "10 is no goal: use Merges, Share or Budget.",
-        "'static' is no goal: use Merges, Share or Budget.",
-        "'corpus' is no scope: use 'batch' or 'example'.",
+        "goal must be a Merges, Share or Budget, got 10.",
+        "goal must be a Merges, Share or Budget, got 'static'.",
+        "scope must be 'batch' or 'example', got 'corpus'.",
     ]
     assert said.stdout.splitlines() == expected * 2

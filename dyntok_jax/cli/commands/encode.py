@@ -20,7 +20,7 @@ from dyntok_jax.cli.shared import (
     check_writable,
     goal_of,
     hypernet_of,
-    merge_rules,
+    merging_of,
     mesh_shape,
     print_out,
     progress_bar,
@@ -120,13 +120,11 @@ class Encode:
         from dyntok_jax.cli.shared import encode_columns, run_figures, run_table, write_embeddings, write_tokens
 
         encoder = self._load(shape)
-        rules = merge_rules(
-            encoder.tokenizer,
+        merging = merging_of(
             goal,
             is_goal_given=(self.share, self.merges, self.budget) != (None, None, None),
             boundary=self.boundary,
             max_subwords=self.max_subwords,
-            default_limit=encoder.embedder.max_subwords,
             merge_list=self.merge_list,
             scope=self.scope,
         )
@@ -137,7 +135,7 @@ class Encode:
                 encoder,
                 columns,
                 languages,
-                rules,
+                merging,
                 with_static=not self.no_static,
                 on_progress=advance,
                 prefix=self.prefix,
@@ -146,7 +144,7 @@ class Encode:
                 truncate=self.truncate,
             )
         with written_together(outputs) as (embeddings_part, tokens_part):
-            write_embeddings(embeddings_part, comparison.columns, self._metadata(str(rules.goal)))
+            write_embeddings(embeddings_part, comparison.columns, self._metadata(str(merging.goal)))
             write_tokens(tokens_part, comparison.columns, encoder.tokenizer)
         if self.cache is not None:
             with written_together([Path(self.cache)]) as (part,):

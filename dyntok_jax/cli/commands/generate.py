@@ -1,4 +1,4 @@
-"""`dyntok generate`: a prompt in, the text that a model writes behind it out, and what dynamic tokenization saved."""
+"""`dyntok generate`: a prompt in, the text that a model continues it with out, and what merging saved, if asked."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,7 +7,6 @@ from typing import Annotated, ClassVar
 import tyro
 
 from dyntok_jax.cli.shared import (
-    STATIC,
     MergingOptions,
     ModelOptions,
     OptionalPath,
@@ -31,14 +30,14 @@ N = Annotated[int, arg(metavar="N")]
 
 @dataclass(frozen=True)
 class Generate:
-    """Writes on behind a prompt whose subwords are merged first.
+    """Continues a prompt, read by the model's own tokenizer or, if asked with --share or another goal, merged.
 
     Attributes:
       prompt: the text to go on from, or - for standard input. Left out: an example.
       file: prompts instead, one a line (.gz too), or - for standard input.
       chat: a prompt is what the user says to the model; its chat template goes around it.
       system: with --chat, what the system says before.
-      static: leave prompts to the model's own tokenizer.
+      static: leave prompts to the model's own tokenizer, as is the default.
       max_tokens: the most tokens a text.
       stop: a string that ends a text and is no part of it; may be given several times.
       temperature: scores are divided by it; 0 takes the most probable token each time.
@@ -58,9 +57,9 @@ class Generate:
   dyntok generate "The history of tea begins in" --max-tokens 60
   dyntok generate --chat "Why do fireflies glow?" --system "Answer in one sentence." --stop "!"
   dyntok generate "Once upon a time" --temperature 0.8 --top-p 0.95 --samples 3
-  cat article.txt | dyntok generate - --share 50    standard input, half of the possible merging
+  cat article.txt | dyntok generate - --share 50    standard input, merged: half of what is possible
   dyntok generate --file prompts.txt --output answers.jsonl
-  dyntok generate --file code.txt --prompt-vocab    in the prompt's merged tokens, too
+  dyntok generate --file code.txt --share 100 --prompt-vocab      in the prompt's merged tokens, too
   dyntok generate "Freedom of" --vocab vocab --table table --index index     in a vocabulary grown far beyond its own
 """
 
@@ -107,7 +106,7 @@ class Generate:
         sampling = SamplingConfig(**{name: getattr(self, name) for name in names})
         decoder = self.source.load()
         vocabulary = self.large.load(decoder)
-        reading = self.merging.reading(decoder, self.source.language) | (STATIC if self.static else {})
+        reading = self.merging.reading(self.source.language)
         prompts = [prompt for prompt in prompts for _ in range(self.samples)]
         seeds = [self.seed + sample for sample in range(self.samples)] * (len(prompts) // self.samples)
         is_one = len(prompts) == 1
@@ -141,7 +140,9 @@ class Generate:
             raise InputError("--system opens a chat: give --chat too.")
         if self.static and self.merging.given:
             raise InputError(f"--static merges nothing: leave out {', '.join(self.merging.given)}.")
-        self.large.check()
+        if not self.static:
+            self.merging.check(self.source)
+        self.large.check(is_merging=self.merging.is_asked)
         if self.samples < 1:
             raise InputError(f"--samples must be 1 or more, not {self.samples}.")
         if self.samples > 1 and self.temperature == 0:

@@ -74,7 +74,8 @@ class LearnMerges:
         from dyntok_jax.merging import learn_merges
         from dyntok_jax.text import ByteLevelTokenizer, TextEncoder
 
-        limit = limit_of(self.max_subwords, DEFAULT_MAX_SUBWORDS)
+        limit = limit_of(self.max_subwords)
+        limit = DEFAULT_MAX_SUBWORDS if limit == "auto" else limit
         tokenizer = ByteLevelTokenizer.load(find_model(self.model, kind="tokenizer"))
         with progress_bar("Reading and learning", len(texts)) as advance:
             batches = _batches(TextEncoder(tokenizer), texts, self.boundary, advance)

@@ -1,4 +1,4 @@
-"""`dyntok score`: how probable a text is behind a prompt, and which answer is, statically and dynamically tokenized."""
+"""`dyntok score`: how probable a text is after a prompt, and which answer is; if asked, after a merged one, too."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from dyntok_jax.cli.shared import (
 
 @dataclass(frozen=True)
 class Score:
-    """Says how probable texts are behind prompts whose subwords are merged, beside static tokenization.
+    """Says how probable texts are after prompts and, if asked with --share or another goal, after merged ones beside.
 
     Attributes:
       prompt: what the text follows. Left out, and no file: an example.
@@ -37,9 +37,10 @@ class Score:
     """
 
     EXAMPLES: ClassVar[str] = """\
-  dyntok score                                      three packaged sentences, the second half behind the first
+  dyntok score                                      three packaged sentences, the second half after the first
   dyntok score "The capital of Portugal is" " Lisbon."
-  dyntok score --file halves.jsonl --share 50       lines like {"prompt": "…", "continuation": " …"}
+  dyntok score --file halves.jsonl                  lines like {"prompt": "…", "continuation": " …"}
+  dyntok score --file halves.jsonl --share 50       merged prompts beside static ones
   dyntok score --file quiz.jsonl --style full       lines like {"question": "…", "options": ["…", "…"], "answer": 0}
 """
 
@@ -56,6 +57,7 @@ class Score:
 
     def run(self) -> None:
         """Reads, scores, prints, writes."""
+        self.merging.check(self.source)
         rows = read_rows(self.prompt, self.continuation, self.file)
         for path in (self.output, self.json):
             if path is not None:
@@ -64,8 +66,9 @@ class Score:
         from dyntok_jax.cli.shared import score_rows
 
         decoder = self.source.load()
-        reading = self.merging.reading(decoder, self.source.language)
-        with progress_bar("Scoring", 2 * sum(row.n_texts for row in rows)) as advance:
+        reading = self.merging.reading(self.source.language)
+        runs = 2 if self.merging.is_asked else 1
+        with progress_bar("Scoring", runs * sum(row.n_texts for row in rows)) as advance:
             scores = score_rows(decoder, rows, reading, style=self.style, on_progress=advance)
         notes = scores.notes()
         if self.output is not None:

@@ -15,7 +15,7 @@ from dyntok_jax.cli.shared import (
     arg,
     goal_of,
     make_console,
-    merge_rules,
+    merging_of,
     print_out,
 )
 from dyntok_jax.options import (
@@ -63,24 +63,30 @@ class Show:
         from dyntok_jax.cli.shared import OneText, share_table, token_line
         from dyntok_jax.embedding import DEFAULT_MAX_SUBWORDS
         from dyntok_jax.files import find_model
+        from dyntok_jax.merging import resolve_merging
         from dyntok_jax.options import Share
         from dyntok_jax.text import ByteLevelTokenizer
 
         tokenizer = ByteLevelTokenizer.load(find_model(self.model, kind="tokenizer"))
-        rules = merge_rules(
-            tokenizer,
-            goal,
-            is_goal_given=(self.share, self.merges) != (None, None),
-            boundary=self.boundary,
-            max_subwords=self.max_subwords,
-            default_limit=DEFAULT_MAX_SUBWORDS,
-            merge_list=self.merge_list,
+        merging = resolve_merging(
+            merging_of(
+                goal,
+                is_goal_given=(self.share, self.merges) != (None, None),
+                boundary=self.boundary,
+                max_subwords=self.max_subwords,
+                merge_list=self.merge_list,
+            ),
+            tokenizer=tokenizer.fingerprint,
+            scope="batch",
+            merge_last=True,
+            longest=DEFAULT_MAX_SUBWORDS,
+            is_longest_strict=False,
         )
-        one = OneText(tokenizer, text, rules)
+        one = OneText(tokenizer, text, merging)
         static, merged = one.static(), one.merged()
         counts = [(f"share {percent} %", len(one.merged(Share(percent)))) for percent in SHARES]
         is_coloured = make_console().is_terminal and make_console().color_system is not None
-        named = "merge list" if rules.merge_list else f"{self.merges} merges" if self.merges is not None else None
+        named = "merge list" if merging.merge_list else f"{self.merges} merges" if self.merges is not None else None
         print_out(
             "static",
             token_line(static, is_coloured=is_coloured),

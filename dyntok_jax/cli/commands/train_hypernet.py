@@ -323,5 +323,6 @@ def _told(outcome: "Outcome") -> list[str]:
     return [
         f"Stopped at step {outcome.step}: {end}.",
         f"Written: {outcome.hypernet} (step {outcome.best_step}{best}). "
-        f"Use it with `--hypernet {outcome.hypernet}` of `dyntok encode` or, for a decoder, `dyntok generate`.",
+        f"Use it with `--hypernet {outcome.hypernet}` of `dyntok encode` or, for a decoder, "
+        "`dyntok generate --share 100`.",
     ]

@@ -5,7 +5,6 @@ from .compile_clock import (
     keep_compiled_programs as keep_compiled_programs,
 )
 from .decoder_options import (
-    STATIC as STATIC,
     MergingOptions as MergingOptions,
     ModelOptions as ModelOptions,
     VocabularyOptions as VocabularyOptions,
@@ -42,7 +41,7 @@ from .option_types import (
     goal_of as goal_of,
     hypernet_of as hypernet_of,
     limit_of as limit_of,
-    merge_rules as merge_rules,
+    merging_of as merging_of,
     mesh_shape as mesh_shape,
 )
 from .outputs import (

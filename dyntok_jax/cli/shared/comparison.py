@@ -1,5 +1,6 @@
 """Texts encoded with dynamic tokenization, timed beside static tokenization of the same texts."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,7 +13,7 @@ from dyntok_jax.cli.shared.figures import RunFigures
 from dyntok_jax.cli.shared.text_inputs import TextColumn
 from dyntok_jax.encoding import DynamicEncoder, EncodedTexts
 from dyntok_jax.errors import TooLongError
-from dyntok_jax.merging import MergeRules
+from dyntok_jax.options import Merging
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def encode_columns(
     encoder: DynamicEncoder,
     columns: Sequence[TextColumn],
     languages: Sequence[str | None],
-    rules: MergeRules,
+    merging: Merging,
     *,
     with_static: bool,
     on_progress: Callable[[int], None],
@@ -85,7 +86,7 @@ def encode_columns(
       encoder: the model.
       columns: the texts.
       languages: what to tell the hypernetwork of each column.
-      rules: how to merge.
+      merging: how to merge.
       with_static: run static tokenization too, for its time.
       on_progress: called with the number of texts of each batch, twice a text where static runs too.
       shared: options of `DynamicEncoder.encode` that both runs take: prefix, pooling, batch_size, truncate.
@@ -93,24 +94,22 @@ def encode_columns(
     Raises:
       TooLongError: a text longer than the model's positions, and its column's name.
     """
-    dynamic = {"goal": rules.goal, "boundary": rules.boundary, "scope": rules.scope}
-    dynamic |= {"max_subwords": rules.max_subwords, "merge_list": rules.merge_list}
     encoded = []
     with CompileClock() as clock:
 
         def timed(texts: Sequence[str], **options: Any) -> tuple[EncodedTexts, float]:
-            compiled = clock.seconds
+            compiled, started = clock.seconds, time.perf_counter()
             result = encoder.encode(texts, **shared | options)
-            return result, result.timings.total - (clock.seconds - compiled)
+            return result, time.perf_counter() - started - (clock.seconds - compiled)
 
         # the first call also pays for all that is loaded when first used: let that be an empty text's
-        timed([""], **dynamic, language=languages[0], truncate=True)
+        timed([""], merging=merging, language=languages[0], truncate=True)
         if with_static:
             timed([""], goal=None, language=languages[0], truncate=True)
         for column, language in zip(columns, languages, strict=True):
             options = {"language": language, "on_progress": on_progress}
             try:
-                result, seconds = timed(column.texts, **dynamic, **options)
+                result, seconds = timed(column.texts, merging=merging, **options)
             except TooLongError as error:
                 raise TooLongError(f"{column.name}: {error}") from error
             of = _with_counts(encoder, column, result, seconds, shared)

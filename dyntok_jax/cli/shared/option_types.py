@@ -1,18 +1,11 @@
 """Options that several commands share, and what their values mean. Nothing here imports JAX before it is called."""
 
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import tyro
 
 from dyntok_jax.errors import InputError
-from dyntok_jax.options import Boundary
-
-if TYPE_CHECKING:
-    from dyntok_jax.merging import MergeRules
-    from dyntok_jax.options import Goal
-    from dyntok_jax.text import ByteLevelTokenizer
-
-# The library's own Literals stand beside code that imports JAX; a test holds these equal to them.
+from dyntok_jax.options import Boundary, Budget, Goal, Merges, Merging, Scope, Share
 
 DEFAULT_HYPERNET = "auto"
 DEFAULT_BOUNDARY = "pretoken"
@@ -33,7 +26,7 @@ def hypernet_of(name: str) -> str | None:
     return None if name == "none" else name
 
 
-def goal_of(share: float | None, merges: int | None, budget: int | None = None) -> "Goal":
+def goal_of(share: float | None, merges: int | None, budget: int | None = None) -> Goal:
     """The one goal that was given, or full merging.
 
     Raises:
@@ -43,7 +36,6 @@ def goal_of(share: float | None, merges: int | None, budget: int | None = None) 
     given = {name: value for name, value in given.items() if value is not None}
     if len(given) > 1:
         raise InputError(f"{' and '.join(given)} are different goals for merging: give one of them.")
-    from dyntok_jax.options import Budget, Merges, Share
 
     if merges is not None:
         return Merges(merges)
@@ -52,42 +44,38 @@ def goal_of(share: float | None, merges: int | None, budget: int | None = None) 
     return Share(FULL_SHARE if share is None else share)
 
 
-def limit_of(max_subwords: int | str | None, default: int) -> int | None:
-    """`--max-subwords` as a number or None for no limit; left out or `auto`, the default.
+def limit_of(max_subwords: int | Literal["auto", "none"] | None) -> int | Literal["auto"] | None:
+    """`--max-subwords` as the library takes it: a number, None for no limit, or `auto`, which it is if left out.
 
     Raises:
       InputError: it is less than 1.
     """
-    if max_subwords in (None, "auto"):
-        return default
+    if max_subwords is None or max_subwords == "auto":
+        return "auto"
     if max_subwords == "none":
         return None
     if max_subwords < 1:
-        raise InputError(f"--max-subwords must be 1 or more, or none, not {max_subwords}.")
+        raise InputError(f"--max-subwords must be 1 or more, or none, got {max_subwords}.")
     return max_subwords
 
 
-def merge_rules(
-    tokenizer: "ByteLevelTokenizer",
-    goal: "Goal",
+def merging_of(
+    goal: Goal | None,
     *,
     is_goal_given: bool,
-    boundary: str | None,
-    max_subwords: int | str | None,
-    default_limit: int,
+    boundary: Boundary | None,
+    max_subwords: int | Literal["auto", "none"] | None,
     merge_list: str | None,
-    scope: str = "batch",
-) -> "MergeRules":
-    """Puts the options together; a merge list brings its own boundary and limit, and stands beside full merging.
+    scope: Scope | Literal["auto"] = "auto",
+    merge_last: bool | Literal["auto"] = "auto",
+) -> Merging:
+    """Puts the options together; a merge list brings its own boundary and limit, and needs no goal.
 
     Raises:
-      InputError: a merge list of another tokenizer or boundary, or options that it leaves no room for.
+      InputError: a merge list of another boundary, options that it leaves no room for, or a limit below 1.
     """
-    from dyntok_jax.merging import MergeRules
-
     if merge_list is None:
-        limit = limit_of(max_subwords, default_limit)
-        return MergeRules(goal, boundary or DEFAULT_BOUNDARY, limit, None, scope)
+        return Merging(goal, boundary or DEFAULT_BOUNDARY, scope, limit_of(max_subwords), None, merge_last)
     if is_goal_given or max_subwords is not None:
         raise InputError(
             "--merge-list says which merges are done and how long tokens get: leave out --share, --merges, --budget "
@@ -95,13 +83,13 @@ def merge_rules(
         )
     from dyntok_jax.merging import load_merges
 
-    learnt = load_merges(merge_list, tokenizer=tokenizer.fingerprint)
+    learnt = load_merges(merge_list)
     if boundary is not None and boundary != learnt.boundary:
         raise InputError(
             f"{merge_list} was learnt with --boundary {learnt.boundary}, not {boundary}: leave --boundary out, or "
             f"learn a list for {boundary}."
         )
-    return MergeRules(goal, learnt.boundary, learnt.max_subwords, learnt, scope)
+    return Merging(boundary=learnt.boundary, scope=scope, merge_list=learnt, merge_last=merge_last)
 
 
 def mesh_shape(mesh: str | None) -> tuple[int, int] | None:

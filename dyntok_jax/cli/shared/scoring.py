@@ -1,20 +1,20 @@
-"""Texts and answers scored behind prompts that were read statically and dynamically, and how both are told."""
+"""Texts and answers scored behind static prompts or, beside them, merged ones, and how they are told."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log
 from typing import Any
 
 import numpy as np
 from rich.table import Table
 
-from dyntok_jax.cli.shared.decoder_options import STATIC
+from dyntok_jax.cli.shared.decoder_options import Reading
 from dyntok_jax.cli.shared.figures import NOTHING, figures_table, percent, reduction_percent
 from dyntok_jax.cli.shared.scored_rows import Pair, Question
-from dyntok_jax.cli.shared.writing import n_static, n_tokens
+from dyntok_jax.cli.shared.writing import n_tokens
 from dyntok_jax.decoding import Choice, DynamicDecoder, ScoredText
 from dyntok_jax.errors import TooLongError
-from dyntok_jax.options import Style
+from dyntok_jax.options import STATIC, Style
 from dyntok_jax.text import ByteLevelTokenizer
 
 TOO_LONG = "A prompt fits the model only when merged, so static tokenization was left out."
@@ -26,17 +26,24 @@ class TextScores:
 
     Attributes:
       pairs: what was asked.
-      dynamic: of each, behind the merged prompt.
-      static: of each, behind the model's own tokens; None where a prompt does not fit the model as such.
+      dynamic: of each, behind the merged prompt; None where prompts were not to be merged.
+      static: of each, behind the model's own tokens; None where a prompt fits the model only when merged.
     """
 
     pairs: Sequence[Pair]
-    dynamic: Sequence[ScoredText]
+    dynamic: Sequence[ScoredText] | None
     static: Sequence[ScoredText] | None
 
+    @property
+    def asked(self) -> Sequence[ScoredText]:
+        """Behind prompts read as asked: merged or, by default, static."""
+        return self.static if self.dynamic is None else self.dynamic
+
     def table(self) -> Table:
-        """A line for static and one for dynamic tokenization."""
-        static_tokens, tokens = _count_tokens(self.dynamic)
+        """A line for static and, where prompts were merged, one for dynamic tokenization."""
+        static_tokens, tokens = _count_tokens(self.asked)
+        if self.dynamic is None:
+            return figures_table([{"tokens": f"{tokens}"} | self._probabilities(self.static)])
         reduction, agreement = percent(reduction_percent(static_tokens, tokens)), percent(self._agreement())
         return figures_table(
             [
@@ -51,27 +58,34 @@ class TextScores:
 
     def notes(self) -> list[str]:
         """What the table's numbers mean, in sentences."""
-        continuation_tokens = sum(len(text.ids) for text in self.dynamic)
+        follows = f"{sum(len(text.ids) for text in self.asked)} ({self._n_bytes()} bytes)."
+        if self.dynamic is None:
+            return [
+                f"tokens: of the prompts, special tokens not counted. Tokens that follow: {follows}",
+                "log-prob: natural logarithm, summed.",
+            ]
         notes = [
             "tokens: of the prompts, special tokens not counted. What follows is the same tokens both times: "
-            f"{continuation_tokens} ({self._n_bytes()} bytes).",
+            f"{follows}",
             "log-prob: natural logarithm, summed. agreement: how often the most probable next token is the same.",
         ]
         return notes if self.static is not None else [*notes, TOO_LONG]
 
     def figures(self) -> dict[str, float | int]:
         """The same as one flat object."""
-        static_tokens, tokens = _count_tokens(self.dynamic)
+        static_tokens, tokens = _count_tokens(self.asked)
         figures = {
             "texts": len(self.pairs),
             "bytes": self._n_bytes(),
-            "continuation_tokens": sum(len(text.ids) for text in self.dynamic),
+            "continuation_tokens": sum(len(text.ids) for text in self.asked),
             "static_tokens": static_tokens,
             "tokens": tokens,
-            "reduction_percent": reduction_percent(static_tokens, tokens),
-            "log_probability": _total(self.dynamic),
-            "bits_per_byte": self._bits_per_byte(self.dynamic),
+            "log_probability": _total(self.asked),
+            "bits_per_byte": self._bits_per_byte(self.asked),
         }
+        if self.dynamic is None:
+            return figures
+        figures["reduction_percent"] = reduction_percent(static_tokens, tokens)
         if self.static is not None:
             figures["static_log_probability"] = _total(self.static)
             figures["static_bits_per_byte"] = self._bits_per_byte(self.static)
@@ -79,18 +93,18 @@ class TextScores:
         return figures
 
     def lines(self, tokenizer: ByteLevelTokenizer) -> Iterator[dict[str, Any]]:
-        """One object a text, for JSON lines; `tokens` are those of the merged prompt, special tokens included."""
-        for number, (pair, text) in enumerate(zip(self.pairs, self.dynamic, strict=True)):
+        """One object a text, for JSON lines; `tokens` are those of the prompt as read, special tokens included."""
+        for number, (pair, text) in enumerate(zip(self.pairs, self.asked, strict=True)):
             line = {
                 "prompt": pair.prompt,
                 "continuation": pair.continuation,
-                "n_static": n_static(text),
+                "n_static": text.n_static,
                 "n_tokens": n_tokens(text),
                 "log_probability": text.total,
                 "bits_per_byte": text.bits_per_byte,
                 "tokens": text.prompt_tokens.strings(tokenizer),
             }
-            if self.static is not None:
+            if self.dynamic is not None and self.static is not None:
                 static = self.static[number]
                 line |= {
                     "static_log_probability": static.total,
@@ -120,17 +134,25 @@ class AnswerScores:
 
     Attributes:
       questions: what was asked.
-      dynamic: the answers to merged questions.
-      static: those to the model's own tokens; None where a question does not fit the model as such.
+      dynamic: the answers to merged questions; None where they were not to be merged.
+      static: those to the model's own tokens; None where a question fits the model only when merged.
     """
 
     questions: Sequence[Question]
-    dynamic: Sequence[Choice]
+    dynamic: Sequence[Choice] | None
     static: Sequence[Choice] | None
 
+    @property
+    def asked(self) -> Sequence[Choice]:
+        """The answers to questions read as asked: merged or, by default, static."""
+        return self.static if self.dynamic is None else self.dynamic
+
     def table(self) -> Table:
-        """A line for static and one for dynamic tokenization."""
-        static_tokens, tokens = _count_tokens(self.dynamic)
+        """A line for static and, where questions were merged, one for dynamic tokenization."""
+        static_tokens, tokens = _count_tokens(self.asked)
+        if self.dynamic is None:
+            row = {"questions": f"{len(self.questions)}", "tokens": f"{tokens}"}
+            return figures_table([row | {"accuracy": percent(self._accuracy(self.static))}])
         counts = {
             "static": {"tokens": f"{static_tokens}", "reduction": NOTHING},
             "dynamic": {"tokens": f"{tokens}", "reduction": percent(reduction_percent(static_tokens, tokens))},
@@ -149,41 +171,43 @@ class AnswerScores:
 
     def notes(self) -> list[str]:
         """What the table's numbers mean, in sentences."""
-        notes = [
-            "tokens: of the questions, special tokens not counted. agreement: how often the answer is that of static "
-            "tokenization, right or wrong."
-        ]
+        counted = "tokens: of the questions, special tokens not counted."
+        if self.dynamic is None:
+            return [counted]
+        notes = [f"{counted} agreement: how often the answer is that of static tokenization, right or wrong."]
         return notes if self.static is not None else [*notes, TOO_LONG]
 
     def figures(self) -> dict[str, float | int]:
         """The same as one flat object."""
-        static_tokens, tokens = _count_tokens(self.dynamic)
+        static_tokens, tokens = _count_tokens(self.asked)
         figures = {
             "questions": len(self.questions),
             "static_tokens": static_tokens,
             "tokens": tokens,
-            "reduction_percent": reduction_percent(static_tokens, tokens),
-            "accuracy_percent": self._accuracy(self.dynamic),
+            "accuracy_percent": self._accuracy(self.asked),
         }
+        if self.dynamic is None:
+            return figures
+        figures["reduction_percent"] = reduction_percent(static_tokens, tokens)
         if self.static is not None:
             figures["static_accuracy_percent"] = self._accuracy(self.static)
             figures["agreement_percent"] = self._agreement()
         return figures
 
     def lines(self, tokenizer: ByteLevelTokenizer) -> Iterator[dict[str, Any]]:
-        """One object a question, for JSON lines; `tokens` are those of the merged question."""
-        for number, (question, choice) in enumerate(zip(self.questions, self.dynamic, strict=True)):
+        """One object a question, for JSON lines; `tokens` are those of the question as read."""
+        for number, (question, choice) in enumerate(zip(self.questions, self.asked, strict=True)):
             line = {
                 "question": question.question,
                 "options": list(question.options),
                 "answer": question.answer,
-                "n_static": n_static(choice),
+                "n_static": choice.n_static,
                 "n_tokens": n_tokens(choice),
                 "tokens": choice.prompt_tokens.strings(tokenizer),
                 "choice": choice.best,
                 "scores": list(choice.scores),
             }
-            if self.static is not None:
+            if self.dynamic is not None and self.static is not None:
                 line |= {"static_choice": self.static[number].best, "static_scores": list(self.static[number].scores)}
             yield line
 
@@ -202,38 +226,38 @@ class AnswerScores:
 
 def _count_tokens(found: Sequence[ScoredText] | Sequence[Choice]) -> tuple[int, int]:
     """Tokens of the prompts in static tokenization, and after merging."""
-    return sum(map(n_static, found)), sum(map(n_tokens, found))
+    return sum(one.n_static for one in found), sum(map(n_tokens, found))
 
 
 def score_rows(
     decoder: DynamicDecoder,
     rows: Sequence[Pair] | Sequence[Question],
-    reading: dict[str, Any],
+    reading: Reading,
     *,
     style: Style,
     on_progress: Callable[[int], None],
 ) -> TextScores | AnswerScores:
-    """Scores rows twice: behind prompts read with these options, and behind the model's own tokens.
+    """Scores rows behind the model's own tokens and, where the options ask for merging, behind merged prompts before.
 
     Args:
       decoder: the model.
       rows: of one kind.
-      reading: options of `DynamicDecoder.read`.
+      reading: how prompts are read.
       style: how questions are asked.
-      on_progress: called with the number of texts scored, twice a text.
+      on_progress: called with the number of texts scored, twice a text where prompts are merged.
 
     Raises:
       DyntokError: what `DynamicDecoder.score` and `choose` raise.
     """
-    scored: list[Any] = []
-    for options in (reading, reading | STATIC):
-        try:
-            scored.append(_score(decoder, rows, style, on_progress=on_progress, **options))
-        except TooLongError:
-            if not scored:
-                raise
-            scored.append(None)  # merging is what made it fit: no fault of the user's
-    return (TextScores if isinstance(rows[0], Pair) else AnswerScores)(rows, *scored)
+    dynamic = static = None
+    if not reading.merging.is_static:
+        dynamic = _score(decoder, rows, style, on_progress=on_progress, **vars(reading))
+    try:
+        static = _score(decoder, rows, style, on_progress=on_progress, **vars(replace(reading, merging=STATIC)))
+    except TooLongError:
+        if dynamic is None:
+            raise  # where merging is what made it fit, it is no fault of the user's
+    return (TextScores if isinstance(rows[0], Pair) else AnswerScores)(rows, dynamic, static)
 
 
 def _score(

@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from dyntok_jax.cli.shared.compile_clock import CompileClock
+from dyntok_jax.cli.shared.decoder_options import Reading
 from dyntok_jax.cli.shared.figures import figures_table, percent, rate, reduction_percent
 from dyntok_jax.decoding import (
     GREEDY,
@@ -32,12 +33,14 @@ class Writing:
 
     Attributes:
       texts: one a prompt.
+      is_merged: whether prompts were merged, rather than static.
       seconds_to_first: from the prompts to the first token of the first batch, compilation left out.
       seconds: from the prompts to the last text's end, compilation left out.
       compile_seconds: how long JAX compiled.
     """
 
     texts: Sequence[GeneratedText]
+    is_merged: bool
     seconds_to_first: float
     seconds: float
     compile_seconds: float
@@ -45,7 +48,7 @@ class Writing:
     @property
     def static_tokens(self) -> int:
         """Tokens of the prompts to the model's own tokenizer, special tokens not counted."""
-        return sum(n_static(text) for text in self.texts)
+        return sum(text.n_static for text in self.texts)
 
     @property
     def tokens(self) -> int:
@@ -70,8 +73,11 @@ class Writing:
     def notes(self) -> list[str]:
         """What the table's numbers mean, in sentences."""
         new = [] if self.new is None else ["new: tokens written that the model's own vocabulary does not have."]
+        counted = "tokens: the prompt to the model's own tokenizer"
+        if self.is_merged:
+            counted = "static: the prompt to the model's own tokenizer; tokens: after merging"
         return [
-            "static: the prompt to the model's own tokenizer; tokens: after merging; special tokens not counted.",
+            f"{counted}; special tokens not counted.",
             "1st token, tokens/s, chars/s (characters): counted from the prompt's text on; "
             f"compiling ({self.compile_seconds:.1f} s, once) not counted.",
             *new,
@@ -81,7 +87,7 @@ class Writing:
 def write_texts(
     decoder: DynamicDecoder,
     prompts: Sequence[Prompt],
-    reading: dict[str, Any],
+    reading: Reading,
     *,
     max_tokens: int,
     sampling: SamplingConfig = GREEDY,
@@ -93,7 +99,7 @@ def write_texts(
     Args:
       decoder: the model.
       prompts: plain texts or chats.
-      reading: options of `DynamicDecoder.read`.
+      reading: how prompts are read.
       max_tokens: the most tokens a text.
       sampling: how tokens are chosen.
       vocabulary: to write in; None for the model's own.
@@ -106,10 +112,11 @@ def write_texts(
         writing = {"sampling": sampling, "vocabulary": vocabulary}
         _warm_up(decoder, prompts, reading, max_tokens, writing)
         compiled, started = clock.seconds, time.perf_counter()
-        texts = decoder.generate(prompts, max_tokens=max_tokens, **writing, **options, **reading)
+        texts = decoder.generate(prompts, max_tokens=max_tokens, **writing, **options, **vars(reading))
         seconds, first = time.perf_counter() - started, min(text.seconds_to_first for text in texts)
         return Writing(
             texts=texts,
+            is_merged=not reading.merging.is_static,
             seconds_to_first=first - (clock.seconds_until(started + first) - compiled),
             seconds=seconds - (clock.seconds - compiled),
             compile_seconds=clock.seconds,
@@ -119,7 +126,7 @@ def write_texts(
 def _warm_up(
     decoder: DynamicDecoder,
     prompts: Sequence[Prompt],
-    reading: dict[str, Any],
+    reading: Reading,
     max_tokens: int,
     writing: dict[str, Any],
 ) -> None:
@@ -127,10 +134,10 @@ def _warm_up(
 
     One prompt is stood in for by next to nothing with as much room behind it, which the same program reads.
     """
-    room = int(decoder.read(prompts, **reading).n_tokens.max()) + max_tokens
+    room = int(decoder.read(prompts, **vars(reading)).n_tokens.max()) + max_tokens
     if len(prompts) > 1 or room > decoder.config.max_positions:  # too much room: the prompt itself shall be told so
         return
-    alike = {"goal": None if reading["goal"] is None else FULL, "language": reading["language"]}
+    alike = {"goal": None if reading.merging.is_static else FULL, "language": reading.language}
     n_probe = int(decoder.read([PROBE], **alike).n_tokens[0])
     next(decoder.stream(PROBE, max_tokens=max(1, room - n_probe), **writing, **alike), None)
 
@@ -138,13 +145,10 @@ def _warm_up(
 def writing_table(run: Writing) -> Table:
     """What was read, what was written, and how fast."""
     row = {} if len(run.texts) == 1 else {"texts": f"{len(run.texts)}"}
-    row |= {
-        "static": f"{run.static_tokens}",
-        "tokens": f"{run.tokens}",
-        "reduction": percent(reduction_percent(run.static_tokens, run.tokens)),
-        "1st token": f"{run.seconds_to_first:.2f} s",
-        "written": f"{run.written}",
-    }
+    row |= {"static": f"{run.static_tokens}"} if run.is_merged else {}
+    row |= {"tokens": f"{run.tokens}"}
+    row |= {"reduction": percent(reduction_percent(run.static_tokens, run.tokens))} if run.is_merged else {}
+    row |= {"1st token": f"{run.seconds_to_first:.2f} s", "written": f"{run.written}"}
     row |= {} if run.new is None else {"new": f"{run.new}"}
     row |= {
         "tokens/s": rate(run.written / run.seconds),
@@ -155,12 +159,13 @@ def writing_table(run: Writing) -> Table:
 
 def writing_figures(run: Writing) -> dict[str, float | int | None]:
     """The same as one flat object."""
+    reduction = {"reduction_percent": reduction_percent(run.static_tokens, run.tokens)} if run.is_merged else {}
     new = {} if run.new is None else {"new_tokens": run.new}
     return {
         "texts": len(run.texts),
         "static_tokens": run.static_tokens,
         "tokens": run.tokens,
-        "reduction_percent": reduction_percent(run.static_tokens, run.tokens),
+        **reduction,
         "seconds_to_first_token": run.seconds_to_first,
         "seconds": run.seconds,
         "written_tokens": run.written,
@@ -186,7 +191,7 @@ def text_rows(
             "seed": seed,
             "text": text.text,
             "finish": text.finish,
-            "n_static": n_static(text),
+            "n_static": text.n_static,
             "n_tokens": n_tokens(text),
             "tokens": text.prompt_tokens.strings(tokenizer),
             "uncounted": (~text.prompt_tokens.is_counted_T).nonzero()[0].tolist(),
@@ -207,11 +212,6 @@ def as_chats(prompts: Sequence[str], system: str | None) -> list[list[Message]]:
     """Each prompt as what the user says, behind what the system says."""
     before = [] if system is None else [{"role": "system", "content": system}]
     return [[*before, {"role": "user", "content": prompt}] for prompt in prompts]
-
-
-def n_static(text: GeneratedText | ScoredText | Choice) -> int:
-    """Tokens of a prompt to the model's own tokenizer, special tokens not counted."""
-    return text.n_static - int((~text.prompt_tokens.is_counted_T).sum())
 
 
 def n_tokens(text: GeneratedText | ScoredText | Choice) -> int:

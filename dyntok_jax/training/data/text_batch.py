@@ -67,7 +67,7 @@ def make_text_batch(
     )
     merged = cut_padding(merged, padded_length(merged.mask_BT.sum(axis=1), max_length, TOKEN_BUCKETS))
     wanted_BT = wants_row(text_encoder.tokenizer, subwords.ids_BL, merged, predict_all=predict_all)
-    forms, language_U = distinct_forms(subwords.ids_BL, merged, wanted_BT, language_B, width=max_subwords)
+    forms, language_U = distinct_forms(subwords.ids_BL, merged, wanted_BT, language_B[:, None], width=max_subwords)
     padded = pad_forms_to(forms, language_U, bucket(int(forms.count), ROW_BUCKETS))
     row_BT, kept_K, n_kept = number_rows(subwords, merged, wanted_BT, forms.inverse_BT, len(padded.language_P))
     is_masked_BT = np.zeros(row_BT.shape, bool)

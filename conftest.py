@@ -1,0 +1,55 @@
+"""What the examples in docstrings may use without making it: tiny random models with a tokenizer trained on real text.
+
+`encoder`, `decoder` (a `DynamicEncoder`, a `DynamicDecoder`, 32 wide), `tokenizer`, `text_encoder`, `subwords` and
+`tokens` (three texts, before and after full merging), `batch` and `merged` (the same, padded), `hypernet_config` and
+`hypernet`, the folders `encoder_folder`, `decoder_folder`, `hypernet_folder`, an empty one, `folder`; `np`, `jax`, `jnp`.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EXAMPLE_TEXTS = ("Freiheit und Gleichheit", "All human beings are born free.", "Freiheit")
+
+
+@pytest.fixture(scope="session")
+def example_objects(tmp_path_factory) -> dict[str, Any]:
+    """All of it, made once."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from dyntok_jax import DynamicDecoder, DynamicEncoder
+    from dyntok_jax.merging import merge_batch_on_host, merge_texts
+    from dyntok_jax.options import FULL, Merging
+    from dyntok_jax.text import TextEncoder, pad_batch
+    from tests.support.tiny import write_tiny_decoder, write_tiny_encoder, write_tiny_hypernet
+
+    made: dict[str, Any] = {"jax": jax, "jnp": jnp, "np": np}
+    root: Path = tmp_path_factory.mktemp("examples")
+    for name, write in (
+        ("encoder", write_tiny_encoder),
+        ("decoder", write_tiny_decoder),
+        ("hypernet", write_tiny_hypernet),
+    ):
+        made[f"{name}_folder"] = root / name
+        write(root / name)
+    encoder = made["encoder"] = DynamicEncoder.load(root / "encoder", root / "hypernet")
+    made["decoder"] = DynamicDecoder.load(root / "decoder", None)
+    made["tokenizer"], made["text_encoder"] = encoder.tokenizer, TextEncoder(encoder.tokenizer)
+    subwords = made["subwords"] = made["text_encoder"].encode(EXAMPLE_TEXTS)
+    merging = encoder.embedder.resolve(Merging(FULL), scope="batch", merge_last=True)
+    made["tokens"] = merge_texts(subwords, merging, batch_size=3, limit=64, truncate=None)
+    batch = made["batch"] = pad_batch(subwords, np.arange(3), pad_id=encoder.tokenizer.pad_id)
+    made["merged"] = merge_batch_on_host(batch.ids_BL, batch.segment_BL, batch.mask_BL, FULL, max_subwords=7)
+    assert encoder.embedder.hypernet is not None
+    made["hypernet_config"], made["hypernet"] = encoder.embedder.hypernet
+    return made
+
+
+@pytest.fixture(autouse=True)
+def examples(request, doctest_namespace, tmp_path) -> None:
+    """Gives a doctest the names above."""
+    if isinstance(request.node, pytest.DoctestItem):
+        doctest_namespace.update(request.getfixturevalue("example_objects"), folder=tmp_path)

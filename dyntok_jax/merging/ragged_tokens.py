@@ -1,0 +1,240 @@
+"""The tokens of many texts, laid end to end: which consecutive subwords make each, and views of single texts."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import overload
+
+import numpy as np
+from jaxtyping import Bool, Int, Int32
+
+from dyntok_jax.errors import TooLongError
+from dyntok_jax.merging.host import merge_ragged
+from dyntok_jax.merging.truncate import truncate_tokens
+from dyntok_jax.options import Budget, Merging
+from dyntok_jax.text import ByteLevelTokenizer, RaggedSubwords, pad_ragged, rows_end_to_end
+from dyntok_jax.types import NO_SEGMENT, MergedBatch
+
+
+@dataclass(frozen=True)
+class TextTokens:
+    """The tokens of one text, special tokens included.
+
+    Attributes:
+      subword_L: the text's subword ids.
+      start_T: index of each token's first subword.
+      length_T: subwords of each token.
+      span_T2: character ranges in the text.
+      type_T: which text of a pair.
+      word_T: pre-split word, or -1.
+      is_counted_T: False for special tokens and prefixes.
+    """
+
+    subword_L: Int32[np.ndarray, "L"]
+    start_T: Int32[np.ndarray, "T"]
+    length_T: Int32[np.ndarray, "T"]
+    span_T2: Int32[np.ndarray, "T 2"]
+    type_T: Int32[np.ndarray, "T"]
+    word_T: Int32[np.ndarray, "T"]
+    is_counted_T: Bool[np.ndarray, "T"]
+
+    def __len__(self) -> int:
+        return len(self.start_T)
+
+    def ids(self) -> list[list[int]]:
+        """The subword ids of each token."""
+        ends = self.start_T + self.length_T
+        return [self.subword_L[start:end].tolist() for start, end in zip(self.start_T, ends, strict=True)]
+
+    def strings(self, tokenizer: ByteLevelTokenizer) -> list[str]:
+        """Each token as text; bytes that are no whole character show as U+FFFD."""
+        return [tokenizer.token_text(token) for token in self.ids()]
+
+
+@dataclass(frozen=True)
+class RaggedTokens(Sequence[TextTokens]):
+    """The tokens of many texts, M in all, special tokens included; as a sequence, a view of each text's.
+
+    Attributes:
+      subwords: the texts' subwords, N in all.
+      start_M: index of each token's first subword among the N.
+      length_M: subwords of each token.
+      offsets: first token of each text, and M at the end.
+    """
+
+    subwords: RaggedSubwords
+    start_M: Int32[np.ndarray, "M"]
+    length_M: Int32[np.ndarray, "M"]
+    offsets: Int[np.ndarray, "texts_and_one"]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> Int[np.ndarray, "texts"]:
+        """Tokens of each text, special tokens included."""
+        return np.diff(self.offsets)
+
+    @property
+    def counts(self) -> Int[np.ndarray, "texts"]:
+        """Tokens of each text, special tokens and prefixes left out."""
+        return np.diff(np.append(0, np.cumsum(self.subwords.is_counted_N[self.start_M]))[self.offsets])
+
+    @cached_property
+    def spans(self) -> Int32[np.ndarray, "M 2"]:
+        """Character ranges: from the first character that a token's subwords touch to the last."""
+        # ends never go back within a text: bytes of one character share its range
+        last_M = self.start_M + self.length_M - 1
+        return np.stack([self.subwords.span_N2[self.start_M, 0], self.subwords.span_N2[last_M, 1]], axis=-1)
+
+    @overload
+    def __getitem__(self, row: int) -> TextTokens: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[TextTokens]: ...
+    def __getitem__(self, row: int | slice) -> TextTokens | list[TextTokens]:
+        if isinstance(row, slice):
+            return [self[one] for one in range(*row.indices(len(self)))]
+        row = range(len(self))[row]
+        tokens = slice(self.offsets[row], self.offsets[row + 1])
+        begin, end = self.subwords.offsets[row : row + 2]
+        start_T = self.start_M[tokens]
+        return TextTokens(
+            subword_L=self.subwords.ids_N[begin:end],
+            start_T=(start_T - begin).astype(np.int32),
+            length_T=self.length_M[tokens],
+            span_T2=self.spans[tokens],
+            type_T=self.subwords.type_N[start_T],
+            word_T=self.subwords.word_N[start_T],
+            is_counted_T=self.subwords.is_counted_N[start_T],
+        )
+
+    def __iter__(self) -> Iterator[TextTokens]:
+        return (self[row] for row in range(len(self)))
+
+    def take(self, rows: Int[np.ndarray, "rows"]) -> "RaggedTokens":
+        """The tokens of some texts, in the order of `rows`; their subwords stay where they are."""
+        index_M, offsets = rows_end_to_end(self.offsets, rows)
+        return RaggedTokens(self.subwords, self.start_M[index_M], self.length_M[index_M], offsets)
+
+
+def unmerged_tokens(subwords: RaggedSubwords) -> RaggedTokens:
+    """Every subword its own token: all there is to static tokenization.
+
+    >>> unmerged_tokens(text_encoder.encode_static(["Hello"])).lengths
+    array([3])
+    """
+    n = len(subwords.ids_N)
+    return RaggedTokens(subwords, np.arange(n, dtype=np.int32), np.ones(n, np.int32), subwords.offsets)
+
+
+def merge_texts(
+    subwords: RaggedSubwords, merging: Merging, *, batch_size: int, limit: int, truncate: bool | None
+) -> RaggedTokens:
+    """Merges texts, `batch_size` at a time as they come.
+
+    Args:
+      subwords: the texts; static ones for static tokenization.
+      merging: how, resolved (see `resolve_merging`).
+      batch_size: texts whose pairs are counted together in scope `batch`.
+      limit: the most tokens a text, special tokens included.
+      truncate: cut texts that stay longer; None where nobody can ask for that.
+
+    Raises:
+      TooLongError: a text stays longer than `limit`, or than a token budget, and is not to be cut.
+    """
+    if isinstance(merging.goal, Budget):
+        limit = min(limit, merging.goal.tokens)
+    if merging.is_static:
+        tokens = unmerged_tokens(subwords)
+    else:
+        lengths = [
+            _merge(subwords, at, min(at + batch_size, len(subwords)), merging)
+            for at in range(0, len(subwords), batch_size)
+        ]
+        length_N = np.concatenate(lengths) if lengths else np.zeros(0, np.int32)
+        start_M = np.flatnonzero(length_N).astype(np.int32)
+        tokens = RaggedTokens(subwords, start_M, length_N[start_M], np.searchsorted(start_M, subwords.offsets))
+    return _fit(tokens, limit, truncate)
+
+
+def _merge(subwords: RaggedSubwords, first: int, end: int, merging: Merging) -> Int32[np.ndarray, "n"]:
+    """The length of the token that begins at each subword of texts `first` to `end`, 0 where none does."""
+    offsets = subwords.offsets[first : end + 1]
+    chosen = slice(offsets[0], offsets[-1])
+    ids_N, segment_N = subwords.ids_N[chosen], subwords.segment_N[chosen]
+    if not merging.merge_last:
+        segment_N = _without_last(segment_N, offsets - offsets[0])
+    arrays = ids_N, segment_N, offsets - offsets[0]
+    if merging.merge_list is not None:
+        return merging.merge_list.apply_ragged(*arrays)
+    assert merging.goal is not None, "static texts are not merged"
+    assert merging.scope != "auto", "merging is resolved before texts are merged"
+    assert merging.max_subwords != "auto", "merging is resolved before texts are merged"
+    length_N, _ = merge_ragged(*arrays, merging.goal, max_subwords=merging.max_subwords, scope=merging.scope)
+    return length_N
+
+
+def _without_last(
+    segment_N: Int32[np.ndarray, "N"], offsets: Int[np.ndarray, "texts_and_one"]
+) -> Int32[np.ndarray, "N"]:
+    """The same segments, where the one that ends a text merges no more; special tokens end it too."""
+    last_R = np.where(
+        np.diff(offsets) > 0, segment_N[np.maximum(offsets[1:] - 1, 0)] if len(segment_N) else NO_SEGMENT, NO_SEGMENT
+    )
+    return np.where(segment_N == np.repeat(last_R, np.diff(offsets)), NO_SEGMENT, segment_N).astype(np.int32)
+
+
+def _fit(tokens: RaggedTokens, limit: int, truncate: bool | None) -> RaggedTokens:
+    """Checks the limit, which counts tokens, and cuts longer texts if that was asked for."""
+    lengths = tokens.lengths
+    rows = np.flatnonzero(lengths > limit)
+    if not rows.size:
+        return tokens
+    if truncate:
+        return _cut(tokens, rows, limit)
+    worst = int(lengths.argmax())
+    advice = "shorten it, or merge more"
+    if truncate is not None:
+        advice = "split it, merge more, or ask for truncation (truncate=True, --truncate)"
+    raise TooLongError(
+        f"Text {worst} has {lengths[worst]} tokens after merging, special tokens included, and there is room "
+        f"for {limit}: {advice}."
+    )
+
+
+def _cut(tokens: RaggedTokens, rows: Int[np.ndarray, "rows"], limit: int) -> RaggedTokens:
+    """Cuts some texts to `limit` tokens."""
+    subwords, long = tokens.subwords, tokens.take(rows)
+    # a special token that stands in the text itself is cut like text; those around it have no characters
+    is_text_N = subwords.is_counted_N | (subwords.span_N2[:, 1] > 0)
+    longest = int(long.lengths.max())
+    index_M = np.arange(len(long.start_M), dtype=np.int32)
+    padded = {
+        name: pad_ragged(values_M, long.offsets, len(rows), longest, padding=0)
+        for name, values_M in (
+            ("start_BT", index_M),
+            ("length_BT", long.length_M),
+            ("mask_BT", np.ones(len(index_M), bool)),
+        )
+    }
+    segment_M = np.where(is_text_N[long.start_M], 0, NO_SEGMENT).astype(np.int32)
+    # token by token: each is a place of its own here, and `index_M` says which
+    place_BT = MergedBatch(
+        start_BT=np.broadcast_to(np.arange(longest, dtype=np.int32), (len(rows), longest)) * padded["mask_BT"],
+        length_BT=padded["length_BT"],
+        mask_BT=padded["mask_BT"],
+        n_merges=None,
+    )
+    kept = truncate_tokens(
+        place_BT,
+        pad_ragged(segment_M, long.offsets, len(rows), longest, padding=NO_SEGMENT),
+        pad_ragged(subwords.type_N[long.start_M], long.offsets, len(rows), longest, padding=0),
+        limit,
+    )
+    keep_M = np.ones(len(tokens.start_M), bool)
+    for row, of_row, mask in zip(rows, kept.start_BT, kept.mask_BT, strict=True):
+        begin, end = tokens.offsets[row : row + 2]
+        keep_M[begin:end] = False
+        keep_M[begin + of_row[mask]] = True
+    offsets = np.append(0, np.cumsum(keep_M))[tokens.offsets]
+    return RaggedTokens(subwords, tokens.start_M[keep_M], tokens.length_M[keep_M], offsets)

@@ -1,0 +1,45 @@
+"""`resolve_merging`: the one place where what a caller asked for meets the model that the texts are for."""
+
+from dataclasses import replace
+
+from dyntok_jax.errors import InputError
+from dyntok_jax.options import Merging, Scope
+
+
+def resolve_merging(
+    merging: Merging, *, tokenizer: str, scope: Scope, merge_last: bool, longest: int, is_longest_strict: bool
+) -> Merging:
+    """Fills in what is left to the model and its reader, and checks a merge list against them.
+
+    Args:
+      merging: as asked for.
+      tokenizer: fingerprint of the model's tokenizer.
+      scope: what `auto` stands for.
+      merge_last: what `auto` stands for.
+      longest: the most subwords a token that embeddings are made for.
+      is_longest_strict: whether longer tokens cannot be embedded well, as by a hypernetwork; the mean takes any length.
+
+    Returns:
+      The same without any `auto`; with a merge list, its limit.
+
+    Raises:
+      InputError: a merge list of another tokenizer or boundary, or with longer tokens than can be embedded.
+    """
+    scope = scope if merging.scope == "auto" else merging.scope
+    merge_last = merge_last if merging.merge_last == "auto" else merging.merge_last
+    listed = merging.merge_list
+    if listed is None:
+        limit = longest if merging.max_subwords == "auto" else merging.max_subwords
+        return replace(merging, scope=scope, merge_last=merge_last, max_subwords=limit)
+    if listed.tokenizer != tokenizer:
+        raise InputError("The merge list was learnt with another tokenizer: learn one with this model's.")
+    if listed.boundary != merging.boundary:
+        raise InputError(
+            f"The merge list was learnt with boundary {listed.boundary!r}, not {merging.boundary!r}: use that."
+        )
+    if is_longest_strict and (listed.max_subwords is None or listed.max_subwords > longest):
+        raise InputError(
+            f"The merge list makes tokens of {listed.max_subwords or 'any number of'} subwords and the hypernetwork "
+            f"knows at most {longest}: learn one with max_subwords={longest}."
+        )
+    return replace(merging, scope=scope, merge_last=merge_last, max_subwords=listed.max_subwords)
