@@ -4,8 +4,8 @@
     dyntok encode --hypernet five-minutes/run/hypernet
 
 It trains on the first 40 paragraphs of the packaged Universal Declaration in some languages, and compares on the last
-10: the cosine of merged embeddings to static ones, 1 being the same. A real one reads megabytes of text: the model card in
-`dyntok_jax/assets/hypernets/e5-small` has its commands. Needs the extras `offline` and `train`.
+10: the cosine of merged embeddings to static ones, 1 being the same. A real one reads megabytes of text: the model card
+in `dyntok_jax/assets/hypernets/e5-small` has its commands. Needs the extras `offline` and `train`.
 """
 
 from pathlib import Path
