@@ -10,9 +10,22 @@ class LazyFolders(griffe.Extension):
         """Gives the package and all folders in it their exports."""
         for module in [pkg, *_modules(pkg)]:
             if module.is_init_module and module.exports is None and "lazy_loader" in module.imports:
-                module.exports = [name for name in module.imports if name != "lazy_loader"]
+                public = {name: path for name, path in module.imports.items() if name != "lazy_loader"}
+                module.exports = list(public)
+                for path in public.values():
+                    _show(pkg, path.removeprefix(f"{pkg.path}."))
 
 
 def _modules(module: griffe.Module) -> list[griffe.Module]:
     inner = [member for member in module.modules.values() if not member.is_alias]
     return inner + [deeper for member in inner for deeper in _modules(member)]
+
+
+def _show(pkg: griffe.Module, path: str) -> None:
+    """A constant without a docstring is shown with its value, where it would be left out."""
+    folder, name = path.rsplit(".", 1)
+    if name not in pkg[folder].members:  # of `A, B = 0, 1` nothing is seen
+        return
+    public = pkg[path]
+    if public.is_attribute and not public.has_docstring:
+        public.docstring = griffe.Docstring("", parent=public)
