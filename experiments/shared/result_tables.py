@@ -325,6 +325,7 @@ def compiled_programs() -> str:
                     f"{title}, {topology}",
                     mesh.replace("x", " × "),
                     *(_gib(figures[f"{of}_{part}_bytes"]) for part in ("parameters", "cache", "temporary")),
+                    f"{figures[f'{of}_largest_temporary_bytes'] / MIB:.0f}",
                     f"{_gib(figures[f'{of}_total_bytes'])} of {_gib(figures[f'{of}_memory_bytes'])}",
                     f"{figures[f'{of}_flops'] / 1e9:,.0f}",
                     f"{figures[f'{of}_memory_traffic_bytes'] / 1e9:.1f}",
@@ -332,8 +333,8 @@ def compiled_programs() -> str:
                     _time(figures[f"{of}_least_seconds"]),
                 ]
             )
-    head = ["", "devices", "parameters, GiB", "cache", "temporaries", "in all, of the chip's", "GFLOP", "GB moved"]
-    return _table([*head, "collectives", "at least"], rows)
+    head = ["", "devices", "parameters, GiB", "cache", "temporaries", "the largest, MiB", "in all, of the chip's"]
+    return _table([*head, "GFLOP", "GB moved", "collectives", "at least"], rows)
 
 
 def compiled_large_vocabularies() -> str:
@@ -356,8 +357,14 @@ def compiled_large_vocabularies() -> str:
             memory.append(f"{_gib(figures[f'{of}_total_bytes'])} of {_gib(figures[f'{of}_memory_bytes'])}")
         moved = f"{figures[f'{of}_memory_traffic_bytes'] / 1e9:.2f}"
         rows.append([title, of.rsplit("_as_", 1)[1].replace("x", " × "), *memory, moved])
-        rows[-1].append(_time(figures[f"{of}_least_seconds"]))
-    return _table(["", "devices", "tables, GiB", "index", "in all, of the chip's", "GB moved", "at least"], rows)
+        estimate = figures.get(f"{of}_cost_analysis_seconds")
+        rows[-1] += [
+            _time(figures[f"{of}_least_seconds"]),
+            f"{figures[f'{of}_compiler_cycles'] / 1e6:.1f}",
+            "" if estimate is None else _time(estimate),
+        ]
+    head = ["", "devices", "tables, GiB", "index", "in all, of the chip's", "GB moved", "at least"]
+    return _table([*head, "million cycles", "compiler's estimate"], rows)
 
 
 def compiled_training() -> str:
@@ -369,13 +376,14 @@ def compiled_training() -> str:
         "train-hypernet, v5e:4x4",
         "2 × 8",
         *parts,
+        f"{figures[f'{of}_largest_temporary_bytes'] / MIB:.0f}",
         f"{_gib(figures[f'{of}_total_bytes'])} of {_gib(figures[f'{of}_memory_bytes'])}",
         f"{figures[f'{of}_flops'] / 1e9:,.0f}",
         f"{figures[f'{of}_memory_traffic_bytes'] / 1e9:.1f}",
         _time(figures[f"{of}_least_seconds"]),
     ]
-    head = ["", "devices", "model, GiB", "hypernetwork", "moments", "temporaries", "in all, of the chip's"]
-    return _table([*head, "GFLOP", "GB moved", "at least"], [row])
+    head = ["", "devices", "model, GiB", "hypernetwork", "moments", "temporaries", "the largest, MiB"]
+    return _table([*head, "in all, of the chip's", "GFLOP", "GB moved", "at least"], [row])
 
 
 def entry_costs() -> str:
