@@ -1,6 +1,5 @@
 """The `dyntok` command: finds the subcommand, runs it, and turns what a user can cause into one line and a status."""
 
-import importlib.metadata
 import operator
 import os
 import sys
@@ -10,6 +9,7 @@ from typing import Annotated
 
 import tyro
 
+import dyntok_jax
 from dyntok_jax.cli.commands import (
     BuildIndex,
     BuildVocab,
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments == ["--version"]:
-        print(f"dyntok {importlib.metadata.version('dyntok_jax')}")
+        print(f"dyntok {dyntok_jax.__version__}")
         return 0
     try:
         _parse(arguments).run()
