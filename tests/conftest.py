@@ -54,10 +54,15 @@ def text_encoder(tokenizer) -> "TextEncoder":
 
 
 @pytest.fixture(scope="session")
-def mistral_tokenizer() -> Tokenizer:
-    """Mistral-7B-v0.1's tokenizer, built from the SentencePiece file that the package mistral-common carries."""
-    path = Path(find_spec("mistral_common").origin).parent / "data" / "tokenizer.model.v1"
-    processor = SentencePieceProcessor(str(path))
+def sentencepiece() -> SentencePieceProcessor:
+    """Mistral-7B-v0.1's pieces, from the file that the package mistral-common carries."""
+    return SentencePieceProcessor(str(Path(find_spec("mistral_common").origin).parent / "data" / "tokenizer.model.v1"))
+
+
+@pytest.fixture(scope="session")
+def mistral_tokenizer(sentencepiece) -> Tokenizer:
+    """Mistral-7B-v0.1's tokenizer, built from these."""
+    processor = sentencepiece
     pieces = [processor.id_to_piece(index) for index in range(processor.get_piece_size())]
     ranks = {piece: index for index, piece in enumerate(pieces)}
     # SentencePiece joins whatever two pieces give the piece with the best score, which here is the lowest id
