@@ -41,7 +41,7 @@ def inner_imports(root: Path = ROOT, packages: tuple[str, ...] = PACKAGES) -> li
                     folder = name[:-1]
                     if name[0] in packages and len(folder) > 1 and inside.parts[: len(folder)] != folder:
                         found.append(InnerImport(inside, line, ".".join(name)))
-    return found
+    return sorted(set(found))
 
 
 def _imported(tree: ast.Module, folder: tuple[str, ...]) -> Iterator[tuple[int, str]]:
