@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import overload
+from typing import SupportsIndex, overload
 
 import numpy as np
 from jaxtyping import Bool, Int, Int32
@@ -88,10 +88,10 @@ class RaggedTokens(Sequence[TextTokens]):
         return np.stack([self.subwords.span_N2[self.start_M, 0], self.subwords.span_N2[last_M, 1]], axis=-1)
 
     @overload
-    def __getitem__(self, row: int) -> TextTokens: ...
+    def __getitem__(self, row: SupportsIndex) -> TextTokens: ...
     @overload
     def __getitem__(self, row: slice) -> list[TextTokens]: ...
-    def __getitem__(self, row: int | slice) -> TextTokens | list[TextTokens]:
+    def __getitem__(self, row: SupportsIndex | slice) -> TextTokens | list[TextTokens]:
         if isinstance(row, slice):
             return [self[one] for one in range(*row.indices(len(self)))]
         row = range(len(self))[row]
