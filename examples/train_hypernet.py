@@ -5,7 +5,8 @@
 
 It trains on the first 40 paragraphs of the packaged Universal Declaration in some languages, and compares on the last
 10: the cosine of merged embeddings to static ones, 1 being the same. Expect 0.959 by FVT and 0.974. A real one
-reads megabytes of text: the model card in `dyntok_jax/assets/hypernets/e5-small` has its commands. Needs the extras `offline` and `train`.
+reads megabytes of text: the model card in `dyntok_jax/assets/hypernets/e5-small` has its commands. Needs the extras
+`offline` and `train`.
 """
 
 from pathlib import Path

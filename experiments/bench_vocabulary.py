@@ -40,7 +40,7 @@ from dyntok_jax.models import embed_ids
 from dyntok_jax.options import DEFAULT_DECODER
 from experiments.shared import Figures, best_seconds, ratio, report, run_script, take_turns
 
-CAPACITY, STRETCH = 256, 64
+CAPACITY, N_TOKENS = 256, 64
 PROMPT_TOKENS = 64
 """New tokens of a prompt, in the way of choosing that has them."""
 
@@ -97,10 +97,10 @@ def of_prompts(decoder: DynamicDecoder, n_batch: int) -> PromptVocabulary:
 
 
 def prompts(decoder: DynamicDecoder, n_batch: int):
-    """Ids and mask of texts of the sample, cut to `STRETCH` tokens."""
+    """Ids and mask of texts of the sample, cut to `N_TOKENS` tokens."""
     texts = (load_sample()["en"] * n_batch)[:n_batch]
-    ids = [encoding.ids[:STRETCH] for encoding in decoder.tokenizer.own.encode_batch(texts)]
-    mask = np.arange(STRETCH)[None] < np.array([len(row) for row in ids])[:, None]
+    ids = [encoding.ids[:N_TOKENS] for encoding in decoder.tokenizer.own.encode_batch(texts)]
+    mask = np.arange(N_TOKENS)[None] < np.array([len(row) for row in ids])[:, None]
     padded = np.zeros(mask.shape, np.int32)
     padded[mask] = np.concatenate(ids)
     return jnp.asarray(padded), jnp.asarray(mask)
@@ -127,7 +127,7 @@ def caller(
             limits,
             vocabulary=vocabulary,
             capacity=CAPACITY,
-            stretch=STRETCH,
+            chunk=N_TOKENS,
         )
         return jax.block_until_ready(state)
 

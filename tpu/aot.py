@@ -67,7 +67,7 @@ class Options:
       length: tokens a prompt of the prefill (default: 2048) or a text to train on (256).
       cache: slots a sequence of the cache in decode.
       rows: of the large vocabulary.
-      stretch: tokens of a prompt that are read at a time (default: as DynamicDecoder does).
+      chunk: tokens of a prompt that are read at a time (default: as DynamicDecoder does).
       dtype: of the parameters, and so of the computation.
       json: where to write the figures, as one flat object.
     """
@@ -80,7 +80,7 @@ class Options:
     length: int | None = None
     cache: int = 4096
     rows: int = 1_000_000
-    stretch: int | None = None
+    chunk: int | None = None
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     json: Path | None = None
 
@@ -107,7 +107,7 @@ def check_sizes(options: Options) -> None:
     """Raises InputError for a size below 1."""
     from dyntok_jax.errors import InputError
 
-    for name in ("batch", "length", "cache", "stretch", "rows"):
+    for name in ("batch", "length", "cache", "chunk", "rows"):
         size = getattr(options, name)
         if size is not None and size < 1:
             raise InputError(f"--{name} is {size}: it must be at least 1.")
@@ -157,7 +157,7 @@ def program_of(options: Options, name: str, config: "DecoderConfig", mesh: "Mesh
     """The program of that name with the sizes asked for."""
     import jax.numpy as jnp
 
-    from dyntok_jax.decoding import CHUNK, STRETCH
+    from dyntok_jax.decoding import CHUNK, PREFILL_CHUNK
     from tpu.large_program import exact_program, large_decode_program, search_program
     from tpu.programs import decode_program, prefill_program
     from tpu.train_program import train_program
@@ -175,8 +175,8 @@ def program_of(options: Options, name: str, config: "DecoderConfig", mesh: "Mesh
     length = options.length or LENGTHS[name]
     if name == "train-hypernet":
         return train_program(config, mesh, dtype, n_batch=n_batch, length=length)
-    stretch = options.stretch or STRETCH
-    return prefill_program(config, mesh, dtype, n_batch=n_batch, length=length, stretch=stretch)
+    chunk = options.chunk or PREFILL_CHUNK
+    return prefill_program(config, mesh, dtype, n_batch=n_batch, length=length, chunk=chunk)
 
 
 if __name__ == "__main__":

@@ -99,30 +99,28 @@ def _divisors(number: int) -> list[int]:
     return [size for size in range(1, number + 1) if number % size == 0]
 
 
-def prefill_program(
-    config: DecoderConfig, mesh: Mesh, dtype: Any, *, n_batch: int, length: int, stretch: int
-) -> Program:
+def prefill_program(config: DecoderConfig, mesh: Mesh, dtype: Any, *, n_batch: int, length: int, chunk: int) -> Program:
     """Reading prompts that are all `length` tokens long into an empty cache, and choosing their first tokens.
 
     Raises:
-      InputError: the stretch does not divide the length.
+      InputError: the chunk does not divide the length.
     """
-    if length % stretch:
-        raise InputError(f"A length of {length} is no multiple of the {stretch} tokens that are read at a time.")
+    if length % chunk:
+        raise InputError(f"The length must be a multiple of the {chunk} tokens that are read at a time, got {length}.")
     model = abstract_decoder(config, mesh, dtype)
     on_batch = partial(shape, sharding=batch_sharding(mesh))
     prompts = on_batch((n_batch, length, config.width), dtype), on_batch((n_batch, length), jnp.bool_)
     arguments = (*prompts, None, on_batch((n_batch,), _key_dtype()), *_choice(mesh, n_batch))
-    block = block_size(stretch, _abstract_cache(model, mesh, n_batch, length).capacity)
-    n_blocks = [-(-read // block) for read in range(0, length, stretch)]
+    block = block_size(chunk, _abstract_cache(model, mesh, n_batch, length).capacity)
+    n_blocks = [-(-read // block) for read in range(0, length, chunk)]
     return Program(
         name=f"prefill {n_batch} × {length}",
         function=start,
         arguments=(model, *arguments),
         held={"parameters": model, "cache": _abstract_cache(model, mesh, n_batch, length), "inputs": arguments},
-        options={"capacity": length, "stretch": stretch, "mesh": mesh},
+        options={"capacity": length, "chunk": chunk, "mesh": mesh},
         loops=(
-            Loop(r"jit\(start\)/while", length // stretch, f"stretches of {stretch} tokens"),
+            Loop(r"jit\(start\)/while", length // chunk, f"chunks of {chunk} tokens"),
             Loop(r"jit\(start\)/while/.*/while", sum(n_blocks) / len(n_blocks), f"blocks of {block} slots before one"),
         ),
     )

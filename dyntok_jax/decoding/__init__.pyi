@@ -1,7 +1,7 @@
 from .batch_decoder import (
     CHUNK as CHUNK,
     COMPILED_STEPS as COMPILED_STEPS,
-    STRETCH as STRETCH,
+    PREFILL_CHUNK as PREFILL_CHUNK,
 )
 from .decode_loop import (
     GenerationState as GenerationState,

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Bool, Float32, Int, Int32, UInt32
 
 from dyntok_jax.decoding.decode_loop import (
-    NOTHING,
+    NO_TOKEN,
     GenerationState,
     Limits,
     advance,
@@ -44,8 +44,8 @@ from dyntok_jax.text import (
     pad_ragged,
 )
 
-STRETCH, LAST_STRETCH = 256, 128
-"""Tokens of a prompt that are read at a time, and behind its last whole stretch."""
+PREFILL_CHUNK, LAST_PREFILL_CHUNK = 256, 128
+"""Tokens of a prompt that are read at a time, and the same for what is left after its last whole chunk."""
 CHUNK = 32
 """The most steps of generation between two looks at the text."""
 _BAD_NUMBERS = (
@@ -114,7 +114,7 @@ class BatchDecoder:
         padded = partial(np.pad, pad_width=(0, n_batch - len(rows)))
         digest_B = np.array([crc32(read.texts[row].encode()) for row in rows.tolist()], np.uint32)
         limits = Limits(
-            end_E=np.array(self.end_ids or (NOTHING,), np.int32),
+            end_E=np.array(self.end_ids or (NO_TOKEN,), np.int32),
             max_tokens_B=self._place(padded(np.full(len(rows), max_tokens, np.int32))),
         )
         settings = self._place(sampling_of([sampling] * n_batch))
@@ -136,7 +136,7 @@ class BatchDecoder:
             self._check_numbers(state, rows)
             pieces = {}
             for row, ids in zip(rows.tolist(), chosen_BO, strict=False):
-                pieces[row] = streams[row].push(ids[ids != NOTHING].tolist())
+                pieces[row] = streams[row].push(ids[ids != NO_TOKEN].tolist())
             is_done_B = np.asarray(state.is_done_B)
             is_stopped_B = padded(np.array([streams[row].finish == "stop" for row in rows]))
             is_over = (is_done_B | is_stopped_B)[: len(rows)].all()
@@ -227,7 +227,7 @@ class BatchDecoder:
 
         They lie on the host.
         """
-        length = -(-capacity // STRETCH) * STRETCH
+        length = -(-capacity // PREFILL_CHUNK) * PREFILL_CHUNK
         return self.embedder.inputs(
             read.tokens.take(rows),
             read.language_N[rows],
@@ -274,8 +274,8 @@ def _start(model, vocabulary, inputs, seen_BV, key_B, sampling, limits, *, capac
         limits,
         vocabulary=vocabulary,
         capacity=capacity,
-        stretch=STRETCH,
-        last_stretch=LAST_STRETCH,
+        chunk=PREFILL_CHUNK,
+        last_chunk=LAST_PREFILL_CHUNK,
         mesh=mesh,
     )
 
@@ -291,7 +291,7 @@ def _score(model, inputs, prompt_B, continuation_BO, mask_BO, *, capacity, mesh)
         continuation_BO,
         mask_BO,
         capacity=capacity,
-        stretch=STRETCH,
+        chunk=PREFILL_CHUNK,
         mesh=mesh,
     )
 

@@ -19,8 +19,8 @@ from dyntok_jax.models import Decoder, KeyValueCache, empty_cache, extend, prefi
 from dyntok_jax.sharding import constrain_cache, constrain_hidden
 from dyntok_jax.types import AnyArray
 
-NOTHING = -1
-"""Stands in a chunk where a sequence had already ended."""
+NO_TOKEN = -1
+"""The id that `advance` returns where a sequence had already ended."""
 
 
 @jax.tree_util.register_dataclass
@@ -67,7 +67,7 @@ def last_token(values_BTD: Float[Array, "B T D"], mask_BT: Bool[Array, "B T"]) -
     return jnp.take_along_axis(values_BTD, last_B[:, None, None], axis=1)[:, 0]
 
 
-@partial(jax.jit, static_argnames=("capacity", "stretch", "last_stretch", "mesh"))
+@partial(jax.jit, static_argnames=("capacity", "chunk", "last_chunk", "mesh"))
 def start(
     model: Decoder,
     embeddings_BTD: Float[Array, "B T D"],
@@ -79,15 +79,15 @@ def start(
     *,
     vocabulary: Vocabulary = OWN,
     capacity: int,
-    stretch: int,
-    last_stretch: int | None = None,
+    chunk: int,
+    last_chunk: int | None = None,
     mesh: Mesh | None = None,
 ) -> GenerationState:
     """Reads the prompts and chooses the first token of each.
 
     Args:
       model: the parameters.
-      embeddings_BTD: word embeddings of the prompts; T is a multiple of `stretch`.
+      embeddings_BTD: word embeddings of the prompts; T is a multiple of `chunk`.
       mask_BT: True for tokens; padding stands on the right.
       seen_BV: subwords of the prompts, where a repetition penalty wants them.
       key_B: one key a sequence.
@@ -95,12 +95,12 @@ def start(
       limits: when sequences end.
       vocabulary: what to choose from; the model's own, if not given. Ids of tokens, `limits.end_E` too, are its own.
       capacity: slots of the cache; at least the longest prompt and its `max_tokens_B` together.
-      stretch: tokens of the prompts read at a time.
-      last_stretch: the same at the end of prompts, see `prefill`.
+      chunk: tokens of the prompts read at a time.
+      last_chunk: the same at the end of prompts, see `prefill`.
       mesh: places the cache by the rules in `sharding.py`.
     """
     cache = constrain_cache(empty_cache(model, len(mask_BT), capacity), mesh)
-    hidden_BTD, cache = prefill(model, embeddings_BTD, mask_BT, cache, stretch=stretch, last_stretch=last_stretch)
+    hidden_BTD, cache = prefill(model, embeddings_BTD, mask_BT, cache, chunk=chunk, last_chunk=last_chunk)
     n_batch = len(mask_BT)
     state = GenerationState(
         cache=constrain_cache(cache, mesh),
@@ -139,9 +139,9 @@ def advance(
       mesh: where parameters and cache lie.
 
     Returns:
-      The state, and the tokens chosen in this call, `NOTHING` where a sequence was done.
+      The state, and the tokens chosen in this call, `NO_TOKEN` where a sequence was done.
     """
-    chunk_BO = jnp.full((len(state.token_B), size), NOTHING, jnp.int32)
+    chunk_BO = jnp.full((len(state.token_B), size), NO_TOKEN, jnp.int32)
 
     def goes_on(carry):
         step, state, _ = carry
@@ -155,7 +155,7 @@ def advance(
         hidden_B1D, cache = extend(model, embeddings_B1D, is_active_B[:, None], state.cache)
         hidden_BD = constrain_hidden(hidden_B1D, mesh)[:, 0]
         state = _choose(model, vocabulary, replace(state, cache=cache), hidden_BD, sampling, limits)
-        chosen_B1 = jnp.where(is_active_B, state.token_B, NOTHING)[:, None]
+        chosen_B1 = jnp.where(is_active_B, state.token_B, NO_TOKEN)[:, None]
         return step + 1, state, lax.dynamic_update_slice_in_dim(chunk_BO, chosen_B1, step, axis=1)
 
     _, state, chunk_BO = lax.while_loop(goes_on, one_step, (jnp.zeros((), jnp.int32), state, chunk_BO))

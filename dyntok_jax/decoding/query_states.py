@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32
 
-from dyntok_jax.decoding.decode_loop import NOTHING, Limits, advance, sequence_keys, start
+from dyntok_jax.decoding.decode_loop import NO_TOKEN, Limits, advance, sequence_keys, start
 from dyntok_jax.decoding.sampling import SamplingConfig, sampling_of
 from dyntok_jax.decoding.vocabularies import LargeVocabulary
 from dyntok_jax.errors import InputError
@@ -83,7 +83,7 @@ def written_queries(
     for first in range(0, len(cut), BATCH):
         prompts = cut[first : first + BATCH]
         written_BO = _write(model, vocabulary, prompts, end_ids, max_prompt, n_tokens)
-        ids_of = [[*prompt, *row[row != NOTHING]] for prompt, row in zip(prompts, written_BO, strict=False)]
+        ids_of = [[*prompt, *row[row != NO_TOKEN]] for prompt, row in zip(prompts, written_BO, strict=False)]
         ids_BT, mask_BT = _padded(ids_of, max_prompt + n_tokens)
         embeddings_BTD = vocabulary.input_VD[jnp.asarray(ids_BT)].astype(model.word_embeddings.dtype)
         hidden_BTD = np.asarray(_forward(model, embeddings_BTD, jnp.asarray(mask_BT)).astype(jnp.float32))
@@ -95,10 +95,10 @@ def written_queries(
 
 
 def _write(model, vocabulary, prompts, end_ids, max_prompt, n_tokens) -> np.ndarray:
-    """The tokens written, `NOTHING` behind the last of a text."""
+    """The tokens written, `NO_TOKEN` after the last of a text."""
     ids_BT, mask_BT = _padded(prompts, max_prompt)
     is_text_B = mask_BT.any(axis=1)
-    limits = Limits(np.array(end_ids or [NOTHING], np.int32), np.where(is_text_B, n_tokens, 0).astype(np.int32))
+    limits = Limits(np.array(end_ids or [NO_TOKEN], np.int32), np.where(is_text_B, n_tokens, 0).astype(np.int32))
     greedy, nothing_B = sampling_of([SamplingConfig()] * BATCH), np.zeros(BATCH, np.uint32)
     state = start(
         model,
@@ -110,9 +110,9 @@ def _write(model, vocabulary, prompts, end_ids, max_prompt, n_tokens) -> np.ndar
         limits,
         vocabulary=vocabulary,
         capacity=max_prompt + n_tokens,
-        stretch=max_prompt,
+        chunk=max_prompt,
     )
-    first_B1 = np.where(is_text_B, np.asarray(state.token_B), NOTHING)[:, None]
+    first_B1 = np.where(is_text_B, np.asarray(state.token_B), NO_TOKEN)[:, None]
     _, more_BO = advance(
         model, state, greedy, limits, jnp.int32(n_tokens - 1), vocabulary=vocabulary, size=max(1, n_tokens - 1)
     )

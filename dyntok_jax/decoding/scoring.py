@@ -16,7 +16,7 @@ POSITIONS = 32
 """Positions whose logits lie in memory at a time."""
 
 
-@partial(jax.jit, static_argnames=("capacity", "stretch", "mesh"))
+@partial(jax.jit, static_argnames=("capacity", "chunk", "mesh"))
 def score_continuations(
     model: Decoder,
     embeddings_PTD: Float[Array, "P T D"],
@@ -26,33 +26,33 @@ def score_continuations(
     mask_BO: Bool[Array, "B O"],
     *,
     capacity: int,
-    stretch: int,
+    chunk: int,
     mesh: Mesh | None = None,
 ) -> tuple[Float32[Array, "B O"], Int32[Array, "B O"]]:
     """The log-probability of every token of the continuations, given the prompt and the tokens before it.
 
     Args:
       model: the parameters.
-      embeddings_PTD: word embeddings of P prompts; T is a multiple of `stretch`.
+      embeddings_PTD: word embeddings of P prompts; T is a multiple of `chunk`.
       mask_PT: their tokens, padding on the right.
       prompt_B: which prompt each continuation follows.
-      continuation_BO: ids in the model's own vocabulary; O is a multiple of `stretch`, or less than it.
+      continuation_BO: ids in the model's own vocabulary; O is a multiple of `chunk`, or less than it.
       mask_BO: their tokens, padding on the right.
       capacity: slots of the cache; at least the longest prompt and continuation together.
-      stretch: tokens read at a time.
+      chunk: tokens read at a time.
       mesh: places the caches by the rules in `sharding.py`.
 
     Returns:
       Natural logarithms, 0 for padding; and the most probable token at each place.
     """
     cache = constrain_cache(empty_cache(model, len(mask_PT), capacity), mesh)
-    hidden_PTD, cache = prefill(model, embeddings_PTD, mask_PT, cache, stretch=stretch)
+    hidden_PTD, cache = prefill(model, embeddings_PTD, mask_PT, cache, chunk=chunk)
     first_B1D = last_token(hidden_PTD, mask_PT)[prompt_B][:, None]
     cache = constrain_cache(cache.take(prompt_B), mesh)
     # the last token of each continuation is asked for, but nothing is asked behind it
     is_read_BO = jnp.pad(mask_BO[:, 1:], ((0, 0), (0, 1)))
-    width = min(stretch, continuation_BO.shape[1])
-    hidden_BOD, _ = prefill(model, embed_ids(model, continuation_BO), is_read_BO, cache, stretch=width)
+    width = min(chunk, continuation_BO.shape[1])
+    hidden_BOD, _ = prefill(model, embed_ids(model, continuation_BO), is_read_BO, cache, chunk=width)
     before_BOD = jnp.concatenate([first_B1D, hidden_BOD[:, :-1]], axis=1)
     return target_log_probabilities(model, before_BOD, continuation_BO, mask_BO)
 
@@ -65,7 +65,7 @@ def target_log_probabilities(
 ) -> tuple[Float32[Array, "B O"], Int32[Array, "B O"]]:
     """Log p(target | hidden state before it), and the arg max, a few positions at a time.
 
-    No more than `POSITIONS` × V logits a sequence lie in memory; stretches that are all padding cost nothing.
+    No more than `POSITIONS` × V logits a sequence lie in memory; blocks that are all padding cost nothing.
     """
     width = min(POSITIONS, target_BO.shape[1])
 

@@ -16,8 +16,8 @@ from jaxtyping import Array, Bool, Float, Float32, Int32
 
 BLOCK = 256
 """Slots that attention reads at a time: the longest sequence, not C, decides how many blocks are read."""
-STRETCH = 512
-"""Queries of a long sequence that attend at a time, where there is no cache."""
+QUERY_CHUNK = 512
+"""Queries of a long sequence that attend at a time."""
 
 
 @jax.tree_util.register_dataclass
@@ -167,8 +167,8 @@ def attend(
 ) -> Float[Array, "B T N H"]:
     """Grouped-query attention (Ainslie et al. 2023) of new tokens to the cache and to one another.
 
-    The cache is read block by block, as many as the longest sequence fills, and long stretches of new tokens attend one
-    after the other, so no array of all pairs of positions ever lies in memory.
+    The cache is read block by block, as many blocks as the longest sequence fills, and many new tokens attend chunk by
+    chunk (`QUERY_CHUNK`), so no array of all pairs of positions is ever held in memory.
 
     Args:
       query_BTNH: rotated queries.
@@ -204,19 +204,19 @@ def attend(
         total = jnp.where(partial.total_BKGT > 0, partial.total_BKGT, 1)
         return (partial.mixed_BKGTH / total[..., None]).transpose(0, 3, 1, 2, 4).astype(query_BTNH.dtype)
 
-    if n_tokens <= STRETCH:
+    if n_tokens <= QUERY_CHUNK:
         return of_queries(query_BTKGH, span.position_BT).reshape(query_BTNH.shape)
-    stretches = tuple(_in_stretches(array) for array in (query_BTKGH, span.position_BT))
-    # what a stretch computes is computed again for gradients, or all pairs of positions would be kept for them
-    mixed = lax.map(lambda stretch: jax.checkpoint(of_queries)(*stretch), stretches)
+    chunks = tuple(_in_chunks(array) for array in (query_BTKGH, span.position_BT))
+    # each chunk is recomputed for gradients; otherwise they would keep all pairs of positions
+    mixed = lax.map(lambda chunk: jax.checkpoint(of_queries)(*chunk), chunks)
     return jnp.moveaxis(mixed, 0, 1).reshape(n_batch, -1, n_heads, width)[:, :n_tokens]
 
 
-def _in_stretches(array_BT: Array) -> Array:
-    """[B, T, …] as [stretches, B, STRETCH, …], zeros behind the end."""
+def _in_chunks(array_BT: Array) -> Array:
+    """[B, T, …] as [chunks, B, QUERY_CHUNK, …], padded with zeros."""
     n_batch, n_tokens, *rest = array_BT.shape
-    padded = jnp.pad(array_BT, ((0, 0), (0, -n_tokens % STRETCH), *((0, 0) for _ in rest)))
-    return jnp.moveaxis(padded.reshape(n_batch, -1, STRETCH, *rest), 1, 0)
+    padded = jnp.pad(array_BT, ((0, 0), (0, -n_tokens % QUERY_CHUNK), *((0, 0) for _ in rest)))
+    return jnp.moveaxis(padded.reshape(n_batch, -1, QUERY_CHUNK, *rest), 1, 0)
 
 
 def block_size(n_tokens: int, capacity: int) -> int:
@@ -246,7 +246,7 @@ def _add_past(
 
 
 def writes_first(past: LayerCache | None, span: AttentionSpan) -> TypeGuard[LayerCache]:
-    """Whether a layer's new tokens are written into its cache before attention reads it, not behind the last layer.
+    """Whether a layer's new tokens are written into its cache before attention reads it, not after the last layer.
 
     A cache that is read and written afterwards is copied by XLA, whole and in every turn of a loop; the other way round
     it is written where it lies. It takes a layer with arrays of its own. Of several tokens a sequence, the last ones
@@ -288,10 +288,10 @@ def _write(old: Any, new: Any, length_B: Int32[Array, "B"], is_new_BT: Bool[Arra
     """Trees of arrays of a cache, with those of new tokens in their slots."""
     n_tokens, capacity = is_new_BT.shape[1], jax.tree.leaves(old)[0].shape[-2]
     count_B = is_new_BT.sum(axis=1, dtype=jnp.int32)
-    stretch = _Stretch(length_B, is_new_BT, count_B)
+    chunk = _Chunk(length_B, is_new_BT, count_B)
 
     def write(way, old):
-        return jax.tree.map(partial(way, stretch=stretch), old, new)
+        return jax.tree.map(partial(way, chunk=chunk), old, new)
 
     if n_tokens == 1 or n_tokens > capacity:
         return write(_write_each, old)
@@ -304,15 +304,15 @@ def _write(old: Any, new: Any, length_B: Int32[Array, "B"], is_new_BT: Bool[Arra
 
 
 @dataclass(frozen=True)
-class _Stretch:
-    """Which tokens come, and how many of each sequence came before."""
+class _Chunk:
+    """The new tokens of each sequence (`is_new_BT`, `count_B`), and how many came before (`length_B`)."""
 
     length_B: Int32[Array, "B"]
     is_new_BT: Bool[Array, "B T"]
     count_B: Int32[Array, "B"]
 
 
-def _write_each(cache_BKCH: Array, new_BTKH: Array, stretch: _Stretch) -> Array:
+def _write_each(cache_BKCH: Array, new_BTKH: Array, chunk: _Chunk) -> Array:
     """Every token to its own slot, wherever those of the sequences lie.
 
     All of layer, sequence, head and slot are indexed, in the order of the axes: a scatter that moved whole columns of
@@ -320,19 +320,19 @@ def _write_each(cache_BKCH: Array, new_BTKH: Array, stretch: _Stretch) -> Array:
     """
     capacity, n_tokens = cache_BKCH.shape[-2], new_BTKH.shape[-3]
     step_1T = jnp.arange(n_tokens, dtype=jnp.int32)[None]
-    is_kept_BT = stretch.is_new_BT & (step_1T >= stretch.count_B[:, None] - capacity)
-    slot_BT = jnp.where(is_kept_BT, jnp.remainder(stretch.length_B[:, None] + step_1T, capacity), capacity)
+    is_kept_BT = chunk.is_new_BT & (step_1T >= chunk.count_B[:, None] - capacity)
+    slot_BT = jnp.where(is_kept_BT, jnp.remainder(chunk.length_B[:, None] + step_1T, capacity), capacity)
     new_BKTH = jnp.swapaxes(new_BTKH, -3, -2)
     index = jnp.indices(new_BKTH.shape[:-1], dtype=jnp.int32, sparse=True)
     slots = jnp.broadcast_to(slot_BT[:, None, :], new_BKTH.shape[:-1])
     return cache_BKCH.at[(*index[:-1], slots)].set(new_BKTH, mode="drop", unique_indices=False)
 
 
-def _write_level(cache_BKCH: Array, new_BTKH: Array, stretch: _Stretch) -> Array:
+def _write_level(cache_BKCH: Array, new_BTKH: Array, chunk: _Chunk) -> Array:
     """All sequences' tokens to the same slots."""
     capacity, n_tokens = cache_BKCH.shape[-2], new_BTKH.shape[-3]
-    slot = jnp.remainder(jnp.where(stretch.count_B > 0, stretch.length_B, 0).max(), capacity)
+    slot = jnp.remainder(jnp.where(chunk.count_B > 0, chunk.length_B, 0).max(), capacity)
     old_BKTH = lax.dynamic_slice_in_dim(cache_BKCH, slot, n_tokens, axis=-2)
-    is_new = jnp.broadcast_to(stretch.is_new_BT[:, None, :, None], old_BKTH.shape)
+    is_new = jnp.broadcast_to(chunk.is_new_BT[:, None, :, None], old_BKTH.shape)
     merged_BKTH = jnp.where(is_new, jnp.swapaxes(new_BTKH, -3, -2).astype(old_BKTH.dtype), old_BKTH)
     return lax.dynamic_update_slice_in_dim(cache_BKCH, merged_BKTH, slot, axis=cache_BKCH.ndim - 2)

@@ -163,7 +163,7 @@ def extend(
     is_new_BT: Bool[Array, "B T"],
     cache: KeyValueCache,
 ) -> tuple[Float[Array, "B T D"], KeyValueCache]:
-    """Reads tokens that follow those in the cache: one step of decoding (T = 1), or a stretch of a prompt.
+    """Reads tokens that follow those in the cache: one step of decoding (T = 1), or a prefill chunk.
 
     Args:
       model: the parameters.
@@ -187,24 +187,24 @@ def prefill(
     mask_BT: Bool[Array, "B T"],
     cache: KeyValueCache,
     *,
-    stretch: int,
-    last_stretch: int | None = None,
+    chunk: int,
+    last_chunk: int | None = None,
 ) -> tuple[Float[Array, "B T D"], KeyValueCache]:
-    """Reads prompts stretch by stretch, as many as the longest prompt has.
+    """Reads prompts chunk by chunk, as many chunks as the longest prompt has.
 
     One program serves every length up to T, and the work grows with the longest prompt, not with T.
 
     Args:
       model: the parameters.
-      embeddings_BTD: word embeddings; T must be a multiple of `stretch`.
+      embeddings_BTD: word embeddings; T must be a multiple of `chunk`.
       mask_BT: True for tokens; padding stands on the right.
       cache: what came before, most often empty.
-      stretch: tokens read at a time.
-      last_stretch: the same for what is left behind whole stretches, of which it must be a part: long stretches keep
-        the device busy, short ones read less padding.
+      chunk: tokens read at a time.
+      last_chunk: the same for what is left after the last whole chunk; it must divide `chunk`. Long chunks keep the
+        device busy, short ones read less padding.
 
     Returns:
-      Final hidden states, zeros behind the last stretch; and the cache with the prompts in it.
+      Final hidden states, zeros after the last chunk; and the cache with the prompts in it.
     """
 
     def read(index, state, size):
@@ -217,11 +217,11 @@ def prefill(
 
     longest = mask_BT.sum(axis=1, dtype=jnp.int32).max()
     state = (jnp.zeros_like(embeddings_BTD), cache)
-    if last_stretch is None:
-        return lax.fori_loop(0, (longest + stretch - 1) // stretch, partial(read, size=stretch), state)
-    n_small, ratio = (longest + last_stretch - 1) // last_stretch, stretch // last_stretch
-    state = lax.fori_loop(0, n_small // ratio, partial(read, size=stretch), state)
-    return lax.fori_loop(n_small // ratio * ratio, n_small, partial(read, size=last_stretch), state)
+    if last_chunk is None:
+        return lax.fori_loop(0, (longest + chunk - 1) // chunk, partial(read, size=chunk), state)
+    n_small, ratio = (longest + last_chunk - 1) // last_chunk, chunk // last_chunk
+    state = lax.fori_loop(0, n_small // ratio, partial(read, size=chunk), state)
+    return lax.fori_loop(n_small // ratio * ratio, n_small, partial(read, size=last_chunk), state)
 
 
 def check_length(config: DecoderConfig, length: int) -> None:

@@ -28,8 +28,13 @@ def read_aligned(path: str | Path) -> dict[str, list[str | None]]:
       all lists are equally long. Languages are in the order of their first appearance.
 
     Raises:
-      InputError: no such file, no UTF-8, no JSON object on a line, a text that is no string or holds lone surrogates
-        (each with the line number), or no paragraph at all.
+      InputError: there is no such file, it has no paragraphs, or a line (its number is named) is not UTF-8, is not a
+        JSON object, or has a text that is not a string or holds lone surrogates.
+
+    >>> path = folder / "texts.jsonl"
+    >>> _ = path.write_text('{"key": "1", "en": "Freedom", "de": "Freiheit"}')
+    >>> read_aligned(path)
+    {'en': ['Freedom'], 'de': ['Freiheit']}
     """
     rows = read_rows(path)
     languages = list(dict.fromkeys(field for row in rows for field in row if field != KEY_FIELD))
@@ -37,7 +42,7 @@ def read_aligned(path: str | Path) -> dict[str, list[str | None]]:
 
 
 def read_rows(path: str | Path) -> list[dict[str, str]]:
-    """Reads aligned JSON lines as they stand: one dictionary a paragraph, with its key.
+    """Reads aligned JSON lines row by row: one dictionary a paragraph, with its key.
 
     Args:
       path: a `.jsonl` or `.jsonl.gz` file. Blank lines are skipped.
@@ -47,6 +52,11 @@ def read_rows(path: str | Path) -> list[dict[str, str]]:
 
     Raises:
       InputError: as `read_aligned`.
+
+    >>> path = folder / "texts.jsonl"
+    >>> _ = path.write_text('{"key": "1", "en": "Freedom", "de": "Freiheit"}')
+    >>> read_rows(path)
+    [{'key': '1', 'en': 'Freedom', 'de': 'Freiheit'}]
     """
     path = Path(path)
     rows = []

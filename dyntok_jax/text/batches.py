@@ -24,6 +24,11 @@ class RaggedSubwords:
       word_N: indices of pre-split words, or -1.
       is_counted_N: False for special tokens and prefixes.
       offsets: first subword of each sequence, and N at the end.
+
+    >>> len(subwords), subwords.ids_N.size == subwords.offsets[-1]
+    (3, np.True_)
+    >>> (subwords.lengths - subwords.counts).tolist()  # special tokens
+    [2, 2, 2]
     """
 
     ids_N: Int32[np.ndarray, "N"]
@@ -52,6 +57,9 @@ def group_by_length(lengths: Int[np.ndarray, "n"], batch_size: int) -> Iterator[
     """Yields the rows of each batch: `batch_size` sequences of neighbouring lengths, the longest first.
 
     The longest come first so that running out of memory shows at once, not at the end.
+
+    >>> list(group_by_length(np.array([3, 9, 5]), batch_size=2))
+    [array([1, 2]), array([0])]
     """
     order = np.argsort(-lengths, kind="stable")
     for at in range(0, len(order), batch_size):
@@ -61,13 +69,17 @@ def group_by_length(lengths: Int[np.ndarray, "n"], batch_size: int) -> Iterator[
 def pad_batch(
     subwords: RaggedSubwords, rows: Int[np.ndarray, "rows"], *, pad_id: int, length: int | None = None
 ) -> SubwordBatch[np.ndarray]:
-    """Lays the chosen sequences out as one padded batch.
+    """Pads the chosen sequences to one batch.
 
     Args:
       subwords: all sequences.
       rows: which of them, in which order.
       pad_id: what to write under a False mask.
       length: L; by default the longest of the rows (at least 1).
+
+    >>> padded = pad_batch(subwords, np.array([2, 0]), pad_id=tokenizer.pad_id, length=16)
+    >>> padded.ids_BL.shape, padded.mask_BL[0].sum()
+    ((2, 16), np.int64(3))
     """
     lengths_B = subwords.lengths[rows]
     length = max(int(lengths_B.max(initial=1)) if length is None else length, 1)
@@ -90,7 +102,7 @@ def pad_batch(
 def rows_end_to_end(
     offsets: Int[np.ndarray, "sequences_and_one"], rows: Int[np.ndarray, "rows"]
 ) -> tuple[Int[np.ndarray, "M"], Int[np.ndarray, "rows_and_one"]]:
-    """Where the items of some sequences lie, row after row, and where each row then begins, and the end.
+    """Indices of the items of some sequences, row after row, and where each row then begins, and the end.
 
     >>> rows_end_to_end(np.array([0, 2, 5]), np.array([1, 0]))
     (array([2, 3, 4, 0, 1]), array([0, 3, 5]))
@@ -103,14 +115,14 @@ def rows_end_to_end(
 def pad_ragged(
     values_M: np.ndarray, offsets: Int[np.ndarray, "rows_and_one"], n_batch: int, length: int, *, padding: int | bool
 ) -> np.ndarray:
-    """Lays sequences that lie end to end out as rows, padded on the right and with rows of padding at the end.
+    """Pads sequences that lie end to end to rows of one length, with rows of padding at the end.
 
     Args:
       values_M: of all items; further axes are kept.
       offsets: where each sequence begins, and the end.
       n_batch: rows, at least as many as sequences.
       length: columns; what is longer is cut.
-      padding: the value elsewhere.
+      padding: the value of padding.
 
     >>> pad_ragged(np.array([7, 8, 9]), np.array([0, 1, 3]), 3, 2, padding=0)
     array([[7, 0],
@@ -127,7 +139,11 @@ def pad_ragged(
 
 
 def token_spans(batch: SubwordBatch[np.ndarray], merged: MergedBatch[np.ndarray]) -> Int32[np.ndarray, "B T 2"]:
-    """The character range of each token: from its first subword's first character to the last that any touches."""
+    """The character range of each token: from the first character that its subwords touch to the last.
+
+    >>> token_spans(batch, merged)[0, 1:3].tolist()  # ` Freiheit`, ` und`
+    [[0, 8], [8, 12]]
+    """
     first_BT = merged.start_BT
     last_BT = np.where(merged.mask_BT, first_BT + merged.length_BT - 1, 0)
     start_BT = np.take_along_axis(batch.span_BL2[..., 0], first_BT, axis=1)
@@ -138,13 +154,22 @@ def token_spans(batch: SubwordBatch[np.ndarray], merged: MergedBatch[np.ndarray]
 
 
 def token_words(batch: SubwordBatch[np.ndarray], merged: MergedBatch[np.ndarray]) -> Int32[np.ndarray, "B T"]:
-    """The pre-split word of each token, -1 for special tokens, padding and unsplit text."""
+    """The pre-split word of each token, -1 for special tokens, padding and unsplit text.
+
+    >>> words = pad_batch(text_encoder.encode([["und", "Freiheit"]]), np.arange(1), pad_id=tokenizer.pad_id)
+    >>> token_words(words, unmerged(words)).tolist()
+    [[-1, 0, 1, -1]]
+    """
     word_BT = np.take_along_axis(batch.word_BL, merged.start_BT, axis=1)
     return np.where(merged.mask_BT, word_BT, -1).astype(np.int32)
 
 
 def unmerged(batch: SubwordBatch[np.ndarray]) -> MergedBatch[np.ndarray]:
-    """Every subword its own token: the starting point of merging, and all there is to static tokenization."""
+    """Every subword as its own token: where merging starts, and all of static tokenization.
+
+    >>> unmerged(batch).length_BT.max()
+    np.int32(1)
+    """
     length = batch.mask_BL.shape[1]
     position_BL = np.broadcast_to(np.arange(length, dtype=np.int32), batch.mask_BL.shape)
     return MergedBatch(
@@ -156,7 +181,13 @@ def unmerged(batch: SubwordBatch[np.ndarray]) -> MergedBatch[np.ndarray]:
 
 
 def cut_padding(merged: MergedBatch[np.ndarray], length: int) -> MergedBatch[np.ndarray]:
-    """The same tokens padded to another length, which must hold them all."""
+    """Pads the tokens to another length, which must hold them all.
+
+    >>> merged.mask_BT.sum(axis=1).max()
+    np.int64(9)
+    >>> cut_padding(merged, 16).mask_BT.shape
+    (3, 16)
+    """
     n_batch = len(merged.mask_BT)
     names = [field.name for field in fields(merged) if field.name != "n_merges"]
     arrays = {name: pad_to(getattr(merged, name), n_batch, length) for name in names}
@@ -164,6 +195,11 @@ def cut_padding(merged: MergedBatch[np.ndarray], length: int) -> MergedBatch[np.
 
 
 def pad_to(values_BT: np.ndarray, n_batch: int, length: int) -> np.ndarray:
-    """The same rows and columns, zeros behind them; columns past `length` are cut."""
+    """Pads rows and columns with zeros on the right and below; columns past `length` are cut.
+
+    >>> pad_to(np.array([[1, 2, 3]]), n_batch=2, length=2)
+    array([[1, 2],
+           [0, 0]])
+    """
     cut_BT = values_BT[:, :length]
     return np.pad(cut_BT, ((0, n_batch - cut_BT.shape[0]), (0, length - cut_BT.shape[1])))

@@ -1,8 +1,8 @@
-"""Boundaries: what merging may not cross. A segment is a stretch of subwords between two of them.
+"""Boundaries: what merging may not cross. A segment is a run of subwords between two of them.
 
 pretoken      one match of ZeTT's regular expression: a word with its space, a number, a run of punctuation
 word          between ASCII white space
-word_hyphen   as word, and punctuation other than `-` stands apart from what is beside it
+word_hyphen   as word, and punctuation other than `-` is separated from what is next to it
 sentence      the whole text: merges may cross spaces
 """
 
@@ -25,13 +25,13 @@ _WHITE_SPACE = to_byte_level(" \t\n")
 
 @dataclass(frozen=True)
 class PieceClasses:
-    """What the boundaries ask of a piece, for every id of a vocabulary.
+    """What the boundaries need to know of each piece of a vocabulary.
 
     Attributes:
       starts_with_space_V: its first character is space, tab or newline.
       is_space_V: all of its characters are.
-      starts_with_punctuation_V: its first character that is no space is punctuation or a symbol other than `-`.
-      ends_with_punctuation_V: its last character is. A piece that ends or starts within a character has neither.
+      starts_with_punctuation_V: its first non-space character is punctuation or a symbol other than `-`.
+      ends_with_punctuation_V: its last one is. A piece that starts or ends inside a character counts as neither.
     """
 
     starts_with_space_V: Bool[np.ndarray, "V"]
@@ -60,7 +60,7 @@ def classify_pieces(tokenizer: ByteLevelTokenizer) -> PieceClasses:
 
 @cache
 def _is_punctuation(character: str) -> bool:
-    # U+FFFD stands for part of a character: no punctuation
+    # U+FFFD stands for part of a character, which is not punctuation
     return character not in "-\ufffd" and unicodedata.category(character)[0] in "PS"
 
 
@@ -81,17 +81,23 @@ def number_segments(
       boundary: what ends a segment.
       ids_N: subword ids.
       classes: from `classify_pieces` of the same vocabulary.
-      can_merge_N: False for special tokens and whatever else must stay as it is.
+      can_merge_N: False for special tokens and all else that must not merge.
       is_sequence_start_N: where a sequence begins; numbers start from 0 there.
-      is_text_start_N: where a segment begins whatever the boundary says: each text of a pair, each pre-split word.
+      is_text_start_N: where a segment begins with every boundary: each text of a pair, each pre-split word.
       pretoken_N: number of the pretoken within its text.
-      follows_space_N: for vocabularies whose pieces carry no spaces (WordPiece), where one stood before the subword.
+      follows_space_N: for vocabularies whose pieces carry no spaces (WordPiece), which subwords follow a space in the text.
 
     Returns:
       Segment numbers, `NO_SEGMENT` where nothing merges.
 
     Raises:
-      InputError: no such boundary.
+      InputError: `boundary` is not a `Boundary`.
+
+    >>> ids_N = subwords.ids_N[:4]  # `<s> Freiheit und `, split into pretokens
+    >>> first_N = np.arange(4) == 0
+    >>> number_segments("pretoken", ids_N, text_encoder.classes, can_merge_N=~first_N, is_sequence_start_N=first_N,
+    ...     is_text_start_N=first_N, pretoken_N=np.array([-1, 0, 1, 2], np.int32)).tolist()
+    [-1, 0, 1, 2]
     """
     if len(ids_N) == 0:
         return np.zeros(0, np.int32)
@@ -110,7 +116,7 @@ def number_segments(
         case "sentence":
             starts_N = np.zeros(len(ids_N), dtype=bool)
         case _:
-            raise InputError(f"No boundary {boundary!r}: choose one of {', '.join(get_args(Boundary))}.")
+            raise InputError(f"boundary must be one of {', '.join(get_args(Boundary))}, got {boundary!r}.")
     starts_N |= is_sequence_start_N | is_text_start_N | ~np.roll(can_merge_N, 1)
     number_N = np.cumsum(starts_N & can_merge_N, dtype=np.int32)
     before_sequence_N = (number_N - (starts_N & can_merge_N))[is_sequence_start_N]

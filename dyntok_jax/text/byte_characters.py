@@ -20,15 +20,23 @@ _TO_BYTE = {ord(character): byte for character, byte in CHARACTER_BYTES.items()}
 
 
 def to_byte_level(text: str) -> str:
-    """Writes a text as byte characters: `to_byte_level(" é") == "ĠÃ©"`."""
+    """Spells a text in byte characters: `to_byte_level(" é") == "ĠÃ©"`."""
     return spell_bytes(text.encode())
 
 
 def spell_bytes(data: bytes) -> str:
-    """Writes bytes, which may be part of a character, as byte characters."""
+    """Spells bytes, which may be part of a character, in byte characters.
+
+    >>> spell_bytes(" é".encode())
+    'ĠÃ©'
+    """
     return data.decode("latin-1").translate(_TO_CHARACTER)
 
 
 def to_bytes(byte_level: str) -> bytes:
-    """The bytes that byte characters stand for, the inverse of `to_byte_level`."""
+    """The bytes that byte characters stand for: the inverse of `spell_bytes`.
+
+    >>> to_bytes("ĠÃ©").decode()
+    ' é'
+    """
     return byte_level.translate(_TO_BYTE).encode("latin-1")

@@ -1,7 +1,7 @@
 """Any Hugging Face fast tokenizer in byte-level form, the vocabulary that ZeTT hypernetworks index.
 
 Every byte is one of 256 printable characters (GPT-2's table) and every piece a string of them: `▁the` becomes `Ġthe`,
-`é` becomes `Ã©`. Pieces keep their ids; the bytes that no piece stands for are appended behind them. The text is split
+`é` becomes `Ã©`. Pieces keep their ids; bytes that no piece stands for are appended after them. The text is split
 into pretokens by ZeTT's regular expression and each pretoken is tokenized alone by the model's own Unigram, BPE or
 WordPiece. Minixhofer, Ponti, Vulić, "Zero-Shot Tokenizer Transfer" (arXiv 2405.07883), section 3.
 """
@@ -29,19 +29,25 @@ from dyntok_jax.text.byte_level_spec import (
 
 @dataclass(frozen=True)
 class ByteLevelTokenizer:
-    """A model's tokenizer beside its byte-level form.
+    """A model's tokenizer and its byte-level form.
 
     Attributes:
       own: the model's own tokenizer, untouched: what *static* means.
       byte_level: the same vocabulary and model over byte characters, split by `PRETOKEN_REGEX`.
       n_own: ids below are the model's own; ids from here on are appended bytes and have no source embedding.
-      added_ids: ids of the added tokens, which never merge and keep their text; the unknown token, which stands for
-        text, is none of them.
-      special_ids: those of them that are special: they stand for no text and are not counted.
+      added_ids: ids of the added tokens, which never merge and keep their text; without the unknown token, which
+        stands for text.
+      special_ids: the special ones among them, which do not stand for text and are not counted.
       pad_id: the padding token's id, 0 where the tokenizer has none.
       unknown_id: the unknown token's id; None where every text has subwords (byte-level BPE).
-      space: where a space is put before text, as the model's own tokenizer puts it.
+      space: where a space is put before text, as by the model's own tokenizer.
       is_wordpiece: pieces are word-initial or `##` continuations, and spaces are not part of any piece.
+
+    >>> tokenizer = ByteLevelTokenizer.load(encoder_folder)
+    >>> tokenizer.retokenize(["Ġ"]) == [[tokenizer.pieces.index("Ġ")]]
+    True
+    >>> tokenizer.token_text(tokenizer.retokenize(["ĠFrÃ©"])[0])
+    ' Fré'
     """
 
     own: Tokenizer
@@ -78,8 +84,8 @@ class ByteLevelTokenizer:
             try:
                 pad_token = json.loads(config_path.read_text(encoding="utf-8")).get("pad_token")
             except (ValueError, AttributeError) as error:
-                raise TokenizerError(f"{config_path} is not a JSON object ({error}): mend or delete it.") from error
-        if isinstance(pad_token, dict):  # older files spell an added token out
+                raise TokenizerError(f"{config_path} is not a JSON object ({error}): repair or delete it.") from error
+        if isinstance(pad_token, dict):  # older files write an added token as an object
             pad_token = pad_token.get("content")
         return cls._convert(own, pad_token, keep_normalizer)
 
@@ -87,21 +93,21 @@ class ByteLevelTokenizer:
     def convert(
         cls, own: Tokenizer, *, pad_token: str | None = None, keep_normalizer: bool = True
     ) -> "ByteLevelTokenizer":
-        """Brings a tokenizer to byte-level form.
+        """Converts a tokenizer to byte-level form.
 
         Args:
           own: the model's tokenizer; a copy without truncation and padding is kept.
           pad_token: its padding token's text, if the tokenizer itself does not say.
-          keep_normalizer: normalise text as the model was trained (ZeTT drops the normaliser).
+          keep_normalizer: normalise text as in the model's training (ZeTT drops the normaliser).
 
         Raises:
-          TokenizerError: the tokenizer's model is none of Unigram, BPE, WordPiece, or marks word ends.
+          TokenizerError: the tokenizer's model is not Unigram, BPE or WordPiece, or it marks word ends.
         """
         return cls._convert(Tokenizer.from_str(own.to_str()), pad_token, keep_normalizer)
 
     @classmethod
     def _convert(cls, own: Tokenizer, pad_token: str | None, keep_normalizer: bool) -> "ByteLevelTokenizer":
-        """The same, taking `own` over."""
+        """The same, but changes `own` instead of a copy."""
         pad_token = pad_token or (own.padding or {}).get("pad_token")
         own.no_truncation()
         own.no_padding()
@@ -121,7 +127,7 @@ class ByteLevelTokenizer:
         spec["pre_tokenizer"] = byte_level_pre_tokenizer(is_wordpiece=is_wordpiece)
         spec["post_processor"] = byte_level_post_processor(spec["post_processor"])
         spec["decoder"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
-        for token in spec["added_tokens"]:  # else the space put before a text would be put before these too
+        for token in spec["added_tokens"]:  # otherwise the space before a text would be put before these too
             token["normalized"] = token["normalized"] and space == "none"
         try:
             byte_level = Tokenizer.from_str(json.dumps(spec))
@@ -153,7 +159,7 @@ class ByteLevelTokenizer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest that differs wherever two tokenizers could give a text different subwords."""
+        """A digest that differs between tokenizers that could give a text different subwords."""
         return hashlib.sha256(self.byte_level.to_str().encode()).hexdigest()[:16]
 
     def token_string(self, ids: Iterable[int]) -> str:
@@ -162,7 +168,7 @@ class ByteLevelTokenizer:
         return "".join(piece.removeprefix("##") for piece in pieces) if self.is_wordpiece else "".join(pieces)
 
     def token_text(self, ids: Sequence[int]) -> str:
-        """The text of a token for people to read; bytes that are no whole character show as U+FFFD."""
+        """The text of a token for people to read; parts of a character show as U+FFFD."""
         return to_bytes(self.token_string(ids)).decode(errors="replace")
 
     def retokenize(self, strings: Sequence[str]) -> list[list[int]]:

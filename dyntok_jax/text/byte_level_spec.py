@@ -1,6 +1,6 @@
 """tokenizer.json rewritten to byte level: vocabulary, merges, normaliser, pre-tokenizer. Plain dictionaries in and out.
 
-What stands here decides the ids that released hypernetworks index, so the golden traces hold every line of it.
+This file decides the ids that released hypernetworks index, so the golden traces test every line of it.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,14 +13,14 @@ from dyntok_jax.text.byte_characters import BYTE_CHARACTERS, CHARACTER_BYTES, SP
 
 PRETOKEN_REGEX = r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 SpaceRule = Literal["none", "always", "unless_there", "first"]
-"""Where a space is put: before every stretch of text between added tokens; the same unless it begins with one; or so
-before the first stretch only, if the text does not begin with an added token."""
+"""Where a space is put. `always`: before every part of a text between added tokens. `unless_there`: the same, unless the
+part begins with one. `first`: so before the first part only, if the text does not begin with an added token."""
 FILLER_SCORE = -100_000.0
 """Unigram score of an appended byte: low enough that any real piece wins."""
 
 
 def first_pretoken(tokenizer: Tokenizer, text: str) -> str:
-    """The first stretch of a text that the tokenizer's model sees, as it sees it."""
+    """The first pretoken of a text, as the tokenizer's model sees it."""
     if tokenizer.normalizer is not None:
         text = tokenizer.normalizer.normalize_str(text)
     if tokenizer.pre_tokenizer is not None:
@@ -57,7 +57,7 @@ def byte_level_model(own: Tokenizer, spec: dict, n_own: int) -> dict:
 
     match model["type"]:
         case "Unigram":
-            # a piece that had to take another name is out of reach, and a filler byte is the last resort
+            # a piece that had to be renamed is never chosen, and a filler byte only as the last resort
             scores = [score for _, score in model["vocab"]] + [FILLER_SCORE] * (n_own - len(model["vocab"]))
             kept = zip(pieces, spelt, scores, strict=True)
             fillers = [character for character in BYTE_CHARACTERS if character not in taken]
@@ -71,7 +71,7 @@ def byte_level_model(own: Tokenizer, spec: dict, n_own: int) -> dict:
             pieces += extra
             model["merges"] = [list(merge) for merge in composed + merges]
             model["vocab"] = {piece: index for index, piece in enumerate(pieces)}
-            # an added token that merges build too (Gemma's runs of spaces) answers to its spelling as well
+            # an added token that merges build too (Gemma's runs of spaces) is found by its spelling as well
             products = {left + right for left, right in merges}
             twins = {spell(by_id[index]): index for index in range(n_own) if by_id.get(index) in special}
             model["vocab"] |= {
@@ -79,13 +79,13 @@ def byte_level_model(own: Tokenizer, spec: dict, n_own: int) -> dict:
             }
             model["unk_token"] = None
         case "WordPiece":
-            for prefix in ("", "##"):  # a byte may begin a word or go on in it
+            for prefix in ("", "##"):  # a byte may begin a word or continue one
                 pieces += [prefix + character for character in BYTE_CHARACTERS if prefix + character not in taken]
             model["vocab"] = {piece: index for index, piece in enumerate(pieces)}
             # Longer words stay unknown, as in the model's own (its search is quadratic); a character has up to 4 bytes.
             model["max_input_chars_per_word"] *= 4
         case other:
-            raise TokenizerError(f"A tokenizer of type {other} has no byte-level form; Unigram, BPE, WordPiece have.")
+            raise TokenizerError(f"A {other} tokenizer has no byte-level form: it must be Unigram, BPE or WordPiece.")
     return model
 
 
@@ -167,11 +167,11 @@ def space_rule(own: Tokenizer, spec: dict) -> SpaceRule:
 def byte_level_normalizer(spec: dict, *, keep: bool, space: SpaceRule) -> dict | None:
     """The model's normaliser without the steps that write spaces as `▁`, then the leading space.
 
-    A normaliser sees each stretch between added tokens alone, so it cannot put a space before the first only: that one
-    is left to `TextEncoder`.
+    A normaliser sees each part between added tokens alone, so it cannot put a space before the first only: that is left
+    to `TextEncoder`.
 
-    Where the model's own pre-tokenizer drops white space (XLM-R's does), runs of it become one space and none stays at
-    the ends, as when the model was trained.
+    Where the model's own pre-tokenizer drops white space (XLM-R's does), runs of it become one space and the ends are
+    stripped, as in the model's training.
     """
     parts = []
     for part in _parts(spec["normalizer"], "normalizers") if keep else []:

@@ -26,6 +26,12 @@ class ChatTemplate:
       source: the template, in Jinja.
       special_tokens: `bos_token`, `eos_token` and so on, with their texts.
       where: the file it came from, for errors.
+
+    >>> template = ChatTemplate.load(decoder_folder)
+    >>> print(template.render([{"role": "user", "content": "Hello"}], add_generation_prompt=False))
+    <s>user
+    Hello</s>
+    <BLANKLINE>
     """
 
     source: str
@@ -37,19 +43,19 @@ class ChatTemplate:
         """Reads the template of a model folder, from a file of its own or the tokenizer's config; None if it has none.
 
         Raises:
-          ConfigError: the config is no JSON object.
+          ConfigError: the config is not a JSON object.
         """
         path, config = folder / CONFIG_FILE, {}
         if path.is_file():
             try:
                 config = dict(json.loads(path.read_text(encoding="utf-8")))
             except (ValueError, TypeError) as error:
-                raise ConfigError(f"{path} is not a JSON object ({error}): mend or delete it.") from error
+                raise ConfigError(f"{path} is not a JSON object ({error}): repair or delete it.") from error
         source = config.get("chat_template")
         if (folder / TEMPLATE_FILE).is_file():
             path = folder / TEMPLATE_FILE
             source = path.read_text(encoding="utf-8")
-        if isinstance(source, list):  # several by name, as older files keep them
+        if isinstance(source, list):  # older files have several, by name
             source = next((one["template"] for one in source if one.get("name") == "default"), None)
         if not isinstance(source, str):
             return None
@@ -59,11 +65,11 @@ class ChatTemplate:
         return cls(source, named, str(path))
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
-        """Writes a chat as text, special tokens included, so that none are to be added when it is tokenized.
+        """Writes a chat as text, with its special tokens: do not add them again when you tokenize it.
 
         Args:
           messages: the turns, the oldest first.
-          add_generation_prompt: end with what opens the model's own turn.
+          add_generation_prompt: end with the start of the model's own turn.
 
         Raises:
           InputError: a turn lacks its role or content, or the template refuses the chat.
@@ -88,11 +94,11 @@ class ChatTemplate:
 
 
 class _RefusedError(Exception):
-    """What a template raises by itself, such as for roles that do not alternate."""
+    """Raised by a template itself, for example where roles do not alternate."""
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
-    """What Hugging Face's templates may expect, in a sandbox: a template comes with the model, from anywhere."""
+    """What Hugging Face's templates expect, in a sandbox: a template comes with the model and is not trusted."""
 
     def raise_exception(message: str) -> NoReturn:
         raise _RefusedError(message)

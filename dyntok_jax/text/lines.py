@@ -15,19 +15,30 @@ STDIN = "-"
 def read_lines(file: str) -> list[str]:
     """Reads UTF-8 text, one text a line; empty lines are empty texts.
 
-    Lines end at a line feed (a carriage return before it goes too), and at no other character that Unicode breaks at.
+    Lines end at a line feed (a carriage return before it is dropped too), and not at Unicode's other line breaks.
 
     Args:
       file: a path, unpacked if it ends in `.gz`, or `-` for standard input.
 
     Raises:
-      InputError: no such file, an empty one, or one that is no UTF-8 text (the line is named).
+      InputError: there is no such file, it is empty, or it is not UTF-8 text (the line is named).
+
+    >>> path = folder / "texts.txt"
+    >>> _ = path.write_text("Grüße", encoding="utf-8")
+    >>> read_lines(str(path))
+    ['Grüße']
     """
     return list(stream_lines(file))
 
 
 def stream_lines(file: str) -> Iterator[str]:
-    """The same line by line, so that the file never lies in memory whole."""
+    """The same line by line, so that the whole file is never in memory.
+
+    >>> path = folder / "texts.txt"
+    >>> _ = path.write_text("Grüße", encoding="utf-8")
+    >>> next(stream_lines(str(path)))
+    'Grüße'
+    """
     name = "Standard input" if file == STDIN else file
     number = 0
     for number, line in enumerate(stream_byte_lines(file), start=1):
@@ -41,6 +52,11 @@ def stream_byte_lines(file: str) -> Iterator[bytes]:
 
     Raises:
       InputError: as `read_bytes`.
+
+    >>> path = folder / "texts.txt"
+    >>> _ = path.write_text("Grüße", encoding="utf-8")
+    >>> [line.decode() for line in stream_byte_lines(str(path))]
+    ['Grüße']
     """
     with _explained(file), _opened(file) as lines:
         for number, line in enumerate(lines):
@@ -49,10 +65,13 @@ def stream_byte_lines(file: str) -> Iterator[bytes]:
 
 
 def decode_line(line: bytes, where: str) -> str:
-    """A line as text.
+    """Decodes a line.
 
     Raises:
-      InputError: it holds a NUL byte, or is no UTF-8; `where` is named.
+      InputError: it holds a NUL byte or is not UTF-8; the message begins with `where`.
+
+    >>> decode_line("Grüße".encode(), "texts.txt, line 1")
+    'Grüße'
     """
     if b"\0" in line:
         raise InputError(f"{where} holds a NUL byte: this is a binary file or UTF-16. Save it as UTF-8 text.")
@@ -63,10 +82,15 @@ def decode_line(line: bytes, where: str) -> str:
 
 
 def read_bytes(file: str) -> bytes:
-    """The whole file, unpacked.
+    """Reads a whole file, unpacked.
 
     Raises:
-      InputError: no such file, a folder, a damaged gzip file, or one that may not be read.
+      InputError: there is no such file, it is a folder or a damaged gzip file, or it cannot be read.
+
+    >>> path = folder / "texts.txt"
+    >>> _ = path.write_text("Grüße", encoding="utf-8")
+    >>> len(read_bytes(str(path)))
+    7
     """
     with _explained(file), _opened(file) as stream:
         return stream.read()
@@ -88,7 +112,7 @@ def _explained(file: str) -> Iterator[None]:
             "standard input."
         ) from None
     except IsADirectoryError:
-        raise InputError(f"{file} is a folder: give a file in it.") from None
+        raise InputError(f"{file} is a folder: name a file in it.") from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputError(f"{file} is not a whole gzip file ({error}): fetch it again, or unpack it.") from error
     except OSError as error:

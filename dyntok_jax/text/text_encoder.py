@@ -32,7 +32,11 @@ class TextEncoder:
 
     Attributes:
       tokenizer: the tokenizer and its byte-level form.
-      classes: what the boundaries ask of its pieces.
+      classes: what the boundaries need to know of its pieces.
+
+    >>> encoded = TextEncoder(tokenizer).encode(["Freiheit und"])
+    >>> tokenizer.token_text(encoded.ids_N[1:-1].tolist()), encoded.segment_N.tolist()
+    (' Freiheit und', [-1, 0, 1, -1])
     """
 
     tokenizer: ByteLevelTokenizer
@@ -50,19 +54,20 @@ class TextEncoder:
         prefix: str = "",
         add_special_tokens: bool = True,
     ) -> RaggedSubwords:
-        """Writes texts as byte-level subwords. Special tokens that stand in the text are themselves, and never merge.
+        """Splits texts into byte-level subwords. Special tokens written in a text are read as such and never merge.
 
         Args:
           texts: all of one kind: strings; tuples of two strings; or lists of words, which are joined by single spaces
             and never merge with one another.
           boundary: what merging may not cross.
-          prefix: put before each (first) text, as an encoder's instruction (`query: `). It merges as text does, so it
-            takes part in shares and merge counts, but not with the text. No count of tokens holds it, and spans are
-            those of the text without it.
+          prefix: put before each (first) text, as an encoder's instruction (`query: `). It merges like text, and so
+            takes part in shares and merge counts, but never together with the text. Counts of tokens leave it out, and
+            spans are those of the text without it.
           add_special_tokens: put special tokens around each text as the model's own tokenizer does.
 
         Raises:
-          InputError: something else than text, mixed kinds, a lone surrogate, no such boundary.
+          InputError: a text is not a `Text`, has a lone surrogate or is of another kind than the others; or `boundary`
+            is not a `Boundary`.
         """
         inputs, word_starts = _as_inputs(texts, prefix)
         has_space = None
@@ -80,7 +85,7 @@ class TextEncoder:
         follows_space_N = flat.follows_space() if self.tokenizer.is_wordpiece else None
         is_prefix_N = flat.take_off_prefix(len(prefix))
         word_N = flat.words(word_starts, is_prefix_N)
-        # an added token that stands for text is a segment of its own
+        # an added token that stands for text is its own segment
         stands_alone_N = _is_in(flat.ids_N, self.tokenizer.added_ids)
         segment_N = number_segments(
             boundary,
@@ -103,7 +108,7 @@ class TextEncoder:
     def encode_static(
         self, texts: Sequence[Text], *, prefix: str = "", add_special_tokens: bool = True
     ) -> RaggedSubwords:
-        """The same with the model's own tokenizer and its own ids; each subword of the text is a segment of its own."""
+        """The same with the model's own tokenizer and ids; each subword of the text is its own segment."""
         inputs, word_starts = _as_inputs(texts, prefix)
         encodings = self.tokenizer.own.encode_batch(inputs, add_special_tokens=add_special_tokens)
         flat = _Flat(encodings, inputs, self.tokenizer.special_ids)
@@ -113,7 +118,7 @@ class TextEncoder:
         return flat.subwords(segment_N, flat.words(word_starts, is_prefix_N), is_prefix_N)
 
     def _with_first_space(self, inputs: list[Any]) -> tuple[list[Any], Bool[np.ndarray, "texts 2"]]:
-        """Puts a space before each text (both of a pair) that begins with none and with no added token.
+        """Puts a space before each text (both of a pair) that does not begin with one or with an added token.
 
         Returns:
           The texts, and which of them got one.
@@ -136,25 +141,25 @@ def _as_inputs(texts: Sequence[Text], prefix: str) -> tuple[list[str] | list[tup
     kinds = {next((kind for kind in (str, tuple, list) if isinstance(text, kind)), type(text)) for text in texts}
     if len(kinds) > 1:
         names = ", ".join(sorted(kind.__name__ for kind in kinds))
-        raise InputError(f"Texts of different kinds in one call ({names}): encode each kind by itself.")
+        raise InputError(f"Texts of different kinds in one call ({names}): encode each kind in a call of its own.")
     kind = kinds.pop() if kinds else str
     if kind is str:
         return [prefix + _checked(text, row) for row, text in enumerate(texts)], None
     if kind is tuple:
         if any(len(pair) != 2 for pair in texts):
-            raise InputError("A pair of texts is a tuple of two strings.")
+            raise InputError("A pair of texts must be a tuple of two strings.")
         return [(prefix + _checked(a, row), _checked(b, row)) for row, (a, b) in enumerate(texts)], None
     if kind is list:
         inputs = [prefix + " ".join(_checked(word, row) for word in words) for row, words in enumerate(texts)]
-        # a word owns the space before it
+        # the space before a word belongs to it
         return inputs, [np.cumsum([0, *(len(word) + 1 for word in words[:-1])]) - 1 for words in texts]
-    raise InputError(f"Texts are strings, tuples of two strings, or lists of words; this is a {kind.__name__}.")
+    raise InputError(f"Texts must be strings, tuples of two strings, or lists of words, got {kind.__name__}.")
 
 
 def _checked(text: object, row: int) -> str:
-    """The text, if it is one and can be written as UTF-8."""
+    """The text, checked to be a string that can be encoded as UTF-8."""
     if not isinstance(text, str):
-        raise InputError(f"Text {row} is not a string but {type(text).__name__}.")
+        raise InputError(f"Text {row} must be a string, got {type(text).__name__}.")
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -197,7 +202,7 @@ class _Flat:
         return text if isinstance(text, str) else text[int(self.text_N[at])]
 
     def take_off_prefix(self, length: int) -> Bool[np.ndarray, "N"]:
-        """Makes the spans of first texts those of the text without its first `length` characters.
+        """Shifts the spans of first texts to those of the text without its first `length` characters.
 
         Returns:
           Which subwords lie in those characters.
@@ -208,12 +213,12 @@ class _Flat:
         return is_prefix_N
 
     def take_off_first_space(self, has_space: Bool[np.ndarray, "texts 2"]) -> None:
-        """Makes spans those of the texts without the space that was put before them."""
+        """Shifts spans to those of the texts without the space that was put before them."""
         shift_N = np.where(self.text_N >= 0, has_space[self.sequence_N, np.maximum(self.text_N, 0)], False)
         self.span_N2 = np.maximum(self.span_N2 - shift_N[:, None].astype(np.int32), 0)
 
     def empty_leading_spaces(self, space: int) -> None:
-        """Takes all characters from subwords that are only the space put before a text."""
+        """Empties the spans of subwords that are only the space put before a text."""
         follows_special_N = np.roll(self.is_special_N, 1) | self.is_text_start_N
         is_added_N = (self.ids_N == space) & follows_special_N
         self.span_N2[is_added_N, 1] = self.span_N2[is_added_N, 0]
@@ -221,7 +226,7 @@ class _Flat:
     def cover_composed_characters(self, normalizer: Normalizer) -> None:
         """Widens spans over characters that the normaliser joined to the one before (e + U+0301 = é).
 
-        The backend counts only the first of them. Characters that normalise to nothing belong to no subword.
+        The backend counts only the first of them. Characters that normalise to nothing do not belong to any subword.
         """
         is_last_N = np.append(self.is_text_start_N[1:], True)
         next_start_N = np.append(self.span_N2[1:, 0], 0)
@@ -236,7 +241,7 @@ class _Flat:
                 before -= 1
 
     def follows_space(self) -> Bool[np.ndarray, "N"]:
-        """Where white space stands in the text between a subword and the one before it."""
+        """Where the text has white space between a subword and the one before it."""
         follows_N = np.zeros(len(self.ids_N), dtype=bool)
         end_N = np.roll(self.span_N2[:, 1], 1)
         has_gap_N = (self.text_N >= 0) & ~self.is_text_start_N & (self.span_N2[:, 0] > end_N)

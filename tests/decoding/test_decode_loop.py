@@ -17,7 +17,7 @@ from dyntok_jax.decoding import (
     start,
 )
 from dyntok_jax.decoding.decode_loop import (
-    NOTHING,
+    NO_TOKEN,
     stop_sequences,
 )
 from dyntok_jax.decoding.sampling import (
@@ -56,14 +56,12 @@ def generated(decoder, ids, mask, sampling, *, chunk=5, end=-1, max_tokens=N_TOK
     count = len(ids)
     limits = Limits(jnp.array([end], jnp.int32), jnp.broadcast_to(jnp.asarray(max_tokens, jnp.int32), (count,)))
     settings, keys = sampling_of([sampling] * count), keys_of(count) if keys is None else keys
-    state = start(
-        decoder, embed_ids(decoder, ids), mask, seen, keys, settings, limits, capacity=32, stretch=4, mesh=mesh
-    )
+    state = start(decoder, embed_ids(decoder, ids), mask, seen, keys, settings, limits, capacity=32, chunk=4, mesh=mesh)
     columns = [np.asarray(state.token_B)[:, None]]
     while not np.asarray(state.is_done_B).all():
         state, tokens = advance(decoder, state, settings, limits, jnp.int32(chunk), size=8, mesh=mesh)
         columns.append(np.asarray(tokens))
-    return [row[row != NOTHING].tolist() for row in np.concatenate(columns, axis=1)], state
+    return [row[row != NO_TOKEN].tolist() for row in np.concatenate(columns, axis=1)], state
 
 
 READ, CHOOSE = jax.jit(forward), jax.jit(choose_tokens)
@@ -146,10 +144,10 @@ def test_stopped_sequences_choose_no_more():
     ids, mask = prompts()
     limits = Limits(jnp.array([-1], jnp.int32), jnp.full(3, 20, jnp.int32))
     settings = sampling_of([SamplingConfig()] * 3)
-    state = start(decoder, embed_ids(decoder, ids), mask, None, keys_of(3), settings, limits, capacity=32, stretch=12)
+    state = start(decoder, embed_ids(decoder, ids), mask, None, keys_of(3), settings, limits, capacity=32, chunk=12)
     state = stop_sequences(state, jnp.array([False, True, False]))
     _, tokens = advance(decoder, state, settings, limits, jnp.int32(4), size=8)
-    assert ((np.asarray(tokens) != NOTHING).sum(axis=1)).tolist() == [4, 0, 4]
+    assert ((np.asarray(tokens) != NO_TOKEN).sum(axis=1)).tolist() == [4, 0, 4]
 
 
 def test_numbers_that_are_none_end_their_sequence_alone():
@@ -158,7 +156,7 @@ def test_numbers_that_are_none_end_their_sequence_alone():
     embeddings = embed_ids(decoder, ids).at[1, 0].set(jnp.nan)
     limits = Limits(jnp.array([-1], jnp.int32), jnp.full(3, 20, jnp.int32))
     settings = sampling_of([SamplingConfig()] * 3)
-    state = start(decoder, embeddings, mask, None, keys_of(3), settings, limits, capacity=32, stretch=12)
+    state = start(decoder, embeddings, mask, None, keys_of(3), settings, limits, capacity=32, chunk=12)
     assert state.is_bad_B.tolist() == [False, True, False]
     assert state.is_done_B.tolist() == [False, True, False]
 
@@ -175,7 +173,7 @@ def test_continuations_have_the_probabilities_of_the_full_forward():
     ids, mask = prompts((5, 12))
     owner, lengths = [0, 1, 1, 0], (3, 8, 1, 0)
     behind, behind_mask = prompts(lengths, width=8, seed=1)
-    log_BO, greedy_BO = jax.jit(partial(score_continuations, capacity=32, stretch=4))(
+    log_BO, greedy_BO = jax.jit(partial(score_continuations, capacity=32, chunk=4))(
         decoder, embed_ids(decoder, ids), mask, jnp.array(owner, jnp.int32), behind, behind_mask
     )
     for row, (of, length) in enumerate(zip(owner, lengths, strict=True)):
@@ -208,7 +206,7 @@ def test_sharded_decoding_is_unsharded_decoding(shape):
     mesh = make_mesh(*shape)
     placed = jax.device_put(decoder, shardings_for(decoder, mesh))
     cache = jax.jit(lambda: constrain_cache(empty_cache(decoder, 8, 16), mesh))()
-    read = jax.jit(partial(prefill, stretch=4))
+    read = jax.jit(partial(prefill, chunk=4))
     hidden, cache = read(placed, embed_ids(placed, shard_batch(ids, mesh)), shard_batch(mask, mesh), cache)
     expected, whole = read(decoder, embed_ids(decoder, ids), mask, empty_cache(decoder, 8, 16))
     np.testing.assert_allclose(hidden[mask], expected[mask], atol=2e-5 * float(jnp.abs(expected).max()))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dyntok_jax.decoding import LargeVocabulary, Limits, SamplingConfig, advance, sampling_of, start
-from dyntok_jax.decoding.decode_loop import NOTHING
+from dyntok_jax.decoding.decode_loop import NO_TOKEN
 from dyntok_jax.decoding.vocabularies import place_vocabulary
 from dyntok_jax.errors import InputError
 from dyntok_jax.models import embed_ids, forward
@@ -43,12 +43,12 @@ def written(
     options = {"vocabulary": replace(place_vocabulary(large, mesh), k=k, n_probe=n_probe), "mesh": mesh}
     embeddings = embed_ids(decoder, ids)
     keys = keys_of(len(ids))
-    state = start(decoder, embeddings, mask, seen, keys, settings, limits, capacity=32, stretch=4, **options)
+    state = start(decoder, embeddings, mask, seen, keys, settings, limits, capacity=32, chunk=4, **options)
     columns = [np.asarray(state.token_B)[:, None]]
     while not np.asarray(state.is_done_B).all():
         state, tokens = advance(decoder, state, settings, limits, jnp.int32(chunk), size=8, **options)
         columns.append(np.asarray(tokens))
-    return [row[row != NOTHING].tolist() for row in np.concatenate(columns, axis=1)], state
+    return [row[row != NO_TOKEN].tolist() for row in np.concatenate(columns, axis=1)], state
 
 
 def oracle(decoder, large, ids, n_tokens, *, penalty=1.0):
@@ -147,7 +147,7 @@ def test_drawn_tokens_are_among_the_candidates_and_depend_on_the_seed_alone():
             limits,
             vocabulary=replace(place_vocabulary(large, None), k=3, n_probe=ALL),
             capacity=32,
-            stretch=4,
+            chunk=4,
         )
         first.add(int(state.token_B[0]))
     hidden = forward(decoder, embed_ids(decoder, ids[:1, :5]), mask[:1, :5])[0, 4]

@@ -36,7 +36,7 @@ def prompts(model: Decoder, n_tokens: int):
 @pytest.mark.parametrize(
     ("capacity", "window"),
     [(1024, None), (301, None), (1100, 300), (1100, 37)],
-    ids=["many blocks", "blocks that overlap", "ring of overlapping blocks", "ring shorter than a stretch"],
+    ids=["many blocks", "blocks that overlap", "ring of overlapping blocks", "ring shorter than a chunk"],
 )
 def test_cached_reading_equals_a_full_pass(capacity, window, as_tuple):
     model = tiny_decoder(window)
@@ -44,7 +44,7 @@ def test_cached_reading_equals_a_full_pass(capacity, window, as_tuple):
     expected_BTD = forward(model, embeddings_BTD, mask_BT)
     model = unstacked(model) if as_tuple else model
     cache = empty_cache(model, 2, capacity)
-    hidden_BTD, cache = jax.jit(partial(prefill, stretch=100))(model, embeddings_BTD, mask_BT, cache)
+    hidden_BTD, cache = jax.jit(partial(prefill, chunk=100))(model, embeddings_BTD, mask_BT, cache)
     difference = jnp.where(mask_BT[..., None], hidden_BTD - expected_BTD, 0)
     assert jnp.abs(difference).max() < 1e-4 * jnp.abs(expected_BTD).max()
 
@@ -55,7 +55,7 @@ def test_steps_equal_a_full_pass_when_sequences_have_different_lengths(window):
     embeddings_BTD, mask_BT = prompts(model, 320)
     read = jax.jit(extend)
     cache = empty_cache(model, 2, 1400)
-    # the second sequence is read later than the first, so that the slots of a stretch differ
+    # the second sequence is read later than the first, so that the slots of a chunk differ
     _, cache = read(model, embeddings_BTD[:, :100], mask_BT[:, :100] & jnp.array([[True], [False]]), cache)
     rows = [np.arange(100, 310), np.arange(0, 210)]
     taken = jnp.stack([embeddings_BTD[row, at] for row, at in enumerate(rows)])

@@ -65,12 +65,12 @@ def test_cached_decoding_is_the_full_forward(config, is_stacked):
 
 
 @pytest.mark.parametrize("config", [PLAIN, RING], ids=["plain", "ring"])
-@pytest.mark.parametrize(("stretch", "last"), [(5, None), (40, None), (20, 5), (8, 8)])
-def test_prompts_read_by_stretches_are_the_full_forward(config, stretch, last):
+@pytest.mark.parametrize(("chunk", "last"), [(5, None), (40, None), (20, 5), (8, 8)])
+def test_prompts_read_by_chunks_are_the_full_forward(config, chunk, last):
     decoder = random_decoder(config)
     ids, mask = batch()
     expected = forward(decoder, embed_ids(decoder, ids), mask)
-    read = jax.jit(partial(prefill, stretch=stretch, last_stretch=last))
+    read = jax.jit(partial(prefill, chunk=chunk, last_chunk=last))
     hidden, cache = read(decoder, embed_ids(decoder, ids), mask, empty_cache(decoder, len(ids), 48))
     close(hidden[mask], expected[mask])
     more, more_mask = batch([3, 1, 2, 0], width=4, seed=1)
@@ -94,10 +94,10 @@ def test_a_padded_batch_is_each_sequence_alone(config):
         close(together[row, :length], all_logits(decoder, ids[row : row + 1, :length], mask[row : row + 1, :length])[0])
 
 
-def test_long_sequences_attend_by_stretches():
+def test_long_sequences_attend_by_chunks():
     decoder = random_decoder(PLAIN)
     ids, mask = batch([1100, 700], width=1100)
-    by_cache = jax.jit(partial(prefill, stretch=100))(
+    by_cache = jax.jit(partial(prefill, chunk=100))(
         decoder, embed_ids(decoder, ids), mask, empty_cache(decoder, 2, 1100)
     )[0]
     close(forward(decoder, embed_ids(decoder, ids), mask)[mask], by_cache[mask])

@@ -380,7 +380,7 @@ def test_bad_texts_are_named(xlmr_encoder):
 
 
 def test_tokenizers_without_a_byte_level_form_are_refused(tmp_path):
-    with pytest.raises(TokenizerError, match="WordLevel has no byte-level form"):
+    with pytest.raises(TokenizerError, match="WordLevel tokenizer has no byte-level form"):
         ByteLevelTokenizer.convert(Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a")))
     with pytest.raises(TokenizerError, match=r"no tokenizer\.json"):
         ByteLevelTokenizer.load(tmp_path)

@@ -268,7 +268,7 @@ def test_a_mesh_that_does_not_divide_is_refused_before_anything_is_compiled(prog
 def test_programs_are_the_functions_that_run(programs, monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # shapes alone are no arrays
     mesh = make_mesh(2, 4)
-    prefill = programs.prefill_program(TINY, mesh, jnp.bfloat16, n_batch=4, length=64, stretch=16)
+    prefill = programs.prefill_program(TINY, mesh, jnp.bfloat16, n_batch=4, length=64, chunk=16)
     state = prefill.function.lower(*prefill.arguments, **prefill.options).out_info
     decode = programs.decode_program(TINY, mesh, jnp.bfloat16, n_batch=4, capacity=64, size=8)
     expected = jax.tree.map(lambda x: (x.shape, x.dtype), decode.arguments[1])
@@ -277,8 +277,8 @@ def test_programs_are_the_functions_that_run(programs, monkeypatch):
     device_bytes = import_module("tpu.compiled").device_bytes
     # 3 layers · keys and values · 4 ÷ 2 sequences · 64 slots · 4 ÷ 4 heads · 8 wide · 2 bytes, and lengths
     assert device_bytes(decode.held["cache"]) == 3 * 2 * 2 * 64 * 1 * 8 * 2 + 2 * 4
-    with pytest.raises(InputError, match="A length of 60 is no multiple of the 16 tokens"):
-        programs.prefill_program(TINY, mesh, jnp.bfloat16, n_batch=4, length=60, stretch=16)
+    with pytest.raises(InputError, match="must be a multiple of the 16 tokens that are read at a time, got 60"):
+        programs.prefill_program(TINY, mesh, jnp.bfloat16, n_batch=4, length=60, chunk=16)
 
 
 def test_the_search_of_a_large_vocabulary_and_its_step_are_those_that_run(monkeypatch):
@@ -333,7 +333,7 @@ def test_without_libtpu_one_line_says_what_to_install(monkeypatch, capsys):
 def test_a_tiny_model_compiles_for_a_tpu(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(TINY.to_hf()))
     out = tmp_path / "aot.json"
-    sizes = ["--batch", "4", "--length", "64", "--stretch", "16", "--cache", "64"]
+    sizes = ["--batch", "4", "--length", "64", "--chunk", "16", "--cache", "64"]
     command = [sys.executable, "-m", "tpu.aot", "--model", tmp_path, "--topology", "v5e:2x2", *sizes, "--json", out]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=dict(os.environ), check=False)
     assert result.returncode == 0, result.stderr
