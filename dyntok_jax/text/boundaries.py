@@ -85,7 +85,7 @@ def number_segments(
       is_sequence_start_N: where a sequence begins; numbers start from 0 there.
       is_text_start_N: where a segment begins with every boundary: each text of a pair, each pre-split word.
       pretoken_N: number of the pretoken within its text.
-      follows_space_N: for vocabularies whose pieces carry no spaces (WordPiece), which subwords follow a space in the text.
+      follows_space_N: for vocabularies whose pieces carry no spaces (WordPiece), which subwords follow a space.
 
     Returns:
       Segment numbers, `NO_SEGMENT` where nothing merges.

@@ -13,8 +13,8 @@ from dyntok_jax.text.byte_characters import BYTE_CHARACTERS, CHARACTER_BYTES, SP
 
 PRETOKEN_REGEX = r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 SpaceRule = Literal["none", "always", "unless_there", "first"]
-"""Where a space is put. `always`: before every part of a text between added tokens. `unless_there`: the same, unless the
-part begins with one. `first`: so before the first part only, if the text does not begin with an added token."""
+"""Where a space is put. `always`: before every part of a text between added tokens. `unless_there`: the same, unless
+the part begins with one. `first`: so before the first part only, if the text does not begin with an added token."""
 FILLER_SCORE = -100_000.0
 """Unigram score of an appended byte: low enough that any real piece wins."""
 
