@@ -72,5 +72,5 @@ def check_at_least(config: object, least: Mapping[str, int | float], *, of: str 
             raise ConfigError(f"{name}{whose} is {getattr(config, name)}: it must be at least {low}.")
 
 
-def _or(value: Any, default: float) -> Any:
+def _or(value: Any, default: int | float) -> Any:
     return default if value is None else value
