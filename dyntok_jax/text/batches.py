@@ -137,24 +137,6 @@ def token_spans(batch: SubwordBatch, merged: MergedBatch) -> Int32[np.ndarray, "
     return np.where(merged.mask_BT[..., None], spans_BT2, 0).astype(np.int32)
 
 
-def token_words(batch: SubwordBatch, merged: MergedBatch) -> Int32[np.ndarray, "B T"]:
-    """The pre-split word of each token, -1 for special tokens, padding and unsplit text."""
-    word_BT = np.take_along_axis(batch.word_BL, merged.start_BT, axis=1)
-    return np.where(merged.mask_BT, word_BT, -1).astype(np.int32)
-
-
-def unmerged(batch: SubwordBatch) -> MergedBatch:
-    """Every subword its own token: the starting point of merging, and all there is to static tokenization."""
-    length = batch.mask_BL.shape[1]
-    position_BL = np.broadcast_to(np.arange(length, dtype=np.int32), batch.mask_BL.shape)
-    return MergedBatch(
-        start_BT=np.where(batch.mask_BL, position_BL, 0).astype(np.int32),
-        length_BT=batch.mask_BL.astype(np.int32),
-        mask_BT=batch.mask_BL,
-        n_merges=np.zeros((), np.int32),
-    )
-
-
 def cut_padding(merged: MergedBatch, length: int) -> MergedBatch:
     """The same tokens padded to another length, which must hold them all."""
     n_batch = len(merged.mask_BT)
