@@ -25,3 +25,5 @@ from .options import (
     Merging as Merging,
     Share as Share,
 )
+
+__version__: str

@@ -23,5 +23,5 @@ def fingerprint(tree: Any) -> str:
     for leaf in jax.tree.leaves(tree):
         values = np.asarray(leaf)
         digest.update(f"{values.shape} {values.dtype}".encode())
-        digest.update(np.ascontiguousarray(values).view(np.uint8))
+        digest.update(np.ascontiguousarray(values).view(np.uint8).data)
     return digest.hexdigest()

@@ -11,10 +11,12 @@ Batches are registered pytrees of arrays (numpy on the host, JAX on the device),
 """
 
 from dataclasses import dataclass
+from typing import Generic
 
 import jax
 import numpy as np
 from jaxtyping import Array, Bool, Int32
+from typing_extensions import TypeVar
 
 NO_SEGMENT = -1
 """Segment of special tokens and padding: nothing merges there."""
@@ -25,10 +27,14 @@ EXCLUDED = float(np.finfo(np.float32).min)
 AnyArray = np.ndarray | Array
 """A host or a device array: `Int32[AnyArray, "B L"]`."""
 
+ArrayT = TypeVar("ArrayT", bound=AnyArray, default=AnyArray, covariant=True)
+"""Where a batch lies: `SubwordBatch[np.ndarray]` on the host, `SubwordBatch[Array]` on the device, `SubwordBatch` on
+either."""
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class SubwordBatch:
+class SubwordBatch(Generic[ArrayT]):
     """Texts as subwords of one tokenizer, padded to a common length L.
 
     Attributes:
@@ -43,18 +49,18 @@ class SubwordBatch:
       is_counted_BL: False for special tokens, prefixes and padding, which no count of tokens holds.
     """
 
-    ids_BL: Int32[AnyArray, "B L"]
-    segment_BL: Int32[AnyArray, "B L"]
-    mask_BL: Bool[AnyArray, "B L"]
-    type_BL: Int32[AnyArray, "B L"]
-    span_BL2: Int32[AnyArray, "B L 2"]
-    word_BL: Int32[AnyArray, "B L"]
-    is_counted_BL: Bool[AnyArray, "B L"]
+    ids_BL: Int32[ArrayT, "B L"]
+    segment_BL: Int32[ArrayT, "B L"]
+    mask_BL: Bool[ArrayT, "B L"]
+    type_BL: Int32[ArrayT, "B L"]
+    span_BL2: Int32[ArrayT, "B L 2"]
+    word_BL: Int32[ArrayT, "B L"]
+    is_counted_BL: Bool[ArrayT, "B L"]
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class MergedBatch:
+class MergedBatch(Generic[ArrayT]):
     """Which consecutive subwords make each token. Tokens stand at the left of each row, in order.
 
     `*batch` is empty but for the result of a `jax.vmap` over whole batches.
@@ -67,15 +73,15 @@ class MergedBatch:
         None where the result was found without doing them one by one.
     """
 
-    start_BT: Int32[AnyArray, "*batch B T"]
-    length_BT: Int32[AnyArray, "*batch B T"]
-    mask_BT: Bool[AnyArray, "*batch B T"]
-    n_merges: Int32[AnyArray, "*scope"] | None
+    start_BT: Int32[ArrayT, "*batch B T"]
+    length_BT: Int32[ArrayT, "*batch B T"]
+    mask_BT: Bool[ArrayT, "*batch B T"]
+    n_merges: Int32[ArrayT, "*scope"] | None
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class UniqueTokens:
+class UniqueTokens(Generic[ArrayT]):
     """The distinct tokens of a batch, written as surface forms.
 
     Attributes:
@@ -85,7 +91,7 @@ class UniqueTokens:
       count: how many of the U rows are tokens.
     """
 
-    surface_US: Int32[AnyArray, "U S"]
-    is_subword_US: Bool[AnyArray, "U S"]
-    inverse_BT: Int32[AnyArray, "B T"]
-    count: Int32[AnyArray, ""]
+    surface_US: Int32[ArrayT, "U S"]
+    is_subword_US: Bool[ArrayT, "U S"]
+    inverse_BT: Int32[ArrayT, "B T"]
+    count: Int32[ArrayT, ""]

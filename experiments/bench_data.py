@@ -75,7 +75,14 @@ def run(options: Options, console: Console) -> None:
     tokenizer, prefix = ByteLevelTokenizer.load(folder), default_prompt(folder)
     with tempfile.TemporaryDirectory() as texts_folder:
         texts = by_language(options.text if options.text or options.words else sample_files(Path(texts_folder)))
-        config = DataConfig(texts, words=by_language(options.words), batch_size=options.batch_size, prefix=prefix)
+        config = DataConfig(
+            texts,
+            words=by_language(options.words),
+            batch_size=options.batch_size,
+            prefix=prefix,
+            held_out=0,
+            pieces_per_batch=0,
+        )
         begin = time.perf_counter()
         stream = training_batches(config, tokenizer)
         some = list(islice(stream, options.steps))
@@ -86,7 +93,7 @@ def run(options: Options, console: Console) -> None:
         pieces_s, _ = seconds_a_batch(with_pieces, options.batches)
         stream.close()
         with_pieces.close()
-    step_s = options.step_seconds or seconds_a_step(options.model, some)
+    step_s = options.step_seconds or seconds_a_step(options.model, config, some)
     figures |= {
         "batch_ms": batch_s * 1e3,
         "batch_cpu_ms": cpu_s * 1e3,
@@ -116,12 +123,14 @@ def seconds_a_batch(stream: Iterator[TrainingBatch], count: int) -> tuple[float,
     return (time.perf_counter() - begin) / count, (time.process_time() - cpu_begin) / count
 
 
-def seconds_a_step(model: str, batches: list[TrainingBatch]) -> float:
+def seconds_a_step(model: str, config: DataConfig, batches: list[TrainingBatch]) -> float:
     """The median time of a training step on these batches, compilation not counted."""
     frozen, tokenizer = load_frozen(model)
     optimizer = make_optimizer(OptimizerConfig(), 1000)
     step = make_step(optimizer, OBJECTIVES)
-    state = init_state(fresh_hypernet(NetworkConfig(), frozen, tokenizer, 0), optimizer)
+    state = init_state(
+        fresh_hypernet(NetworkConfig(), frozen, tokenizer, max_subwords=config.max_subwords, seed=0), optimizer
+    )
     times = []
     for batch in jax.device_put(batches):
         for is_timed in (False, True):

@@ -27,6 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +45,7 @@ from dyntok_jax.files import find_model
 from dyntok_jax.models import Decoder, unstacked
 from dyntok_jax.options import DEFAULT_DECODER, FULL
 from dyntok_jax.text import TextEncoder
+from experiments.shared.programs import clear_programs, count_programs
 from experiments.shared.report import Figures, report, run_script
 from experiments.shared.turns import Rounds, best_seconds, ratio, round_seconds, take_turns
 
@@ -117,7 +119,7 @@ class TorchDecoder:
         logging.disable_progress_bar()
         self._torch = torch
         loaded = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa", dtype=torch.float32)
-        self._model = loaded.eval()
+        self._model: Any = loaded.eval()  # the class that it is typed as has no `generate`
         # it shall not stop early, nor warn that it has nothing to pad with
         self._model.generation_config.eos_token_id = None
         self._model.generation_config.pad_token_id = 0
@@ -242,11 +244,13 @@ def bench_first_token(decoder: DynamicDecoder, options: Options) -> Figures:
         for at, n_static in enumerate(options.merged_prompts):
             of_prompt = {mode: [[of_round[at]] for of_round in rounds] for mode, rounds in runs.items()}
             name = f"first_token_{language}_{n_static}"
+            n_tokens: dict[str, int] = {}
             for mode, rounds in of_prompt.items():
-                figures[f"{name}_{mode}_tokens"] = len(rounds[0][0][1].prompt_tokens)
+                n_tokens[mode] = len(rounds[0][0][1].prompt_tokens)
+                figures[f"{name}_{mode}_tokens"] = n_tokens[mode]
                 figures[f"{name}_{mode}_seconds"] = best_seconds(rounds)
                 figures[f"{name}_{mode}_seconds_median"] = median(round_seconds(rounds))
-            tokens = figures[f"{name}_static_tokens"] / figures[f"{name}_dynamic_tokens"]
+            tokens = n_tokens["static"] / n_tokens["dynamic"]
             best, of_rounds = ratio(of_prompt["static"], of_prompt["dynamic"])
             figures[f"{name}_token_ratio"] = tokens
             figures[f"{name}_time_ratio"] = best
@@ -268,11 +272,10 @@ def bench_session(decoder: DynamicDecoder, n_prompts: int) -> Figures:
         text = whole[list(whole)[number % len(whole)]]
         start = int(random.integers(len(text) - length))
         prompts.append(text[start : start + length])
-    for step in COMPILED_STEPS:
-        step.clear_cache()
+    clear_programs(COMPILED_STEPS)
     compiled: list[str] = []
 
-    def note(event: str, _: float, **__: object) -> None:
+    def note(event: str, *_: Any, **__: Any) -> None:
         compiled.extend([event] * (event == COMPILED))
 
     jax.monitoring.register_event_duration_secs_listener(note)
@@ -284,7 +287,7 @@ def bench_session(decoder: DynamicDecoder, n_prompts: int) -> Figures:
         "session_prompts": n_prompts,
         "session_different_lengths": len(set(lengths)),
         "session_longest_prompt_tokens": max(lengths),
-        "session_compiled_programs": sum(step._cache_size() for step in COMPILED_STEPS),
+        "session_compiled_programs": count_programs(COMPILED_STEPS),
         "session_compiled_by_xla": len(compiled),
     }
 
@@ -318,7 +321,7 @@ def markdown_table(figures: Figures, options: Options) -> str:
             name = f"first_token_{language}_{n_static}"
             tokens = " | ".join(f"{figures[f'{name}_{mode}_tokens']} tokens" for mode in ("static", "dynamic"))
             times = " | ".join(f"{figures[f'{name}_{mode}_seconds']:.3f} s" for mode in ("static", "dynamic"))
-            token_ratio, time_ratio = figures[f"{name}_token_ratio"], figures[f"{name}_time_ratio"]
+            token_ratio, time_ratio = float(figures[f"{name}_token_ratio"]), figures[f"{name}_time_ratio"]
             ratios = f"{token_ratio:.2f} × fewer | {time_ratio:.2f} × faster | ≥ {0.7 * token_ratio:.2f}"
             lines.append(f"| {language} | {tokens} | {times} | {ratios} |")
     if "session_prompts" in figures:
@@ -340,10 +343,12 @@ def run(options: Options, console: Console) -> Figures:
     figures |= bench_decode(decoder, rival, options)
     figures |= bench_bandwidth(rival, options.bandwidth_megabytes, options.rounds)
     if 1 in options.batches:
-        rate = weight_bytes(decoder.decoder) / figures["decode_batch1_ours_step_milliseconds"] / 1e6
+        rate = weight_bytes(decoder.decoder) / float(figures["decode_batch1_ours_step_milliseconds"]) / 1e6
         figures["weights_megabytes"] = weight_bytes(decoder.decoder) / 1e6
         figures["decode_batch1_gigabytes_per_second"] = rate
-        figures["decode_batch1_percent_of_memory_bandwidth"] = 100 * rate / figures["memory_gigabytes_per_second"]
+        figures["decode_batch1_percent_of_memory_bandwidth"] = (
+            100 * rate / float(figures["memory_gigabytes_per_second"])
+        )
     figures |= bench_prefill(decoder, rival, options)
     figures |= bench_first_token(decoder, options)
     if options.session:

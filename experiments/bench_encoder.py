@@ -48,6 +48,7 @@ from dyntok_jax.files import find_model
 from dyntok_jax.models import Encoder, EncoderConfig
 from dyntok_jax.options import DEFAULT_MODEL, FULL, Goal
 from dyntok_jax.text import BATCH_BUCKETS, ByteLevelTokenizer, bucket, group_by_length, pad_batch
+from experiments.shared.programs import clear_programs, count_programs
 from experiments.shared.report import Figures, report, run_script
 from experiments.shared.turns import best_seconds, ratio, round_seconds, take_turns
 
@@ -96,11 +97,6 @@ def zett_shaped(encoder: DynamicEncoder) -> DynamicEncoder:
     hypernet = config, init_hypernet(config, jax.random.key(0))
     embedder = TokenEmbedder(tokenizer, encoder.encoder.word_embeddings[...], hypernet)
     return DynamicEncoder(encoder.config, encoder.encoder, embedder, prefix=encoder.prefix)
-
-
-def compiled_programs() -> int:
-    """Entries in the caches of all jitted steps."""
-    return sum(step._cache_size() for step in COMPILED_STEPS)
 
 
 def static_arrays(encoder: DynamicEncoder, texts: list[str]) -> list[Batch]:
@@ -164,7 +160,7 @@ def bench_throughput(model: str, rounds: int, per_language: int | None) -> Figur
     calls = [texts[at : at + TEXTS_PER_CALL] for at in range(0, len(texts), TEXTS_PER_CALL)]
     take_turns(modes, calls, 1, "compiling")
     figures: Figures = {"model": Path(model).name, "texts": len(texts), "rounds": rounds, "cores": os.cpu_count() or 1}
-    figures["compiled_programs"] = compiled_programs()
+    figures["compiled_programs"] = count_programs(COMPILED_STEPS)
     runs = take_turns(modes, calls, rounds, "encoding in turns")
     for mode, rounds_of_mode in runs.items():
         seconds = best_seconds(rounds_of_mode)
@@ -190,10 +186,9 @@ def bench_throughput(model: str, rounds: int, per_language: int | None) -> Figur
     ):
         name = f"throughput_{under}_per_{over}"
         figures[name], figures[f"{name}_median"] = ratio(runs[over], runs[under])
-    figures["padded_tokens_static_per_fvt"] = figures["static_padded_tokens"] / figures["fvt_padded_tokens"]
-    figures["throughput_gain_per_padded_token_ratio"] = (
-        figures["throughput_fvt_per_static"] / figures["padded_tokens_static_per_fvt"]
-    )
+    tokens_ratio = float(figures["static_padded_tokens"]) / float(figures["fvt_padded_tokens"])
+    figures["padded_tokens_static_per_fvt"] = tokens_ratio
+    figures["throughput_gain_per_padded_token_ratio"] = float(figures["throughput_fvt_per_static"]) / tokens_ratio
     figures |= bench_forward(plain, find_model(model), calls, rounds)
     assert figures["forward_padded_tokens"] == figures["static_padded_tokens"]
     return figures
@@ -240,13 +235,12 @@ def bench_stream(model: str, n_batches: int) -> Figures:
     modes["hypernet"] = (zett_shaped(plain), FULL)
     figures: Figures = {"stream_batches": n_batches}
     for mode, (encoder, goal) in modes.items():
-        for step in COMPILED_STEPS:
-            step.clear_cache()
+        clear_programs(COMPILED_STEPS)
         rng = np.random.default_rng(0)
         for _ in track(range(n_batches), description=f"stream, {mode}", transient=True):
             chosen = rng.choice(len(texts), BATCH_SIZE, replace=False)
             encoder.encode([texts[row] for row in chosen], goal=goal, batch_size=BATCH_SIZE)
-        figures[f"stream_{mode}_compiled_programs"] = compiled_programs()
+        figures[f"stream_{mode}_compiled_programs"] = count_programs(COMPILED_STEPS)
     return figures
 
 
@@ -263,7 +257,7 @@ def markdown_table(figures: Figures) -> str:
             hits = "" if rate is None else f"{rate:.0f} %"
             speed = f"{figures[f'{mode}_texts_per_second']:.1f} | {figures[f'{mode}_padded_tokens']:,}"
             lines.append(f"| {mode.replace('_', ', ')} | {speed} | {shares} | {hits} |")
-        tokens = figures["padded_tokens_static_per_fvt"]
+        tokens = float(figures["padded_tokens_static_per_fvt"])
         lines += ["", "| ratio | best times | median round | target |", "|:--|--:|--:|--:|"]
         lines += [f"| padded tokens, static ÷ FVT | {tokens:.3f} | | |"]
         for title, name, target in (

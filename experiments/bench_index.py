@@ -113,7 +113,7 @@ def table_rows(options: Options, model: Decoder) -> Float32[np.ndarray, "V D"]:
         return np.asarray(table.rows(0, table.config.rows, "output"), np.float32)
     own = np.asarray(model.word_embeddings[...] if model.output_embeddings is None else model.output_embeddings[...])
     rng = np.random.default_rng(0)
-    rows = np.empty((options.synthetic, own.shape[1]), np.float32)
+    rows = np.empty((options.synthetic or 0, own.shape[1]), np.float32)
     for start in range(0, len(rows), 1 << 15):
         some = rows[start : start + (1 << 15)]
         n_pieces = rng.integers(1, 5, len(some))
@@ -139,7 +139,7 @@ def ours(rows, queries, n_own: int, options: Options) -> list[Rival]:
     rivals = [Rival("exact", lambda batch: np.asarray(exact(table, batch)[0]), megabytes=rows.nbytes / 1e6)]
     for name, is_8_bit in (("ours", False), ("ours 8-bit", True)):
         started = time.perf_counter()
-        built = build_index(rows, queries, n_own=n_own, is_8_bit=is_8_bit, probes=())
+        built = build_index(rows, queries, n_own=n_own, is_8_bit=is_8_bit)
         seconds = time.perf_counter() - started
         index = jax.tree.map(jnp.asarray, built.index)
         for probe in options.probes:
@@ -159,7 +159,7 @@ def _search_ours(compiled, index, table, batch):
 
 def faiss_rivals(rows, options: Options) -> list[Rival]:
     """IVF-Flat and IVF-PQ."""
-    import faiss
+    import faiss  # pyright: ignore[reportMissingImports]  (a rival that may not be there)
 
     n_cells = max(1, len(rows) // ROWS_PER_CELL)
     sample = rows[np.random.default_rng(0).permutation(len(rows))[: max(FAISS_TRAINING_ROWS * n_cells, 1 << 14)]]
@@ -186,7 +186,7 @@ def faiss_rivals(rows, options: Options) -> list[Rival]:
 
 def scann_rival(rows, options: Options) -> Rival:
     """ScaNN as the paper's code sets it up."""
-    import scann
+    import scann  # pyright: ignore[reportMissingImports]  (the same)
 
     share = min(1.0, len(rows) / 1e6)
     leaves, searched = (max(1, round(n * share)) for n in (REFERENCE_LEAVES, REFERENCE_SEARCHED))
@@ -238,8 +238,8 @@ def markdown_table(found: list[Figures], options: Options) -> str:
     lines.append("|:--|--:|" + "--:|--:|" * len(names) + "--:|--:|")
     exact = found[0]
     for row in found:
-        times = " | ".join(f"{row[name]:.2f} ms | {exact[name] / row[name]:.1f} ×" for name in names)
-        memory = "" if np.isnan(row["megabytes"]) else f"{row['megabytes']:,.0f} MB"
+        times = " | ".join(f"{row[name]:.2f} ms | {float(exact[name]) / float(row[name]):.1f} ×" for name in names)
+        memory = "" if np.isnan(float(row["megabytes"])) else f"{row['megabytes']:,.0f} MB"
         build = f"{row['build_seconds']:.0f} s" if row["build_seconds"] else ""
         lines.append(f"| {row['search']} | {row['recall']:.3f} | {times} | {build} | {memory} |")
     return "\n".join(lines) + "\n"
@@ -263,7 +263,7 @@ def run(options: Options, console: Console) -> Figures:
     figures: Figures = {"rows": len(rows), "width": rows.shape[1], "queries": len(timed), "cores": os.cpu_count() or 1}
     figures |= {"smallest_norm": float(norms.min()), "largest_norm": float(norms.max())}
     for row in found:
-        name = row["search"].replace(", ", "_").replace(" ", "_")
+        name = str(row["search"]).replace(", ", "_").replace(" ", "_")
         figures |= {f"{name}_{what}": value for what, value in row.items() if what != "search" and value == value}
     table = markdown_table(found, options)
     return report(figures, table, options, console)

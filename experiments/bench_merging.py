@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -59,12 +60,12 @@ def main(options: Options) -> None:
         copies = n_rows * width / len(ids_N)
         batch = draw_batch(ids_N, segment_N, n_rows, width)
         rows, segments = batch[0].tolist(), batch[1].tolist()
-        on_device = [jax.device_put(array) for array in batch]
+        ids_BL, segment_BL, mask_BL = map(jax.device_put, batch)
         for count in MERGES:
             goal = Merges(count)
             host_s, merged = seconds(lambda: merge_batch_on_host(*batch, goal), options.repeats)  # noqa: B023
             device_s, result = seconds(
-                lambda: jax.block_until_ready(merge_batch(*on_device, goal)),  # noqa: B023
+                lambda: jax.block_until_ready(merge_batch(ids_BL, segment_BL, mask_BL, goal)),  # noqa: B023
                 3 if count == ALL else options.repeats,
             )
             check_equal(merged, result)
@@ -116,11 +117,11 @@ def draw_batch(ids_N, segment_N, n_rows: int, width: int) -> tuple[np.ndarray, n
     return ids_BL, segment_BL, np.ones(at_BL.shape, bool)
 
 
-def seconds(function: Callable, repeats: int, warm: bool = True):
+def seconds(function: Callable, repeats: int, warm: bool = True) -> tuple[float, Any]:
     """The median time of a call, compilation not counted, and its result."""
     if warm:
         function()
-    times = []
+    times, result = [], None
     for _ in range(repeats):
         start = time.perf_counter()
         result = function()

@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -80,8 +80,9 @@ class Options:
 def ways_to_choose(decoder: DynamicDecoder, loaded: LoadedVocabulary, n_batch: int, options: Options):
     """The vocabularies by the names that the table gives them."""
     ways: dict[str, Vocabulary] = {"own": OWN, "own + prompt": of_prompts(decoder, n_batch)}
+    index = loaded.large.index
     for n_probe in options.probes:
-        if n_probe <= len(loaded.large.index.blocks):
+        if index is not None and n_probe <= len(index.blocks):
             ways[f"{n_probe} blocks"] = replace(loaded.large, n_probe=n_probe)
     return ways | {"exact": replace(loaded.large, index=None)}
 
@@ -106,8 +107,10 @@ def prompts(decoder: DynamicDecoder, n_batch: int):
     return jnp.asarray(padded), jnp.asarray(mask)
 
 
-def caller(decoder: DynamicDecoder, vocabulary: Vocabulary, n_batch: int, options: Options) -> Callable:
-    """A function that takes a state and decodes `options.steps` steps from it."""
+def caller(
+    decoder: DynamicDecoder, vocabulary: Vocabulary, n_batch: int, options: Options
+) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
+    """A function that reads the prompts, and one that decodes `options.steps` steps from the state that it gives."""
     settings = sampling_of([SamplingConfig()] * n_batch)
     limits = Limits(np.array([-1], np.int32), np.full(n_batch, CAPACITY, np.int32))
 

@@ -137,6 +137,12 @@ def accuracy(queries_ND: Float32[np.ndarray, "N D"], english_ND: Float32[np.ndar
     return 100 * float((nearest_N == np.arange(len(queries_ND))).mean())
 
 
+def pooled(encoded: EncodedTexts) -> Float32[np.ndarray, "N D"]:
+    """The embeddings, which are there because no pooling but the default was asked for."""
+    assert encoded.embeddings_ND is not None
+    return encoded.embeddings_ND
+
+
 def measure(
     encoders: dict[str, DynamicEncoder],
     texts: dict[str, list],
@@ -166,16 +172,16 @@ def measure(
     static = {language: encode(Setting(STATIC), language) for language in all_rows}
     scores: Scores = {}
     for setting in settings:
-        english_ND = static["en"].embeddings_ND
+        english_ND = pooled(static["en"])
         for language in all_rows:
             encoded = static[language] if setting.method == STATIC else encode(setting, language)
             if language == "en" and options.english == "dynamic":
-                english_ND = encoded.embeddings_ND
+                english_ND = pooled(encoded)
             pool_ND = english_ND[np.searchsorted(english_rows, all_rows[language])]
             scores[setting, language] = Score(
-                accuracy=accuracy(encoded.embeddings_ND, pool_ND) if language != "en" else float("nan"),
+                accuracy=accuracy(pooled(encoded), pool_ND) if language != "en" else float("nan"),
                 reduction=100 * (1 - float(encoded.n_tokens.sum() / static[language].n_tokens.sum())),
-                cosine=float((encoded.embeddings_ND * static[language].embeddings_ND).sum(axis=1).mean()),
+                cosine=float((pooled(encoded) * pooled(static[language])).sum(axis=1).mean()),
             )
     return scores
 

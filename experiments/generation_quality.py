@@ -35,6 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from jax import lax
+from jaxtyping import Bool
 from rich.console import Console
 from rich.progress import track
 
@@ -203,7 +204,8 @@ def agree(decoder: DynamicDecoder, loaded: LoadedVocabulary, prompts: Sequence[s
     hidden_ND = np.concatenate([states(decoder, exact, *pair) for pair in zip(prompts, texts, strict=True)])
     true_N = choices(decoder, exact.large, hidden_ND, options.batch_size)
     written_N = np.concatenate([text.ids for text in texts])
-    rows: list[Figures] = [agreement("every row, the text read again", true_N == written_N, np.ones(len(texts)))]
+    rows: list[Figures] = [agreement("every row, the text read again", true_N == written_N, [True] * len(texts))]
+    assert loaded.large.index is not None  # `options.index` names it
     n_blocks = len(loaded.large.index.blocks)
     for n_probe in options.agreement_probes:
         large = replace(loaded.large, n_probe=min(n_probe or n_blocks, n_blocks))
@@ -214,7 +216,7 @@ def agree(decoder: DynamicDecoder, loaded: LoadedVocabulary, prompts: Sequence[s
     return rows
 
 
-def agreement(search: str, same_steps: Sequence[bool], same_texts: Sequence[bool]) -> Figures:
+def agreement(search: str, same_steps: Bool[np.ndarray, "N"], same_texts: Sequence[bool]) -> Figures:
     return {
         "search": search,
         "steps": len(same_steps),

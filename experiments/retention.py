@@ -149,7 +149,7 @@ def load_halves(decoder: DynamicDecoder, options: Options) -> dict[str, Halves]:
     halves = {}
     for language, paragraphs in load_paragraphs(options.data, options.languages, options.limit).items():
         n_static = decoder.text_encoder.encode_static(paragraphs, add_special_tokens=False).lengths
-        texts = join_paragraphs(paragraphs, n_static, options.min_static, options.stride)
+        texts = join_paragraphs(paragraphs, n_static.tolist(), options.min_static, options.stride)
         halves[language] = cut_in_half(texts, decoder.text_encoder, options.boundary)
         if not halves[language]:
             raise InputError(
@@ -198,16 +198,16 @@ def measure(
 
         def score(setting: Setting, language=language, first=first, second=second) -> list[ScoredText]:
             decoder = decoders.get(setting.method) or next(iter(decoders.values()))
-            is_dynamic = setting.share is not None
+            language = language if decoder.embedder.languages and setting.share is not None else None
             return decoder.score(
                 first if setting.method != FLOOR else [NO_CONTEXT] * len(second),
                 second,
                 merging=Merging(
-                    Share(setting.share) if is_dynamic else None,
+                    None if setting.share is None else Share(setting.share),
                     boundary=options.boundary,
                     max_subwords=options.max_subwords,
                 ),
-                language=language if is_dynamic and decoder.embedder.languages else None,
+                language=language,
                 on_progress=on_progress,
             )
 

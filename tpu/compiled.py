@@ -133,7 +133,7 @@ def _dumped_temporaries(folder: Path) -> list[Buffer]:
     return parse_temporaries(files[-1].read_text(encoding="utf-8")) if files else []
 
 
-def _readable(error: JaxRuntimeError, program: Program, mesh: Mesh, chip: Chip) -> Exception:
+def _readable(error: Exception, program: Program, mesh: Mesh, chip: Chip) -> Exception:
     """The compiler's own out-of-memory error in our words; any other as it is."""
     sizes = parse_out_of_memory(str(error))
     if sizes is None:

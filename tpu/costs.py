@@ -7,7 +7,7 @@ same things are counted from the program's text, each instruction times the runs
 import itertools
 import math
 import re
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -91,7 +91,7 @@ class Runs:
 
 def count_runs(module: Module, loops: Sequence[Loop] = ()) -> Runs:
     """Follows the calls from the program's entry; of the branches of a conditional, the one with most work runs."""
-    counts: Counter[str] = Counter()
+    counts: defaultdict[str, float] = defaultdict(float)
     known: dict[str, float] = {}
     unknown: set[str] = set()
 
@@ -171,8 +171,7 @@ def convolution_flops(one: Instruction, image: Shape, kernel: Shape) -> float:
 
     Batches of products are convolutions with a dilated image, in which each entry meets one entry of the kernel.
     """
-    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", one.rest)
-    of_image, of_kernel, of_output = labels[1], labels[2], labels[3]
+    of_image, of_kernel, of_output = re.findall(r"dim_labels=(\w+)_(\w+)->(\w+)", one.rest)[0]
     n_spatial = len(of_image) - 2
     window = _window(one.rest, n_spatial)
     pairs = 2.0 * one.shapes[0].dims[of_output.index("b")] * one.shapes[0].dims[of_output.index("f")]
@@ -279,8 +278,8 @@ def _written_by_root(module: Module, computation: Computation, root: Instruction
 
 def collectives(module: Module, counts: dict[str, float]) -> list[Traffic]:
     """The collectives that run, by kind."""
-    number: Counter[str] = Counter()
-    size: Counter[str] = Counter()
+    number: defaultdict[str, float] = defaultdict(float)
+    size: defaultdict[str, float] = defaultdict(float)
     for name, count in counts.items():
         for kind, n_bytes in _collectives_of(module, name):
             number[kind] += count

@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+from jaxtyping import Array
 
 from dyntok_jax.decoding import GenerationState, Limits, SamplingConfig, advance, sampling_of, start
 from dyntok_jax.errors import ConfigError, InputError
@@ -173,9 +174,9 @@ def _choice(mesh: Mesh, n_batch: int) -> tuple[Any, Limits]:
     return sampling, Limits(shape((1,), jnp.int32, NamedSharding(mesh, P())), shape((n_batch,), jnp.int32, rows))
 
 
-def shape(sizes: tuple[int, ...], dtype: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
-    """An array that is not there."""
-    return jax.ShapeDtypeStruct(sizes, dtype, sharding=sharding)
+def shape(sizes: tuple[int, ...], dtype: Any, sharding: NamedSharding) -> Array:
+    """An array that is not there: typed as one, so that it can take the place of one in a batch or a state."""
+    return cast(Array, jax.ShapeDtypeStruct(sizes, dtype, sharding=sharding))
 
 
 def _key_dtype() -> Any:

@@ -1,6 +1,5 @@
 """The `dyntok` command: finds the subcommand, runs it, and turns what a user can cause into one line and a status."""
 
-import importlib.metadata
 import operator
 import os
 import sys
@@ -10,6 +9,7 @@ from typing import Annotated
 
 import tyro
 
+import dyntok_jax
 from dyntok_jax.cli.commands import (
     BuildIndex,
     BuildVocab,
@@ -22,6 +22,7 @@ from dyntok_jax.cli.commands import (
     Show,
     TrainHypernet,
 )
+from dyntok_jax.cli.shared import parse
 from dyntok_jax.errors import DyntokError
 
 COMMANDS = {
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments == ["--version"]:
-        print(f"dyntok {importlib.metadata.version('dyntok_jax')}")
+        print(f"dyntok {dyntok_jax.__version__}")
         return 0
     try:
         _parse(arguments).run()
@@ -89,17 +90,10 @@ def _parse(arguments: Sequence[str]):
         description = (command.__doc__ or "").split("\n", 1)[0]
         if arguments[:1] == [name]:  # in the list of commands, examples would bury it
             description = f"{description} For example:\n{command.EXAMPLES}"
-        options = {"description": description}
-        if arguments[:1] == [name] and hasattr(command, "defaults"):  # a file of options stands in for defaults
-            options["default"] = command.defaults(arguments[1:])
-        subcommands.append(Annotated[command, tyro.conf.subcommand(name, **options)])
-    return tyro.cli(
-        reduce(operator.or_, subcommands),
-        prog="dyntok",
-        description=DESCRIPTION,
-        args=arguments,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+        subcommands.append(Annotated[command, tyro.conf.subcommand(name, description=description)])
+        if arguments[:1] == [name] and hasattr(command, "completed"):  # by a file of options
+            arguments = [name, *command.completed(arguments[1:])]
+    return parse(reduce(operator.or_, subcommands), prog="dyntok", description=DESCRIPTION, args=arguments)
 
 
 def _one_line(error: DyntokError) -> str:

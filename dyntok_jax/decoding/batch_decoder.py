@@ -112,7 +112,7 @@ class BatchDecoder:
         n_batch = bucket(len(rows), self._batch_buckets())
         capacity = self._capacity(int(read.n_tokens[rows].max()) + max_tokens)
         padded = partial(np.pad, pad_width=(0, n_batch - len(rows)))
-        digest_B = np.array([crc32(read.texts[row].encode()) for row in rows], np.uint32)
+        digest_B = np.array([crc32(read.texts[row].encode()) for row in rows.tolist()], np.uint32)
         limits = Limits(
             end_E=np.array(self.end_ids or (NOTHING,), np.int32),
             max_tokens_B=self._place(padded(np.full(len(rows), max_tokens, np.int32))),
@@ -208,7 +208,7 @@ class BatchDecoder:
         vocabulary: LargeVocabulary | Sequence[PromptEntries] | None,
         read: ReadPrompts,
         rows: Int[np.ndarray, "rows"],
-        inputs: TokenInputs,
+        inputs: TokenInputs[np.ndarray],
     ) -> Vocabulary:
         """What a batch is written in."""
         if vocabulary is None or isinstance(vocabulary, LargeVocabulary):
@@ -217,10 +217,12 @@ class BatchDecoder:
         if self.model.output_embeddings is not None:
             table = self.model.output_embeddings[...]
             output_UD = self.embedder.new_output_rows(read.tokens.take(rows), read.language_N[rows], table)
-        texts = [read.tokens[row] for row in rows]
-        return prompt_vocabulary([vocabulary[row] for row in rows], texts, inputs, output_UD, self.mesh)
+        texts = [read.tokens[row] for row in rows.tolist()]
+        return prompt_vocabulary([vocabulary[row] for row in rows.tolist()], texts, inputs, output_UD, self.mesh)
 
-    def _inputs(self, read: ReadPrompts, rows: Int[np.ndarray, "rows"], n_batch: int, capacity: int) -> TokenInputs:
+    def _inputs(
+        self, read: ReadPrompts, rows: Int[np.ndarray, "rows"], n_batch: int, capacity: int
+    ) -> TokenInputs[np.ndarray]:
         """The prompts of a batch as the model reads them; as long as the cache, so that one program serves all.
 
         They lie on the host.
@@ -238,7 +240,7 @@ class BatchDecoder:
     def _seen(self, read: ReadPrompts, rows: Int[np.ndarray, "rows"], n_batch: int) -> Bool[np.ndarray, "B V"]:
         """The subwords of each prompt; a merged token counts as its constituents."""
         seen_BV = np.zeros((n_batch, self.config.vocab_size), bool)
-        for at, row in enumerate(rows):
+        for at, row in enumerate(rows.tolist()):
             ids = read.tokens[row].subword_L
             seen_BV[at, ids[ids < self.embedder.tokenizer.n_own]] = True
         return seen_BV

@@ -106,7 +106,7 @@ def start(
         cache=constrain_cache(cache, mesh),
         token_B=jnp.zeros(n_batch, jnp.int32),
         n_chosen_B=jnp.zeros(n_batch, jnp.int32),
-        is_done_B=limits.max_tokens_B <= 0,
+        is_done_B=jnp.asarray(limits.max_tokens_B) <= 0,
         is_bad_B=jnp.zeros(n_batch, bool),
         seen_BV=seen_BV,
         key_B=key_B,

@@ -111,11 +111,12 @@ class DynamicDecoder:
             is_stacked=is_stacked,
         )
         config, decoder = loaded.config, loaded.parameters
+        output_embeddings = decoder.output_embeddings
         embedder = TokenEmbedder(
             loaded.tokenizer,
             decoder.word_embeddings[...],
             loaded.hypernet,
-            output_VD=None if config.ties_embeddings else decoder.output_embeddings[...],
+            output_VD=None if output_embeddings is None else output_embeddings[...],
             surface=surface,
             predict_all=predict_all,
             cache_rows=cache_rows,
@@ -318,19 +319,19 @@ class DynamicDecoder:
         owner_N = np.array([number.setdefault(repr(prompt), len(number)) for prompt in prompts], np.int32)
         first = np.unique(owner_N, return_index=True)[1]
         read = self.read(
-            [prompts[at] for at in first], goal=goal, merging=merging, language=language, batch_size=batch_size
+            [prompts[at] for at in first.tolist()], goal=goal, merging=merging, language=language, batch_size=batch_size
         )
         ids = [
             continuation_ids(self.tokenizer, read.texts[owner], text)
-            for owner, text in zip(owner_N, continuations, strict=True)
+            for owner, text in zip(owner_N.tolist(), continuations, strict=True)
         ]
-        found: list[ScoredText | None] = [None] * len(prompts)
+        found: dict[int, ScoredText] = {}
         for rows in group_by_length(read.n_tokens, batch_size):
             members = np.flatnonzero(np.isin(owner_N, rows))
             for at in range(0, len(members), MOST_CONTINUATIONS):
                 some = members[at : at + MOST_CONTINUATIONS]
                 log_BO, greedy_BO = self._batches.score(read, rows, owner_N[some], [ids[n] for n in some])
-                for row, n in enumerate(some):
+                for row, n in enumerate(some.tolist()):
                     owner, length = owner_N[n], len(ids[n])
                     found[n] = ScoredText(
                         text=continuations[n],
@@ -342,7 +343,7 @@ class DynamicDecoder:
                     )
                 if on_progress is not None:
                     on_progress(len(some))
-        return found
+        return [found[n] for n in range(len(prompts))]
 
     def choose(
         self,

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from jax.sharding import Mesh
@@ -101,7 +102,7 @@ def _constituents(entries: GrownVocabulary) -> Int32[np.ndarray, "V S"]:
 
 def _check_model(rows: VocabularyTable, model: Decoder, n_own: int) -> None:
     """Raises InputError if a table's first rows are not the model's own."""
-    tables = {"input": model.word_embeddings, "output": model.output_embeddings}
+    tables: dict[Literal["input", "output"], Any] = {"input": model.word_embeddings, "output": model.output_embeddings}
     of_model = {name: table[...] for name, table in tables.items() if table is not None}
     is_alike = rows.config.tables == tuple(of_model)
     for name, table_VD in of_model.items() if is_alike else ():

@@ -56,7 +56,7 @@ def prompt_entries(tokenizer: ByteLevelTokenizer, tokens: TextTokens, *, n_own: 
 def prompt_vocabulary(
     entries: Sequence[PromptEntries],
     texts: Sequence[TextTokens],
-    inputs: TokenInputs,
+    inputs: TokenInputs[np.ndarray],
     output_UD: Float32[np.ndarray, "U D"] | None,
     mesh: Mesh | None,
 ) -> PromptVocabulary:
@@ -69,18 +69,21 @@ def prompt_vocabulary(
       output_UD: the rows that new tokens are scored by, in the order of `inputs.rows_RD`; None where those are these.
       mesh: where it goes.
     """
+    row_BT, rows_RD = inputs.row_BT, inputs.rows_RD
+    assert row_BT is not None, "static prompts have no new tokens"
+    assert rows_RD is not None, "static prompts have no new tokens"
     longest = max((len(ids) for of_text in texts for ids in of_text.ids()), default=1)
     n_batch, n_places = inputs.mask_BT.shape
     row_BN = np.full((n_batch, n_places), -1, np.int32)
     constituents_BNS = np.full((n_batch, n_places, bucket(longest, SURFACE_BUCKETS[1:])), -1, np.int32)
     for row, (of_text, tokens) in enumerate(zip(entries, texts, strict=True)):
-        row_BN[row, : len(of_text)] = inputs.row_BT[row, list(of_text.places)]
+        row_BN[row, : len(of_text)] = row_BT[row, list(of_text.places)]
         ids = tokens.ids()
         for number, place in enumerate(of_text.places):
             constituents_BNS[row, number, : len(ids[place])] = ids[place]
     output_RD = None
     if output_UD is not None:
-        output_RD = np.zeros_like(inputs.rows_RD)
+        output_RD = np.zeros_like(rows_RD)
         output_RD[: len(output_UD)] = output_UD
 
     def whole(rows_RD):
@@ -89,7 +92,7 @@ def prompt_vocabulary(
         return jax.device_put(rows_RD, NamedSharding(mesh, PartitionSpec()))
 
     return PromptVocabulary(
-        input_RD=whole(inputs.rows_RD),
+        input_RD=whole(rows_RD),
         output_RD=whole(output_RD),
         row_BN=shard_batch(row_BN, mesh),
         constituents_BNS=shard_batch(constituents_BNS, mesh),

@@ -97,20 +97,22 @@ def prompt_texts(prompts: Sequence[Prompt], chat: ChatTemplate | None) -> tuple[
         raise InputError("This is one prompt, not a sequence of prompts: put it in a list.")
     if len(prompts) == 0:
         raise InputError("There is no prompt: give one or more.")
-    are_chats = [not isinstance(prompt, str) for prompt in prompts]
-    if not any(are_chats):
-        return list(prompts), True
-    if not all(are_chats):
+    plain = [prompt for prompt in prompts if isinstance(prompt, str)]
+    if len(plain) == len(prompts):
+        return plain, True
+    if plain:
         raise InputError("Plain texts and chats in one call: ask for each kind by itself.")
     if chat is None:
         raise ConfigError(
             "The model has no chat template (tokenizer_config.json has no chat_template, and there is no "
             "chat_template.jinja): give plain text, or take a model that was tuned on chats."
         )
+    chats = []
     for number, turns in enumerate(prompts):
-        if isinstance(turns, Mapping) or not isinstance(turns, Sequence) or len(turns) == 0:
+        if isinstance(turns, str | Mapping) or not isinstance(turns, Sequence) or len(turns) == 0:
             raise InputError(f'Chat {number} must be a list of turns: [{{"role": "user", "content": "Hello"}}].')
-    return [chat.render(turns) for turns in prompts], False
+        chats.append(turns)
+    return [chat.render(turns) for turns in chats], False
 
 
 def continuation_ids(tokenizer: ByteLevelTokenizer, prompt: str, continuation: str) -> list[int]:

@@ -17,9 +17,11 @@ class NewEntries(Protocol):
     @property
     def n_own(self) -> int:
         """The id of the first."""
+        ...
 
     def string(self, index: int) -> str:
         """The byte-level string of one of them."""
+        ...
 
 
 class TextStream:

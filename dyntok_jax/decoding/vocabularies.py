@@ -23,16 +23,19 @@ class Vocabulary(Protocol):
 
     def embed(self, model: Decoder, token_B: Int32[Array, "B"]) -> Float[Array, "B D"]:
         """The word embedding of each sequence's last token."""
+        ...
 
     def propose(
         self, model: Decoder, hidden_BD: Float[Array, "B D"], seen_BV: Bool[Array, "B V"] | None
     ) -> tuple[Int32[Array, "B K"] | None, Float32[Array, "B K"], Bool[Array, "B K"] | None]:
         """Tokens that may follow (None: all, in order), their logits, and which of them a repetition penalty hits."""
+        ...
 
     def mark_seen(
         self, seen_BV: Bool[Array, "B V"], token_B: Int32[Array, "B"], is_active_B: Bool[Array, "B"]
     ) -> Bool[Array, "B V"]:
         """Adds each sequence's token to the subwords it has seen, where it is active."""
+        ...
 
 
 @jax.tree_util.register_dataclass
@@ -90,7 +93,7 @@ class LargeVocabulary:
 
     def embed(self, model: Decoder, token_B: Int32[Array, "B"]) -> Float[Array, "B D"]:  # noqa: ARG002
         """The input rows."""
-        return self.input_VD.at[token_B].get(mode="fill", fill_value=0)
+        return jnp.asarray(self.input_VD).at[token_B].get(mode="fill", fill_value=0)
 
     def propose(
         self,

@@ -79,7 +79,8 @@ class TokenEmbedder:
                 n_appended=tokenizer.vocab_size - tokenizer.n_own,
                 separate_output=output_VD is not None,
             )
-            if config.separate_output:  # held side by side: joining them at every prediction would cost more
+            # held side by side: joining them at every prediction would cost more
+            if output_VD is not None and config.separate_output:
                 self._hypernet_source_VM = jnp.concatenate([source_VD, output_VD], axis=1)
             self.languages = languages_of(config.n_langs, config.langs)
             self._cache = EmbeddingCache(cache_rows, source_VD.shape[1])
@@ -109,13 +110,13 @@ class TokenEmbedder:
         Raises:
           InputError: a language is missing, unknown or not wanted.
         """
-        if language is None and self.languages:
+        if not self.languages:
+            if self.hypernet is not None and language is not None:
+                raise InputError("This hypernetwork has no languages: leave the language out.")
+            return np.zeros(n_texts, np.int32)
+        if language is None:
             known = " ".join(self.languages)
             raise InputError(f"This hypernetwork is multilingual: say which language the texts are in ({known}).")
-        if self.hypernet is not None and language is not None and not self.languages:
-            raise InputError("This hypernetwork has no languages: leave the language out.")
-        if not self.languages:
-            return np.zeros(n_texts, np.int32)
         codes = [language] * n_texts if isinstance(language, str) else language
         if len(codes) != n_texts:
             raise InputError(f"There are {n_texts} texts and {len(codes)} languages: give one, or one a text.")
@@ -145,7 +146,7 @@ class TokenEmbedder:
         length: int,
         n_rows: Sequence[int] = (),
         is_static: bool = False,
-    ) -> TokenInputs:
+    ) -> TokenInputs[np.ndarray]:
         """The tokens of a batch as the model reads them, padded to `n_batch` sequences of `length`.
 
         Args:
@@ -234,7 +235,7 @@ class TokenEmbedder:
 
     def _new_forms(
         self, tokens: RaggedTokens, language_B: Int32[np.ndarray, "B"]
-    ) -> tuple[Bool[np.ndarray, "M"], UniqueTokens, Int32[np.ndarray, "U"]]:
+    ) -> tuple[Bool[np.ndarray, "M"], UniqueTokens[np.ndarray], Int32[np.ndarray, "U"]]:
         """Which tokens keep no source row, their distinct forms (of a batch of one row), and each form's language."""
         ids_1N = tokens.subwords.ids_N[None]
         merged = MergedBatch(
@@ -289,7 +290,7 @@ _average = jax.jit(average_with_filler)
 
 
 @jax.jit
-def _predict_output(hypernet, surface_US, is_subword_US, source_VM, language_U) -> Float[Array, "U D"]:
+def _predict_output(hypernet, surface_US, is_subword_US, source_VM, language_U) -> Float[Array, "U D"] | None:
     return predict_embeddings(hypernet, surface_US, is_subword_US, source_VM, language_U).output_UD
 
 

@@ -146,7 +146,7 @@ def predict_embeddings(
         output_UD = _head(hypernet.second_head, first)
     if hypernet.scaler is not None:
         predicted = _scale(hypernet.scaler, predicted)
-    if hypernet.out_scaler is not None:
+    if hypernet.out_scaler is not None and output_UD is not None:
         output_UD = _scale(hypernet.out_scaler, output_UD)
     if config.residual:
         mean = _mean_rows(known_rows, known_US & is_subword_US, is_subword_US)

@@ -105,8 +105,9 @@ class HypernetConfig:
         needed += ["n_langs"] if config.get("hn_embed_lang_id") else []
         # Released configs leave the last three to `roberta-base`; without a number of heads, each is 64 wide.
         optional = {"hn_num_attention_heads": 0, "hn_max_position_embeddings": 514, "hn_type_vocab_size": 1}
-        optional["hn_layer_norm_eps"] = 1e-5
-        numbers = read_numbers(config, "the hypernetwork", needed=needed, optional=optional)
+        numbers, fractions = read_numbers(
+            config, "the hypernetwork", needed=needed, whole=optional, fractions={"hn_layer_norm_eps": 1e-5}
+        )
         hidden = numbers["hn_hidden_size"]
         return cls(
             width=numbers["n_embd"],
@@ -126,7 +127,7 @@ class HypernetConfig:
             residual=bool(config.get("hn_residual", False)),
             max_positions=numbers["hn_max_position_embeddings"],
             n_token_types=numbers["hn_type_vocab_size"],
-            norm_eps=numbers["hn_layer_norm_eps"],
+            norm_eps=fractions["hn_layer_norm_eps"],
             langs=_read_langs(config) if config.get("hn_embed_lang_id") else None,
         )
 

@@ -26,25 +26,26 @@ def with_table_scalers(hypernet: Hypernet, source_VM: Float[Array, "V M"]) -> Hy
       hypernet: fresh parameters.
       source_VM: the model's table; where input and output tables differ both side by side, [input ‖ output].
     """
-    if hypernet.in_scaler is None:
+    scaled = _copy(hypernet)
+    in_scaler, scaler, out_scaler = scaled.in_scaler, scaled.scaler, scaled.out_scaler
+    if in_scaler is None or scaler is None:
         return hypernet
     config, wide_VM = hypernet.config, source_VM.astype(jnp.float32)
     mean_M, spread_M = wide_VM.mean(axis=0), wide_VM.std(axis=0)
     in_scale_M = INIT_STD / (spread_M + EPSILON)
-    scaled = _copy(hypernet)
-    _set(scaled.in_scaler, in_scale_M, -in_scale_M * mean_M)
+    _set(in_scaler, in_scale_M, -in_scale_M * mean_M)
     width = config.width
     if config.residual:
-        _set(scaled.scaler, spread_M[:width], jnp.zeros(width))
-        if scaled.out_scaler is not None:
-            _set(scaled.out_scaler, spread_M[width:], jnp.zeros(width))
+        _set(scaler, spread_M[:width], jnp.zeros(width))
+        if out_scaler is not None:
+            _set(out_scaler, spread_M[width:], jnp.zeros(width))
         return scaled
     ids_U1 = jnp.arange(min(N_ANCHORS, config.vocab_size), dtype=jnp.int32)[:, None]
     language = 0 if config.n_langs else None
     predicted = predict_embeddings(scaled, ids_U1, jnp.ones(ids_U1.shape, bool), source_VM, language)
-    _match(scaled.scaler, predicted.input_UD, mean_M[:width], spread_M[:width])
-    if scaled.out_scaler is not None:
-        _match(scaled.out_scaler, predicted.output_UD, mean_M[width:], spread_M[width:])
+    _match(scaler, predicted.input_UD, mean_M[:width], spread_M[:width])
+    if out_scaler is not None and predicted.output_UD is not None:
+        _match(out_scaler, predicted.output_UD, mean_M[width:], spread_M[width:])
     return scaled
 
 

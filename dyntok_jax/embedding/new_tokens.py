@@ -11,7 +11,7 @@ from dyntok_jax.types import MergedBatch, UniqueTokens
 def wants_row(
     tokenizer: ByteLevelTokenizer,
     ids_BL: Int32[np.ndarray, "B L"],
-    merged: MergedBatch,
+    merged: MergedBatch[np.ndarray],
     *,
     predict_all: bool = False,
 ) -> Bool[np.ndarray, "B T"]:
@@ -32,12 +32,12 @@ def wants_row(
 
 def distinct_forms(
     ids_BL: Int32[np.ndarray, "B L"],
-    merged: MergedBatch,
+    merged: MergedBatch[np.ndarray],
     wanted_BT: Bool[np.ndarray, "B T"],
     language_BT: Int32[np.ndarray, "B #T"],
     *,
     width: int,
-) -> tuple[UniqueTokens, Int32[np.ndarray, "U"]]:
+) -> tuple[UniqueTokens[np.ndarray], Int32[np.ndarray, "U"]]:
     """The distinct surface forms of the wanted tokens, each language's apart.
 
     Args:

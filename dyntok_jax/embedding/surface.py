@@ -13,12 +13,12 @@ from jax import lax
 from jaxtyping import Array, Bool, Int32
 
 from dyntok_jax.text import ByteLevelTokenizer
-from dyntok_jax.types import AnyArray, MergedBatch, UniqueTokens
+from dyntok_jax.types import ArrayT, MergedBatch, UniqueTokens
 
 
 def constituents(
-    ids_BL: Int32[AnyArray, "B L"], merged: MergedBatch, *, width: int
-) -> tuple[Int32[AnyArray, "B T S"], Bool[AnyArray, "B T S"]]:
+    ids_BL: Int32[ArrayT, "B L"], merged: MergedBatch[ArrayT], *, width: int
+) -> tuple[Int32[ArrayT, "B T S"], Bool[ArrayT, "B T S"]]:
     """Each token's own subword ids, cut at S = `width`, and which entries are subwords.
 
     Works on numpy and on JAX arrays alike, and stays on their side.
@@ -38,7 +38,7 @@ def unique_tokens(
     mask_BT: Bool[Array, "B T"],
     *,
     size: int,
-) -> UniqueTokens:
+) -> UniqueTokens[Array]:
     """Finds the distinct surface forms of a batch, on the device.
 
     Args:
@@ -77,7 +77,7 @@ def unique_tokens_on_host(
     surface_BTS: Int32[np.ndarray, "B T S"],
     is_subword_BTS: Bool[np.ndarray, "B T S"],
     mask_BT: Bool[np.ndarray, "B T"],
-) -> UniqueTokens:
+) -> UniqueTokens[np.ndarray]:
     """The same on the host, with exactly as many rows as there are distinct tokens."""
     n_batch, n_tokens, width = surface_BTS.shape
     key_NS = np.where(is_subword_BTS, surface_BTS, -1)[mask_BT]

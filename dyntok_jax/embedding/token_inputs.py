@@ -1,6 +1,7 @@
 """What a model reads in place of ids: each token's source row, or a row of its own."""
 
 from dataclasses import dataclass
+from typing import Generic
 
 import jax
 import jax.numpy as jnp
@@ -8,25 +9,25 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from dyntok_jax.sharding import shard_batch
-from dyntok_jax.types import AnyArray
+from dyntok_jax.types import ArrayT
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class TokenInputs:
+class TokenInputs(Generic[ArrayT]):
     """A padded batch of tokens on its way to a model.
 
     Attributes:
       ids_BT: row of the model's table, for tokens that keep their source row.
       row_BT: index in `rows_RD` of tokens that have a row of their own, -1 for the others; None where none has one.
-      rows_RD: rows of new tokens, zeros behind them; None where there are none.
+      rows_RD: rows of new tokens, zeros behind them; None where `row_BT` is.
       mask_BT: False for padding, on the right.
     """
 
-    ids_BT: Int32[AnyArray, "B T"]
-    row_BT: Int32[AnyArray, "B T"] | None
-    rows_RD: Float32[AnyArray, "R D"] | None
-    mask_BT: Bool[AnyArray, "B T"]
+    ids_BT: Int32[ArrayT, "B T"]
+    row_BT: Int32[ArrayT, "B T"] | None
+    rows_RD: Float32[ArrayT, "R D"] | None
+    mask_BT: Bool[ArrayT, "B T"]
 
     def place(self, mesh: Mesh | None) -> "TokenInputs":
         """The batch split over the mesh axis `data`, the rows on every device; as it is without a mesh."""
@@ -46,7 +47,7 @@ class TokenInputs:
 def embed_tokens(source_VD: Float[Array, "V D"], inputs: TokenInputs) -> Float[Array, "B T D"]:
     """Source or own rows, in the dtype of the table; zeros for ids past it."""
     embeddings_BTD = source_VD.at[inputs.ids_BT].get(mode="fill", fill_value=0)
-    if inputs.row_BT is None:
+    if inputs.row_BT is None or inputs.rows_RD is None:
         return embeddings_BTD
     own_BTD = inputs.rows_RD[jnp.maximum(inputs.row_BT, 0)].astype(embeddings_BTD.dtype)
     return jnp.where((inputs.row_BT >= 0)[..., None], own_BTD, embeddings_BTD)

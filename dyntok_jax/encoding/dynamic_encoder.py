@@ -209,7 +209,7 @@ class DynamicEncoder:
         """The tokens of a batch as the model reads them, padded to buckets, and which text of a pair each is of."""
         n_batch = bucket(len(tokens), self._batch_buckets())
         length = min(bucket(max(1, int(tokens.lengths.max()))), self.config.max_tokens)
-        inputs = self.embedder.inputs(tokens, language_B, n_batch=n_batch, length=length, is_static=is_static)
+        inputs = self.embedder.inputs(tokens, language_N, n_batch=n_batch, length=length, is_static=is_static)
         type_M = tokens.subwords.type_N[tokens.start_M]
         type_BT = pad_ragged(type_M, tokens.offsets, n_batch, length, padding=0)
         return inputs.place(self.mesh), shard_batch(type_BT, self.mesh)
@@ -234,7 +234,7 @@ def default_prompt(folder: Path) -> str:
 @partial(jax.jit, static_argnames=("pooling", "normalize"))
 def encode_batch(
     encoder: Encoder,
-    inputs: TokenInputs,
+    inputs: TokenInputs[Array],
     type_BT: Int32[Array, "B T"],
     *,
     pooling: Pooling,
@@ -256,7 +256,7 @@ def _gather(pending, lengths: Int[np.ndarray, "texts"], width: int, *, is_pooled
         for rows, pooled_BD in pending:
             embeddings_ND[rows] = np.asarray(pooled_BD, np.float32)[: len(rows)]
         return embeddings_ND, None
-    hidden: list[np.ndarray | None] = [None] * len(lengths)
+    hidden = [np.zeros((0, width), np.float32)] * len(lengths)
     for rows, hidden_BTD in pending:
         for row, hidden_TD in zip(rows, np.asarray(hidden_BTD, np.float32), strict=False):
             hidden[row] = hidden_TD[: lengths[row]]

@@ -26,7 +26,7 @@ PARAMETERS = "parameters"
 
 def is_checkpoint(folder: str | os.PathLike) -> bool:
     """Whether a folder is one that `save_checkpoint` wrote."""
-    return ocp.is_orbax_checkpoint(Path(folder).absolute() / PARAMETERS)
+    return ocp.is_orbax_checkpoint(_arrays_of(folder))
 
 
 def save_checkpoint(folder: str | os.PathLike, config: dict[str, Any], tree: Any, *, overwrite: bool = False) -> None:
@@ -43,7 +43,7 @@ def save_checkpoint(folder: str | os.PathLike, config: dict[str, Any], tree: Any
     """
     with new_folder(folder, overwrite=overwrite) as part:
         with _bounded_writing(tree):
-            ocp.save((part / PARAMETERS).absolute(), flat_parameters(tree))
+            ocp.save(_arrays_of(part), flat_parameters(tree))
         text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
         (part / "config.json").write_text(text, encoding="utf-8")
 
@@ -61,7 +61,7 @@ def read_shapes(folder: str | os.PathLike) -> dict[str, jax.ShapeDtypeStruct]:
             "`dyntok convert` or save_checkpoint wrote."
         )
     with _as_damage(folder):
-        entries = ocp.metadata((folder / PARAMETERS).absolute()).metadata
+        entries = ocp.metadata(_arrays_of(folder)).metadata
         if not isinstance(entries, dict):
             raise ValueError("its list of arrays cannot be read")
         return {path: jax.ShapeDtypeStruct(entry.shape, entry.dtype) for path, entry in sorted(entries.items())}
@@ -99,9 +99,13 @@ def load_checkpoint(folder: str | os.PathLike, abstract: Any, *, shardings: Call
     with _as_damage(folder):
         for turn in _turns(targets):
             asked = {path: target if path in turn else ocp.PLACEHOLDER for path, target in targets.items()}
-            read = ocp.load((folder / PARAMETERS).absolute(), asked)
+            read = ocp.load(_arrays_of(folder), asked)
             loaded |= {path: jax.block_until_ready(read[path]) for path in turn}
     return jax.tree.unflatten(jax.tree.structure(abstract), [loaded[path] for path in want])
+
+
+def _arrays_of(folder: str | os.PathLike) -> str:
+    return str(Path(folder).absolute() / PARAMETERS)
 
 
 def _bounded_writing(tree: Any) -> ocp.Context:

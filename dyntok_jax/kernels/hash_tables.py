@@ -4,10 +4,12 @@ numba's cache on disk sees that a function's own file has changed, not the files
 during development, touch the files that use it.
 """
 
-from typing import no_type_check
+from typing import TypeVarTuple, cast, no_type_check
 
 import numba
 import numpy as np
+
+Arrays = TypeVarTuple("Arrays")
 
 NONE = -1
 """No position, no pair, no occurrence: the end of a linked list."""
@@ -21,9 +23,9 @@ def compiled(function):
         return numba.njit(nogil=True)(function)
 
 
-def as_kernel_arrays(*arrays: np.ndarray) -> list[np.ndarray]:
+def as_kernel_arrays(*arrays: *Arrays) -> tuple[*Arrays]:
     """Contiguous and writable arrays: for any others numba would compile its functions once more."""
-    return [np.require(array, requirements=("C", "W")) for array in arrays]
+    return cast(tuple[*Arrays], tuple(np.require(array, requirements=("C", "W")) for array in arrays))
 
 
 # `no_type_check`: numba compiles the functions as they are, not the checks that the tests wrap around all others.

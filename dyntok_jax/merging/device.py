@@ -48,7 +48,7 @@ def merge_batch(
     *,
     max_subwords: int | None = None,
     scope: Scope = "batch",
-) -> MergedBatch:
+) -> MergedBatch[Array]:
     """Merges the most frequent pairs until the goal is reached or no pair is left.
 
     One compiled program a shape and scope: neither the goal nor `max_subwords` is compiled in. Arrays sharded over B on

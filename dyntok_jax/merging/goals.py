@@ -1,7 +1,7 @@
 """When merging stops: after a number of merges, at a share of the maximum reduction, or at a token budget."""
 
 from dataclasses import dataclass
-from typing import get_args
+from typing import Generic, get_args
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int32
 from dyntok_jax.errors import InputError
 from dyntok_jax.merging.segments import count_fewest, count_mergeable
 from dyntok_jax.options import Budget, Goal, Merges, Scope, Share
-from dyntok_jax.types import AnyArray
+from dyntok_jax.types import AnyArray, ArrayT
 
 NO_LIMIT = int(np.iinfo(np.int32).max)
 """Stands for "no limit" where a number is needed."""
@@ -21,7 +21,7 @@ _NEVER = -1
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class MergeLimits:
+class MergeLimits(Generic[ArrayT]):
     """A goal as numbers, so that one compiled program serves every goal. Merging stops at the first limit reached.
 
     Attributes:
@@ -30,12 +30,12 @@ class MergeLimits:
       budget: how many tokens a sequence may have, special tokens included; -1 if that shall never stop merging.
     """
 
-    max_merges: Int32[AnyArray, "*batch"]
-    share: Int32[AnyArray, "*batch"]
-    budget: Int32[AnyArray, "*batch"]
+    max_merges: Int32[ArrayT, "*batch"]
+    share: Int32[ArrayT, "*batch"]
+    budget: Int32[ArrayT, "*batch"]
 
 
-def limits_of(goal: Goal) -> MergeLimits:
+def limits_of(goal: Goal) -> MergeLimits[np.ndarray]:
     """The goal as numbers (numpy scalars).
 
     Raises:

@@ -40,7 +40,7 @@ def merge_batch_on_host(
     scope: Scope = "batch",
     count_merges: bool = False,
     over_budget: Literal["error", "keep"] = "error",
-) -> MergedBatch:
+) -> MergedBatch[np.ndarray]:
     """Merges the most frequent pairs until the goal is reached or no pair is left.
 
     Args:
@@ -122,7 +122,7 @@ def merge_ragged(
     )
 
 
-def _check_budget(merged: MergedBatch, goal: Budget) -> None:
+def _check_budget(merged: MergedBatch[np.ndarray], goal: Budget) -> None:
     tokens_B = merged.mask_BT.sum(axis=1)
     over_B = np.flatnonzero(tokens_B > goal.tokens)
     if over_B.size:

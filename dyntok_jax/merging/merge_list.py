@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from jaxtyping import Bool, Int, Int32
@@ -17,6 +18,7 @@ from dyntok_jax.errors import InputError
 from dyntok_jax.kernels import apply_pairs, as_kernel_arrays, index_pairs, merge_rows
 from dyntok_jax.merging.goals import longest_token
 from dyntok_jax.merging.segments import number_apart, tokens_from_lengths
+from dyntok_jax.options import Boundary
 from dyntok_jax.storage import written
 from dyntok_jax.types import MergedBatch, SubwordBatch
 
@@ -40,7 +42,7 @@ class MergeList:
 
     pairs: tuple[tuple[SubwordIds, SubwordIds], ...]
     tokenizer: str
-    boundary: str
+    boundary: Boundary
     max_subwords: int | None
 
     def apply(
@@ -48,7 +50,7 @@ class MergeList:
         ids_BL: Int32[np.ndarray, "B L"],
         segment_BL: Int32[np.ndarray, "B L"],
         mask_BL: Bool[np.ndarray, "B L"],
-    ) -> MergedBatch:
+    ) -> MergedBatch[np.ndarray]:
         """Merges a batch of the same tokenizer and boundary: each pair wherever it stands when its turn comes.
 
         Args:
@@ -116,11 +118,11 @@ class MergeList:
 
 
 def learn_merges(
-    batches: Iterable[SubwordBatch],
+    batches: Iterable[SubwordBatch[np.ndarray]],
     count: int,
     *,
     tokenizer: str,
-    boundary: str,
+    boundary: Boundary,
     max_subwords: int | None = None,
 ) -> MergeList:
     """Learns merges on a corpus, counted over all of it as if it were one batch.
@@ -177,7 +179,7 @@ def load_merges(path: str | os.PathLike, *, tokenizer: str | None = None) -> Mer
         raise InputError(f"{path} has version {header.get('version')}, this program reads version {_VERSION}.")
     name, boundary, max_subwords = (header.get(key) for key in ("tokenizer", "boundary", "max_subwords"))
     is_limit = max_subwords is None or (_is_whole_number(max_subwords) and max_subwords >= 1)
-    if not (isinstance(name, str) and isinstance(boundary, str) and is_limit):
+    if not (isinstance(name, str) and boundary in get_args(Boundary) and is_limit):
         raise InputError(f"{path}, line 1: tokenizer, boundary or max_subwords is missing or not of its kind.")
     if tokenizer is not None and name != tokenizer:
         raise InputError(
@@ -200,7 +202,7 @@ def load_merges(path: str | os.PathLike, *, tokenizer: str | None = None) -> Mer
     return MergeList(tuple(pairs), name, boundary, max_subwords)
 
 
-def _as_one_sequence(batches: Iterable[SubwordBatch]) -> tuple[np.ndarray, np.ndarray]:
+def _as_one_sequence(batches: Iterable[SubwordBatch[np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     """All subwords in one row, with new segment numbers, so that no two sequences share one."""
     ids, segments, lengths = [], [], [np.zeros(1, np.int64)]
     for batch in batches:
@@ -224,12 +226,10 @@ def _read_object(path: Path, number: int, line: str) -> dict:
 
 def _read_pair(path: Path, number: int, line: str) -> tuple[SubwordIds, SubwordIds]:
     tokens = _read_object(path, number, line).get("ids")
-    are_ids = isinstance(tokens, list) and all(
-        isinstance(token, list) and token and all(_is_whole_number(subword) for subword in token) for token in tokens
-    )
-    if not are_ids or len(tokens) != 2:
-        raise InputError(f"{path}, line {number}: 'ids' is not two lists of subword ids.")
-    return tuple(tokens[0]), tuple(tokens[1])
+    match tokens:
+        case [[_, *_] as left, [_, *_] as right] if all(_is_whole_number(subword) for subword in (*left, *right)):
+            return tuple(left), tuple(right)
+    raise InputError(f"{path}, line {number}: 'ids' is not two lists of subword ids.")
 
 
 def _is_whole_number(value: object) -> bool:

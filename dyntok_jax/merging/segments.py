@@ -3,15 +3,17 @@
 Each function works on numpy arrays on the host and on JAX arrays, traced or not, on the device.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Bool, Int, Int32
 
-from dyntok_jax.types import NO_SEGMENT, AnyArray, MergedBatch
+from dyntok_jax.types import NO_SEGMENT, AnyArray, ArrayT, MergedBatch
 
 
-def merge_segments(segment_BL: Int32[AnyArray, "B L"], mask_BL: Bool[AnyArray, "B L"]) -> MergedBatch:
+def merge_segments(segment_BL: Int32[ArrayT, "B L"], mask_BL: Bool[ArrayT, "B L"]) -> MergedBatch[ArrayT]:
     """Makes every segment one token: full merging without a limit, found without merging step by step.
 
     Args:
@@ -25,25 +27,25 @@ def merge_segments(segment_BL: Int32[AnyArray, "B L"], mask_BL: Bool[AnyArray, "
 
 
 def tokens_from_lengths(
-    length_BL: Int32[AnyArray, "B L"],
-    mask_BL: Bool[AnyArray, "B L"],
-    n_merges: Int32[AnyArray, "*scope"] | None,
-) -> MergedBatch:
+    length_BL: Int32[ArrayT, "B L"],
+    mask_BL: Bool[ArrayT, "B L"],
+    n_merges: Int32[ArrayT, "*scope"] | None,
+) -> MergedBatch[ArrayT]:
     """Moves tokens to the left of their rows, from lengths noted at each token's first subword (0 elsewhere)."""
     return _tokens((length_BL > 0) & mask_BL, mask_BL, n_merges)
 
 
-def count_mergeable(segment_BL: Int32[AnyArray, "B L"], mask_BL: Bool[AnyArray, "B L"]) -> Int32[AnyArray, "B"]:
+def count_mergeable(segment_BL: Int32[ArrayT, "B L"], mask_BL: Bool[ArrayT, "B L"]) -> Int32[ArrayT, "B"]:
     """How many subwords of each sequence lie in segments: its static tokens, special tokens not counted."""
     xp = _namespace(segment_BL)
     return (_without_padding(segment_BL, mask_BL) != NO_SEGMENT).sum(axis=1, dtype=xp.int32)
 
 
 def count_fewest(
-    segment_BL: Int32[AnyArray, "B L"],
-    mask_BL: Bool[AnyArray, "B L"],
+    segment_BL: Int32[ArrayT, "B L"],
+    mask_BL: Bool[ArrayT, "B L"],
     longest: Int32[AnyArray, ""],
-) -> Int32[AnyArray, "B"]:
+) -> Int32[ArrayT, "B"]:
     """How few tokens each sequence can have, special tokens not counted: a segment of n subwords ⌈n ÷ longest⌉."""
     xp = _namespace(segment_BL)
     segment_BL = _without_padding(segment_BL, mask_BL)
@@ -54,7 +56,7 @@ def count_fewest(
     return (begins_token_BL & (segment_BL != NO_SEGMENT)).sum(axis=1, dtype=xp.int32)
 
 
-def segment_starts(segment_BL: Int32[AnyArray, "B L"]) -> Bool[AnyArray, "B L"]:
+def segment_starts(segment_BL: Int32[ArrayT, "B L"]) -> Bool[ArrayT, "B L"]:
     """True where a segment begins, and at each subword that lies in none."""
     xp = _namespace(segment_BL)
     differs_BL = segment_BL[:, 1:] != segment_BL[:, :-1]
@@ -92,5 +94,6 @@ def _without_padding(segment_BL, mask_BL):
     return _namespace(segment_BL).where(mask_BL, segment_BL, NO_SEGMENT)
 
 
-def _namespace(array):
+def _namespace(array: AnyArray) -> Any:
+    """Numpy or jax.numpy: what is called here has the same name in both."""
     return np if isinstance(array, np.ndarray) else jnp

@@ -8,11 +8,11 @@ from dyntok_jax.types import NO_SEGMENT, MergedBatch
 
 
 def truncate_tokens(
-    merged: MergedBatch,
+    merged: MergedBatch[np.ndarray],
     segment_BL: Int32[np.ndarray, "B L"],
     type_BL: Int32[np.ndarray, "B L"],
     limit: int,
-) -> MergedBatch:
+) -> MergedBatch[np.ndarray]:
     """Cuts every sequence to at most `limit` tokens: the last ones of its text go, special tokens stay.
 
     Of a pair, tokens go one by one from the text that is longer at that moment, from the second if both are as long.

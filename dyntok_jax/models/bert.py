@@ -92,9 +92,14 @@ class EncoderConfig:
         if model_type not in MODEL_TYPES:
             raise ConfigError(f"model_type {model_type!r} is not supported: use one of {', '.join(MODEL_TYPES)}.")
         needed = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-        optional = {"max_position_embeddings": 512, "type_vocab_size": 2, "layer_norm_eps": 1e-12}
-        optional["pad_token_id"] = 0 if model_type == "bert" else 1
-        numbers = read_numbers(config, f"a {model_type} model", needed=needed, optional=optional)
+        optional = {
+            "max_position_embeddings": 512,
+            "type_vocab_size": 2,
+            "pad_token_id": 0 if model_type == "bert" else 1,
+        }
+        numbers, fractions = read_numbers(
+            config, f"a {model_type} model", needed=needed, whole=optional, fractions={"layer_norm_eps": 1e-12}
+        )
         positions = config.get("position_embedding_type") or "absolute"
         if positions != "absolute":
             raise ConfigError(f"position_embedding_type {positions!r} is not supported: only 'absolute' is.")
@@ -111,7 +116,7 @@ class EncoderConfig:
             max_positions=numbers["max_position_embeddings"],
             n_token_types=numbers["type_vocab_size"],
             pad_token_id=numbers["pad_token_id"],
-            norm_eps=numbers["layer_norm_eps"],
+            norm_eps=fractions["layer_norm_eps"],
             activation=str(config.get("hidden_act", "gelu")),
         )
 

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from dyntok_jax.errors import ConfigError
 
 LARGEST = 2**31 - 1
 """Of whole numbers; sizes and ids are int32."""
+_NO_DEFAULTS: Mapping[str, int] = MappingProxyType({})
 
 
 def read_numbers(
@@ -15,30 +17,35 @@ def read_numbers(
     what: str,
     *,
     needed: Iterable[str] = (),
-    optional: Mapping[str, int | float] | None = None,
-) -> dict[str, int | float]:
+    whole: Mapping[str, int] = _NO_DEFAULTS,
+    fractions: Mapping[str, float] = _NO_DEFAULTS,
+) -> tuple[dict[str, int], dict[str, float]]:
     """Reads fields that hold numbers.
 
     Args:
       config: the JSON object.
       what: whose config it is, for the error.
       needed: names of fields that hold whole numbers.
-      optional: field → its value where it is absent or null; a whole number there asks for one in the field too.
+      whole: fields that hold whole numbers → their value where they are absent or null.
+      fractions: the same for fields that hold any number.
+
+    Returns:
+      The whole numbers by field, and the fractions by field.
 
     Raises:
       ConfigError: fields that are missing or hold no number of their kind, all of them listed.
 
-    >>> read_numbers({"hidden_size": 8}, "a model", needed=["hidden_size"], optional={"norm_eps": 1e-5})
-    {'hidden_size': 8, 'norm_eps': 1e-05}
+    >>> read_numbers({"hidden_size": 8}, "a model", needed=["hidden_size"], fractions={"norm_eps": 1e-5})
+    ({'hidden_size': 8}, {'norm_eps': 1e-05})
     """
-    optional = {} if optional is None else optional
-    numbers = {name: config.get(name) for name in needed}
-    numbers |= {name: default if config.get(name) is None else config[name] for name, default in optional.items()}
-    takes_fractions = {name for name, default in optional.items() if isinstance(default, float)}
-    wrong = [name for name, number in numbers.items() if not is_number(number, takes_fractions=name in takes_fractions)]
+    found: dict[str, Any] = {name: config.get(name) for name in needed}
+    found |= {name: _or(config.get(name), default) for name, default in whole.items()}
+    found_fractions = {name: _or(config.get(name), default) for name, default in fractions.items()}
+    wrong = [name for name, number in found.items() if not is_number(number, takes_fractions=False)]
+    wrong += [name for name, number in found_fractions.items() if not is_number(number, takes_fractions=True)]
     if wrong:
         raise ConfigError(f"config.json of {what} lacks a number for: {', '.join(wrong)}.")
-    return {name: float(number) if name in takes_fractions else number for name, number in numbers.items()}
+    return found, {name: float(number) for name, number in found_fractions.items()}
 
 
 def is_number(value: object, *, takes_fractions: bool) -> bool:
@@ -63,3 +70,7 @@ def check_at_least(config: object, least: Mapping[str, int | float], *, of: str 
         if not getattr(config, name) >= low:
             whose = f" of {of}" if of else ""
             raise ConfigError(f"{name}{whose} is {getattr(config, name)}: it must be at least {low}.")
+
+
+def _or(value: Any, default: float) -> Any:
+    return default if value is None else value

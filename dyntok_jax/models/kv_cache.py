@@ -7,7 +7,7 @@ nothing wraps. Which position a slot holds follows from the sequence's length al
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -178,9 +178,17 @@ def attend(
 
     Returns:
       In the dtype of the queries; zeros for padding that sees nothing.
+
+    Raises:
+      ValueError: `own` and `past` are both None.
     """
     n_batch, n_tokens, n_heads, width = query_BTNH.shape
-    n_kv = own[0].shape[2] if own is not None else past.key.shape[-3]
+    if own is not None:
+        n_kv = own[0].shape[2]
+    elif past is not None:
+        n_kv = past.key.shape[-3]
+    else:
+        raise ValueError("own and past are both None: there must be keys to attend to.")
     query_BTKGH = (query_BTNH * jnp.asarray(width**-0.5, query_BTNH.dtype)).reshape(
         n_batch, n_tokens, n_kv, n_heads // n_kv, width
     )
@@ -191,7 +199,8 @@ def attend(
             partial = _add_past(partial, query_BTKGH, past, position_BT, span)
         if own is not None:
             own_BTS = sees(position_BT, span.position_BT, span.is_new_BT, span.window)
-            partial = _add_keys(partial, query_BTKGH, *(jnp.swapaxes(new, 1, 2) for new in own), own_BTS)
+            key_BKTH, value_BKTH = (jnp.swapaxes(new, 1, 2) for new in own)
+            partial = _add_keys(partial, query_BTKGH, key_BKTH, value_BKTH, own_BTS)
         total = jnp.where(partial.total_BKGT > 0, partial.total_BKGT, 1)
         return (partial.mixed_BKGTH / total[..., None]).transpose(0, 3, 1, 2, 4).astype(query_BTNH.dtype)
 
@@ -236,7 +245,7 @@ def _add_past(
     return lax.fori_loop(0, (filled + block - 1) // block, add_block, partial)
 
 
-def writes_first(past: LayerCache | None, span: AttentionSpan) -> bool:
+def writes_first(past: LayerCache | None, span: AttentionSpan) -> TypeGuard[LayerCache]:
     """Whether a layer's new tokens are written into its cache before attention reads it, not behind the last layer.
 
     A cache that is read and written afterwards is copied by XLA, whole and in every turn of a loop; the other way round
@@ -255,9 +264,9 @@ def write_and_attend(
     Returns:
       What `attend` returns, and the layer's keys and values with the new ones among them.
     """
-    kept = _write((past.key, past.value), own, span.length_B, span.is_new_BT)
+    key, value = _write((past.key, past.value), own, span.length_B, span.is_new_BT)
     after = replace(span, length_B=length_after(span))
-    return attend(query_BTNH, None, LayerCache(*kept, None), after), kept
+    return attend(query_BTNH, None, LayerCache(key, value, None), after), (key, value)
 
 
 def add_tokens(cache: KeyValueCache, key: Any, value: Any, is_new_BT: Bool[Array, "B T"]) -> KeyValueCache:
@@ -271,8 +280,8 @@ def add_tokens(cache: KeyValueCache, key: Any, value: Any, is_new_BT: Bool[Array
       value: the same shapes.
       is_new_BT: True for tokens, padding on the right.
     """
-    kept = _write((cache.key, cache.value), (key, value), cache.length_B, is_new_BT)
-    return KeyValueCache(*kept, cache.length_B + is_new_BT.sum(axis=1, dtype=jnp.int32))
+    key, value = _write((cache.key, cache.value), (key, value), cache.length_B, is_new_BT)
+    return KeyValueCache(key, value, cache.length_B + is_new_BT.sum(axis=1, dtype=jnp.int32))
 
 
 def _write(old: Any, new: Any, length_B: Int32[Array, "B"], is_new_BT: Bool[Array, "B T"]) -> Any:

@@ -6,6 +6,7 @@ embeddings, so a prompt may hold rows of the model's table and predicted ones si
 """
 
 from functools import partial
+from typing import overload
 
 import jax
 import jax.numpy as jnp
@@ -71,6 +72,9 @@ class Decoder(nnx.Module):
     `layers` is one module whose parameters have a leading layer axis, run by `lax.scan`; or, from `unstacked`, a tuple
     of one module a layer. `output_embeddings` is None where the word table is the output table too.
     """
+
+    layers: DecoderLayer | tuple[DecoderLayer, ...]
+    output_embeddings: nnx.Param | None
 
     def __init__(self, config: DecoderConfig, key: Key[Array, ""], dtype: DTypeLike = jnp.float32):
         """Draws fresh parameters; wrap it in `jax.eval_shape` for shapes alone."""
@@ -229,6 +233,14 @@ def check_length(config: DecoderConfig, length: int) -> None:
         )
 
 
+@overload
+def _run_layers(
+    model: Decoder, x_BTD: Float[Array, "B T D"], cache: None, span: AttentionSpan
+) -> tuple[Float[Array, "B T D"], None]: ...
+@overload
+def _run_layers(
+    model: Decoder, x_BTD: Float[Array, "B T D"], cache: KeyValueCache, span: AttentionSpan
+) -> tuple[Float[Array, "B T D"], KeyValueCache]: ...
 def _run_layers(
     model: Decoder, x_BTD: Float[Array, "B T D"], cache: KeyValueCache | None, span: AttentionSpan
 ) -> tuple[Float[Array, "B T D"], KeyValueCache | None]:
@@ -247,19 +259,20 @@ def _run_layers(
             past = None if cache is None else LayerCache(cache.key[index], cache.value[index], None)
             x_BTD, own = step(x_BTD, layer, past)
             kept.append(own)
-        kept = tuple(zip(*kept, strict=True))
+        key, value = zip(*kept, strict=True)
     else:
 
         def numbered_step(x_BTD, layer_and_number):
             layer, number = layer_and_number
             return step(x_BTD, layer, None if cache is None else LayerCache(cache.key, cache.value, number))
 
-        x_BTD, kept = lax.scan(numbered_step, x_BTD, (model.layers, jnp.arange(config.n_layers, dtype=jnp.int32)))
+        numbered = model.layers, jnp.arange(config.n_layers, dtype=jnp.int32)
+        x_BTD, (key, value) = lax.scan(numbered_step, x_BTD, numbered)
     if cache is None:
         return x_BTD, None
     if writes_first(past, span):
-        return x_BTD, KeyValueCache(*kept, length_after(span))
-    return x_BTD, add_tokens(cache, *kept, span.is_new_BT)
+        return x_BTD, KeyValueCache(key, value, length_after(span))
+    return x_BTD, add_tokens(cache, key, value, span.is_new_BT)
 
 
 def decoder_layer(

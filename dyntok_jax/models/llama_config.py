@@ -108,19 +108,21 @@ class DecoderConfig:
         # what transformers takes where a config is silent
         is_mistral = model_type == "mistral"
         needed = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-        numbers = read_numbers(config, f"a {model_type} model", needed=needed)
+        numbers, _ = read_numbers(config, f"a {model_type} model", needed=needed)
         heads, width = numbers["num_attention_heads"], numbers["hidden_size"]
         optional = {
             "num_key_value_heads": 8 if is_mistral else heads,
             "head_dim": width // max(heads, 1),
             "max_position_embeddings": 131_072 if is_mistral else 2048,
-            "rms_norm_eps": 1e-6,
         }
-        numbers |= read_numbers(config, f"a {model_type} model", optional=optional)
+        more, fractions = read_numbers(
+            config, f"a {model_type} model", whole=optional, fractions={"rms_norm_eps": 1e-6}
+        )
+        numbers |= more
         window = config.get("sliding_window", 4096) if is_mistral else None
         if window is not None:
-            found = read_numbers({"sliding_window": window}, "a mistral model", needed=("sliding_window",))
-            window = found["sliding_window"]
+            windows, _ = read_numbers({"sliding_window": window}, "a mistral model", needed=("sliding_window",))
+            window = windows["sliding_window"]
         theta, scaling = _read_rope(config)
         return cls(
             model_type=model_type,
@@ -132,7 +134,7 @@ class DecoderConfig:
             head_width=numbers["head_dim"],
             ffn_width=numbers["intermediate_size"],
             max_positions=numbers["max_position_embeddings"],
-            norm_eps=numbers["rms_norm_eps"],
+            norm_eps=fractions["rms_norm_eps"],
             rope_theta=theta,
             rope_scaling=scaling,
             sliding_window=window,
@@ -176,28 +178,25 @@ def _read_rope(config: dict[str, Any]) -> tuple[float, RopeScaling | None]:
     if not isinstance(rope, dict):
         raise ConfigError(f"The rope parameters are {rope!r}: they must be an object with a rope_type.")
     theta = rope.get("rope_theta", config.get("rope_theta"))
-    theta = read_numbers({"rope_theta": theta}, "a decoder", optional={"rope_theta": 10_000.0})["rope_theta"]
+    _, bases = read_numbers({"rope_theta": theta}, "a decoder", fractions={"rope_theta": 10_000.0})
+    theta = bases["rope_theta"]
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in ROPE_TYPES:
         raise ConfigError(f"rope_type {kind!r} is not supported: use one of {', '.join(ROPE_TYPES)}.")
     if kind == "default":
         return theta, None
-    numbers = read_numbers(
+    numbers, fractions = read_numbers(
         rope,
         "a decoder with stretched rope",
-        optional={
-            "factor": 1.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 8192,
-        },
+        whole={"original_max_position_embeddings": 8192},
+        fractions={"factor": 1.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
     )
     if rope.get("factor") is None:
         raise ConfigError(f"rope_type {kind!r} has no factor.")
     return theta, RopeScaling(
         kind=kind,
-        factor=numbers["factor"],
-        low_frequency_factor=numbers["low_freq_factor"],
-        high_frequency_factor=numbers["high_freq_factor"],
+        factor=fractions["factor"],
+        low_frequency_factor=fractions["low_freq_factor"],
+        high_frequency_factor=fractions["high_freq_factor"],
         original_positions=numbers["original_max_position_embeddings"],
     )

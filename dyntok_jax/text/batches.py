@@ -60,7 +60,7 @@ def group_by_length(lengths: Int[np.ndarray, "n"], batch_size: int) -> Iterator[
 
 def pad_batch(
     subwords: RaggedSubwords, rows: Int[np.ndarray, "rows"], *, pad_id: int, length: int | None = None
-) -> SubwordBatch:
+) -> SubwordBatch[np.ndarray]:
     """Lays the chosen sequences out as one padded batch.
 
     Args:
@@ -126,7 +126,7 @@ def pad_ragged(
     return padded
 
 
-def token_spans(batch: SubwordBatch, merged: MergedBatch) -> Int32[np.ndarray, "B T 2"]:
+def token_spans(batch: SubwordBatch[np.ndarray], merged: MergedBatch[np.ndarray]) -> Int32[np.ndarray, "B T 2"]:
     """The character range of each token: from its first subword's first character to the last that any touches."""
     first_BT = merged.start_BT
     last_BT = np.where(merged.mask_BT, first_BT + merged.length_BT - 1, 0)
@@ -137,7 +137,7 @@ def token_spans(batch: SubwordBatch, merged: MergedBatch) -> Int32[np.ndarray, "
     return np.where(merged.mask_BT[..., None], spans_BT2, 0).astype(np.int32)
 
 
-def cut_padding(merged: MergedBatch, length: int) -> MergedBatch:
+def cut_padding(merged: MergedBatch[np.ndarray], length: int) -> MergedBatch[np.ndarray]:
     """The same tokens padded to another length, which must hold them all."""
     n_batch = len(merged.mask_BT)
     names = [field.name for field in fields(merged) if field.name != "n_merges"]

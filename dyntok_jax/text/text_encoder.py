@@ -65,6 +65,7 @@ class TextEncoder:
           InputError: something else than text, mixed kinds, a lone surrogate, no such boundary.
         """
         inputs, word_starts = _as_inputs(texts, prefix)
+        has_space = None
         if self.tokenizer.space == "first":
             inputs, has_space = self._with_first_space(inputs)
         encodings = self.tokenizer.byte_level.encode_batch(inputs, add_special_tokens=add_special_tokens)
@@ -74,7 +75,7 @@ class TextEncoder:
             flat.empty_leading_spaces(space)
         if self.tokenizer.byte_level.normalizer is not None:
             flat.cover_composed_characters(self.tokenizer.byte_level.normalizer)
-        if self.tokenizer.space == "first":
+        if has_space is not None:
             flat.take_off_first_space(has_space)
         follows_space_N = flat.follows_space() if self.tokenizer.is_wordpiece else None
         is_prefix_N = flat.take_off_prefix(len(prefix))
@@ -150,7 +151,7 @@ def _as_inputs(texts: Sequence[Text], prefix: str) -> tuple[list[str] | list[tup
     raise InputError(f"Texts are strings, tuples of two strings, or lists of words; this is a {kind.__name__}.")
 
 
-def _checked(text: str, row: int) -> str:
+def _checked(text: object, row: int) -> str:
     """The text, if it is one and can be written as UTF-8."""
     if not isinstance(text, str):
         raise InputError(f"Text {row} is not a string but {type(text).__name__}.")
@@ -192,8 +193,8 @@ class _Flat:
 
     def text_of(self, at: int) -> str:
         """The whole text that subword `at` was taken from."""
-        text = self.inputs[self.sequence_N[at]]
-        return text if isinstance(text, str) else text[self.text_N[at]]
+        text = self.inputs[int(self.sequence_N[at])]
+        return text if isinstance(text, str) else text[int(self.text_N[at])]
 
     def take_off_prefix(self, length: int) -> Bool[np.ndarray, "N"]:
         """Makes the spans of first texts those of the text without its first `length` characters.

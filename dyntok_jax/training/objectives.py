@@ -25,6 +25,7 @@ from dyntok_jax.models import (
     mean_pool,
     mlm_features,
 )
+from dyntok_jax.training.config import Objectives
 from dyntok_jax.training.data import PieceBatch, SurfaceForms, TextBatch, TrainingBatch
 
 STRETCH = 16
@@ -56,35 +57,6 @@ class FrozenModel:
     mask_row: Int[Array, ""] | None = None
 
 
-@dataclass(frozen=True)
-class Objectives:
-    """What each objective weighs; 0 leaves it out.
-
-    Attributes:
-      pieces: vocabulary pieces from shorter pieces, or as themselves (ZeTT's auxiliary loss, there with weight 0.5).
-      sentences: sentence embeddings as static tokenization gives them.
-      hidden: hidden states as static tokenization gives them, where both have read the same text.
-      next_subword: a decoder's distribution of the next subword as static tokenization gives it.
-      language_model: ZeTT's main loss, masked for encoders and causal for decoders.
-    """
-
-    pieces: float = 0.0
-    sentences: float = 0.0
-    hidden: float = 0.0
-    next_subword: float = 0.0
-    language_model: float = 0.0
-
-    @property
-    def needs_texts(self) -> bool:
-        """Whether any of them reads texts."""
-        return self.distills or self.language_model > 0
-
-    @property
-    def distills(self) -> bool:
-        """Whether any of them compares with static tokenization."""
-        return self.sentences > 0 or self.hidden > 0 or self.next_subword > 0
-
-
 class TokenRows(NamedTuple):
     """The rows of a batch's own R tokens: those predicted, then those kept.
 
@@ -113,7 +85,7 @@ def freeze(body: Encoder | Decoder, head: MaskedLmHead | None = None, mask_row: 
 
 
 def total_loss(
-    hypernet: Hypernet, frozen: FrozenModel, batch: TrainingBatch, weights: Objectives
+    hypernet: Hypernet, frozen: FrozenModel, batch: TrainingBatch[Array], weights: Objectives
 ) -> tuple[Loss, Metrics]:
     """The weighted sum of the objectives, and each of them.
 
@@ -142,13 +114,13 @@ def total_loss(
     return loss, metrics | {"loss": loss}
 
 
-def predict_forms(hypernet: Hypernet, frozen: FrozenModel, forms: SurfaceForms) -> HypernetOutput:
+def predict_forms(hypernet: Hypernet, frozen: FrozenModel, forms: SurfaceForms[Array]) -> HypernetOutput:
     """Predictions for surface forms; those of padding mean nothing."""
     language_P = None if hypernet.lang_embeddings is None else forms.language_P
     return predict_embeddings(hypernet, forms.surface_PS, forms.is_subword_PS, frozen.source_VM, language_P)
 
 
-def token_rows(hypernet: Hypernet, frozen: FrozenModel, texts: TextBatch) -> TokenRows:
+def token_rows(hypernet: Hypernet, frozen: FrozenModel, texts: TextBatch[Array]) -> TokenRows:
     """The rows that `texts.row_BT` counts."""
     predicted = predict_forms(hypernet, frozen, texts.forms)
     kept_KM = frozen.source_VM[texts.kept_K]
@@ -166,7 +138,7 @@ def token_rows(hypernet: Hypernet, frozen: FrozenModel, texts: TextBatch) -> Tok
     return TokenRows(input_RD, output_RD, jnp.concatenate([bias_P, bias_K]), is_token_R)
 
 
-def piece_terms(hypernet: Hypernet, frozen: FrozenModel, pieces: PieceBatch) -> Metrics:
+def piece_terms(hypernet: Hypernet, frozen: FrozenModel, pieces: PieceBatch[Array]) -> Metrics:
     """Vocabulary decomposition: predictions against the rows that the pieces have in the model's tables.
 
     The loss `pieces` is the mean of 1 − cosine and the squared error in units of the table's variance, over both tables
@@ -179,7 +151,8 @@ def piece_terms(hypernet: Hypernet, frozen: FrozenModel, pieces: PieceBatch) -> 
     is_piece_P = pieces.forms.is_subword_PS.any(axis=1)
     width = predicted.input_UD.shape[1]
     halves = range(0, predicted_PM.shape[1], width)
-    cosine_P = sum(cosine(predicted_PM[:, at : at + width], true_PM[:, at : at + width]) for at in halves) / len(halves)
+    cosines = (cosine(predicted_PM[:, at : at + width], true_PM[:, at : at + width]) for at in halves)
+    cosine_P = sum(cosines, start=jnp.zeros((), jnp.float32)) / len(halves)
     error_P = jnp.mean(jnp.square(predicted_PM - true_PM) / frozen.variance_M[None], axis=1)
     return {
         "pieces": masked_mean(1 - cosine_P + error_P, is_piece_P),
@@ -187,7 +160,7 @@ def piece_terms(hypernet: Hypernet, frozen: FrozenModel, pieces: PieceBatch) -> 
     }
 
 
-def distillation_terms(rows: TokenRows, frozen: FrozenModel, texts: TextBatch, weights: Objectives) -> Metrics:
+def distillation_terms(rows: TokenRows, frozen: FrozenModel, texts: TextBatch[Array], weights: Objectives) -> Metrics:
     """Distillation in context: the frozen model on dynamic tokens against itself on static subwords.
 
     Returns:
@@ -212,7 +185,7 @@ def distillation_terms(rows: TokenRows, frozen: FrozenModel, texts: TextBatch, w
     return terms
 
 
-def language_model_loss(rows: TokenRows, frozen: FrozenModel, texts: TextBatch) -> Loss:
+def language_model_loss(rows: TokenRows, frozen: FrozenModel, texts: TextBatch[Array]) -> Loss:
     """ZeTT's main loss: cross-entropy of tokens under a softmax over the batch's own R tokens, in nats a token.
 
     An encoder is asked for the tokens that `is_masked_BT` hides, a decoder for every next token (ZeTT §3.1, eq. 1).
@@ -259,7 +232,7 @@ def next_subword_divergence(
     return mean_by_stretches(divergence, is_aligned_BT, dynamic_BTD, static_BTD)
 
 
-def static_states(frozen: FrozenModel, texts: TextBatch) -> Float[Array, "B L D"]:
+def static_states(frozen: FrozenModel, texts: TextBatch[Array]) -> Float[Array, "B L D"]:
     """The model's hidden states of the static subwords."""
     table_VD = frozen.body.word_embeddings[...]
     return hidden_states(frozen.body, table_VD[texts.static_BL], texts.static_mask_BL)

@@ -140,7 +140,7 @@ class Checkpoints:
         self.wait()
         with self._explained("written"):
             self._writing = ocp.save_async(
-                self.folder / str(step), flat_parameters(state), custom_metadata=asdict(progress)
+                str(self.folder / str(step)), flat_parameters(state), custom_metadata=asdict(progress)
             )
         self._best_step = progress.best_step
 
@@ -182,7 +182,8 @@ class Checkpoints:
           CheckpointError: it cannot be read.
         """
         with self._explained("read"):
-            return Progress(**ocp.metadata(self.folder / str(self.latest)).custom_metadata)
+            kept: Any = ocp.metadata(str(self.folder / str(self.latest))).custom_metadata
+            return Progress(**kept)
 
     def load_state(self, abstract: TrainState) -> TrainState:
         """Reads the arrays of the last checkpoint.
@@ -194,7 +195,7 @@ class Checkpoints:
           CheckpointError: they cannot be read, or do not fit.
         """
         with self._explained("read"):
-            flat = ocp.load(self.folder / str(self.latest), flat_parameters(abstract))
+            flat = ocp.load(str(self.folder / str(self.latest)), flat_parameters(abstract))
         return jax.tree.unflatten(jax.tree.structure(abstract), [flat[path] for path in flat_parameters(abstract)])
 
     def _remove(self, step: int) -> None:

@@ -1,6 +1,5 @@
 """What a run begins with: the frozen model, and a network of the right shape."""
 
-from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -14,32 +13,10 @@ from dyntok_jax.files import find_model, load_model
 from dyntok_jax.models import Decoder
 from dyntok_jax.sharding import placement
 from dyntok_jax.text import ByteLevelTokenizer
+from dyntok_jax.training.config import NetworkConfig
 from dyntok_jax.training.objectives import FrozenModel, freeze
 
 MASK_TOKENS = ("<mask>", "[MASK]")
-
-
-@dataclass(frozen=True)
-class NetworkConfig:
-    """The shape of the hypernetwork, where the model does not decide it.
-
-    Attributes:
-      layers: of its transformer.
-      hidden: width of its transformer.
-      ffn: feed-forward width of its transformer and projector blocks.
-      heads: attention heads.
-      max_subwords: S, the longest token it is trained for.
-      residual: whether it starts at FVT, to which it adds.
-      predict_bias: whether it predicts the unigram bias of a masked-LM head.
-    """
-
-    layers: int = 2
-    hidden: int = 384
-    ffn: int = 1536
-    heads: int = 6
-    max_subwords: int = 7
-    residual: bool = True
-    predict_bias: bool = False
 
 
 def load_frozen(
@@ -65,7 +42,9 @@ def load_frozen(
     return freeze(body, head, mask_row), tokenizer
 
 
-def fresh_hypernet(network: NetworkConfig, frozen: FrozenModel, tokenizer: ByteLevelTokenizer, seed: int) -> Hypernet:
+def fresh_hypernet(
+    network: NetworkConfig, frozen: FrozenModel, tokenizer: ByteLevelTokenizer, *, max_subwords: int, seed: int
+) -> Hypernet:
     """A hypernetwork for this model, drawn from a seed, its scalers set from the model's tables."""
     width = frozen.body.config.width
     config = HypernetConfig(
@@ -77,12 +56,12 @@ def fresh_hypernet(network: NetworkConfig, frozen: FrozenModel, tokenizer: ByteL
         vocab_size=tokenizer.n_own,
         n_extra_tokens=tokenizer.vocab_size - tokenizer.n_own,
         pad_token_id=0,  # sizes a table that nothing reads
-        max_subwords=network.max_subwords,
-        max_positions=network.max_subwords + 1,
+        max_subwords=max_subwords,
+        max_positions=max_subwords + 1,
         separate_output=frozen.source_VM.shape[1] > width,
         rescale=True,
-        predict_bias=network.predict_bias,
-        residual=network.residual,
+        predict_bias=frozen.head is not None,
+        residual=not network.plain,
     )
     return with_table_scalers(jax.jit(partial(init_hypernet, config))(jax.random.key(seed)), frozen.source_VM)
 
@@ -116,7 +95,7 @@ def check_max_length(max_length: int, frozen: FrozenModel) -> None:
     Raises:
       ConfigError: it has fewer.
     """
-    config = frozen.body.config
-    longest = config.max_positions if isinstance(frozen.body, Decoder) else config.max_tokens
+    body = frozen.body
+    longest = body.config.max_positions if isinstance(body, Decoder) else body.config.max_tokens
     if max_length > longest:
         raise ConfigError(f"max_length is {max_length}: the model has positions for {longest} subwords.")

@@ -1,5 +1,6 @@
 """One step of training: gradients of the hypernetwork alone, AdamW in float32, and where all of it lies on a mesh."""
 
+import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,43 +13,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 from jax.typing import DTypeLike
 
 from dyntok_jax.embedding import Hypernet
-from dyntok_jax.errors import ConfigError
 from dyntok_jax.parameters import flat_parameters
 from dyntok_jax.sharding import batch_sharding, shardings_for
+from dyntok_jax.training.config import Objectives, OptimizerConfig
 from dyntok_jax.training.data import TrainingBatch
-from dyntok_jax.training.objectives import FrozenModel, Metrics, Objectives, total_loss
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """AdamW (Loshchilov & Hutter 2019) with warm-up, cosine decay and clipping.
-
-    Attributes:
-      learning_rate: at its peak.
-      warmup_steps: steps to get there, in equal parts.
-      final_share: what is left of it at the end.
-      weight_decay: of kernels, each step, times the learning rate.
-      clip: gradients whose norm is larger are scaled down to it.
-      accumulate: batches whose gradients are averaged for a step.
-    """
-
-    learning_rate: float = 5e-4
-    warmup_steps: int = 50
-    final_share: float = 0.05
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    accumulate: int = 1
-
-    def __post_init__(self):
-        if not (self.learning_rate > 0 and self.clip > 0):
-            raise ConfigError(
-                f"The learning rate ({self.learning_rate}) and the norm to clip at ({self.clip}) must be positive."
-            )
-        if self.accumulate < 1 or self.warmup_steps < 0:
-            raise ConfigError(
-                f"A step takes 1 batch or more, not {self.accumulate}, and warm-up 0 steps or more, not "
-                f"{self.warmup_steps}."
-            )
+from dyntok_jax.training.objectives import FrozenModel, Metrics, total_loss
 
 
 @jax.tree_util.register_dataclass
@@ -72,7 +41,7 @@ Step = Callable[[TrainState, FrozenModel, Sequence[TrainingBatch]], tuple[TrainS
 
 def learning_rate_schedule(config: OptimizerConfig, n_steps: int) -> optax.Schedule:
     """The learning rate of each step, counted from 0."""
-    warmup = min(config.warmup_steps, max(n_steps - 1, 0))
+    warmup = min(config.warmup, max(n_steps - 1, 0))
     return optax.warmup_cosine_decay_schedule(
         init_value=config.learning_rate / max(warmup, 1),
         peak_value=config.learning_rate,
@@ -97,8 +66,8 @@ def make_optimizer(config: OptimizerConfig, n_steps: int) -> optax.GradientTrans
 
 def init_state(hypernet: Hypernet, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step; parameters become float32, whatever they are computed in."""
-    hypernet = cast(hypernet, jnp.float32)
-    return TrainState(hypernet, optimizer.init(hypernet), jnp.zeros((), jnp.int32))
+    parameters = cast(hypernet, jnp.float32)
+    return TrainState(parameters, optimizer.init(parameters), jnp.zeros((), jnp.int32))
 
 
 def make_step(optimizer: optax.GradientTransformation, weights: Objectives, dtype: DTypeLike = jnp.float32) -> Step:
@@ -127,7 +96,8 @@ def make_step(optimizer: optax.GradientTransformation, weights: Objectives, dtyp
         norm = optax.tree.norm([leaf for path, leaf in flat_parameters(gradient).items() if not _is_held(path)])
         with jax.numpy_dtype_promotion("standard"):  # optax takes its own counts of steps to floating powers
             updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.hypernet)
-        hypernet = optax.apply_updates(state.hypernet, updates)
+        # optax types parameters as arrays and containers of them, and knows no modules
+        hypernet = typing.cast(Hypernet, optax.apply_updates(state.hypernet, updates))
         return TrainState(hypernet, optimizer_state, state.step + 1), metrics | {"gradient_norm": norm}
 
     def whole(state, frozen, batch):

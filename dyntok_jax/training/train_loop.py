@@ -16,9 +16,10 @@ from jax.typing import DTypeLike
 
 from dyntok_jax.convert import save_hypernet
 from dyntok_jax.embedding import Hypernet
-from dyntok_jax.errors import CheckpointError, ConfigError, TrainingError
+from dyntok_jax.errors import CheckpointError, TrainingError
+from dyntok_jax.training.config import TrainingConfig
 from dyntok_jax.training.data import TrainingBatch
-from dyntok_jax.training.objectives import FrozenModel, Metrics, Objectives
+from dyntok_jax.training.objectives import FrozenModel, Metrics
 from dyntok_jax.training.run_folder import (
     HYPERNET,
     METRICS,
@@ -29,7 +30,6 @@ from dyntok_jax.training.run_folder import (
     held_alone,
 )
 from dyntok_jax.training.step import (
-    OptimizerConfig,
     TrainState,
     cast,
     init_state,
@@ -46,9 +46,11 @@ class Batches(Protocol):
 
     def __next__(self) -> TrainingBatch:
         """The next batch."""
+        ...
 
     def get_state(self) -> dict[str, Any]:
         """Its place behind the batches taken so far; `json.dumps` takes it."""
+        ...
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes to such a place."""
@@ -59,40 +61,6 @@ Validate = Callable[[Hypernet], dict[str, float]]
 
 
 @dataclass(frozen=True)
-class RunConfig:
-    """How long to train, and what happens on the way.
-
-    Attributes:
-      steps: of the optimizer.
-      validate_every: steps between validations; there is one before the first step and one behind the last, too.
-      checkpoint_every: steps between checkpoints; each validation makes one, too.
-      keep: how many of the last checkpoints stay beside the best.
-      patience: validations in a row without a better one that end the run; 0: the run goes to its end.
-      log_every: steps between looks at the losses, for which the step has to be waited for.
-      compute_dtype: `float32` or `bfloat16`, of the hypernetwork's computation.
-      export_dtype: the same, of the exported parameters.
-    """
-
-    steps: int = 2000
-    validate_every: int = 200
-    checkpoint_every: int = 50
-    keep: int = 2
-    patience: int = 0
-    log_every: int = 5
-    compute_dtype: str = "float32"
-    export_dtype: str = "float32"
-
-    def __post_init__(self):
-        least = {"steps": 1, "validate_every": 1, "checkpoint_every": 1, "keep": 1, "patience": 0, "log_every": 1}
-        for name, low in least.items():
-            if getattr(self, name) < low:
-                raise ConfigError(f"{name} is {getattr(self, name)}: it must be at least {low}.")
-        for name in ("compute_dtype", "export_dtype"):
-            if getattr(self, name) not in ("float32", "bfloat16"):
-                raise ConfigError(f"{name} is {getattr(self, name)!r}: choose float32 or bfloat16.")
-
-
-@dataclass(frozen=True)
 class Job:
     """What is trained, on what, and how well it does.
 
@@ -100,20 +68,18 @@ class Job:
       hypernet: the parameters to start from.
       frozen: the model.
       batches: to train on.
-      weights: of the objectives.
-      optimizer: how.
       validate: figures on held-out data; without it the last parameters count as the best, of which no more is known
         than the losses before their last update.
-      config: of model, data and whatever else decides about the numbers of the run, to compare when it is resumed.
+      config: the options, objectives decided.
+      contents_of_validation: a digest of what is validated on.
     """
 
     hypernet: Hypernet
     frozen: FrozenModel
     batches: Batches
-    weights: Objectives
-    optimizer: OptimizerConfig
     validate: Validate | None
-    config: dict[str, Any]
+    config: TrainingConfig
+    contents_of_validation: str = ""
 
 
 @dataclass(frozen=True)
@@ -152,7 +118,6 @@ class Outcome:
 
 def train(
     job: Job,
-    run: RunConfig,
     folder: Path,
     *,
     resume: bool = False,
@@ -162,8 +127,7 @@ def train(
     """Trains a hypernetwork.
 
     Args:
-      job: what and on what.
-      run: how long.
+      job: what, on what and how long.
       folder: for checkpoints, metrics and the result (`run_folder.py`); made if it is not there.
       resume: go on from the last checkpoint there, if there is one.
       mesh: splits batches over `data` and parameters by the rules in `sharding.py`.
@@ -174,16 +138,16 @@ def train(
         or another process trains there.
       TrainingError: a loss or a gradient is not finite; the last checkpoint gave finite ones.
     """
-    with held_alone(folder), Checkpoints(folder, run.keep) as checkpoints:
+    with held_alone(folder), Checkpoints(folder, job.config.run.keep) as checkpoints:
         if checkpoints.latest is not None and not resume:
             raise CheckpointError(
                 f"{folder} holds a run already, up to step {checkpoints.latest}: go on with it (--resume), or choose "
                 "another folder."
             )
-        session = _Session(job, run, folder, checkpoints, mesh, report)
+        session = _Session(job, folder, checkpoints, mesh, report)
         with contextlib.closing(session):
             session.begin()
-            while session.done < run.steps and not session.gives_up:
+            while session.done < job.config.run.steps and not session.gives_up:
                 session.take_step()
         progress = session.progress
     return Outcome(session.done, progress.best_step, progress.best_loss, folder / HYPERNET, session.gives_up)
@@ -195,16 +159,15 @@ class _Session:
     def __init__(
         self,
         job: Job,
-        run: RunConfig,
         folder: Path,
         checkpoints: Checkpoints,
         mesh: Mesh | None,
         report: Callable[[Report], None],
     ):
-        self.job, self.run, self.folder, self.mesh, self.report = job, run, folder, mesh, report
-        self.checkpoints = checkpoints
-        self.optimizer = make_optimizer(job.optimizer, run.steps)
-        self.step_of = make_step(self.optimizer, job.weights, jnp.dtype(run.compute_dtype))
+        self.job, self.folder, self.checkpoints, self.mesh, self.report = job, folder, checkpoints, mesh, report
+        self.run = job.config.run
+        self.optimizer = make_optimizer(job.config.optimizer, self.run.steps)
+        self.step_of = make_step(self.optimizer, job.config.objectives, jnp.dtype(self.run.compute_dtype))
         self.waiting: list[tuple[int, Metrics]] = []
         self.looked_at = time.perf_counter()
         self.is_fresh = checkpoints.latest is None
@@ -226,7 +189,7 @@ class _Session:
 
     def take_step(self) -> None:
         """One step, and what is due after it."""
-        batches = [place_batch(next(self.job.batches), self.mesh) for _ in range(self.job.optimizer.accumulate)]
+        batches = [place_batch(next(self.job.batches), self.mesh) for _ in range(self.job.config.optimizer.accumulate)]
         self.state, metrics = self.step_of(self.state, self.job.frozen, batches)
         self.done += 1
         self.waiting.append((self.done, metrics))
@@ -259,9 +222,9 @@ class _Session:
 
     def _save(self) -> None:
         """Validates if that is due, and starts a checkpoint; better parameters are exported."""
-        loss = None
-        if self._validates_at(self.done):
-            scores = self.job.validate(cast(self.state.hypernet, jnp.dtype(self.run.compute_dtype)))
+        loss, validate = None, self.job.validate
+        if validate is not None and self._validates_at(self.done):
+            scores = validate(cast(self.state.hypernet, jnp.dtype(self.run.compute_dtype)))
             self._check_finite(scores, f"the validation at step {self.done}")
             loss = scores["loss"]
             self.log.write({"step": self.done} | {f"validation_{name}": value for name, value in scores.items()})
@@ -308,11 +271,11 @@ class _Session:
         places = self._places()
         begin = jax.jit(partial(init_state, optimizer=self.optimizer), out_shardings=places)
         hypernet = jax.device_put(self.job.hypernet, places.hypernet)
-        return begin(hypernet), Progress(decisive_config(self.job, self.run), self.job.batches.get_state())
+        return begin(hypernet), Progress(decisive_config(self.job), self.job.batches.get_state())
 
     def _restored(self) -> tuple[TrainState, Progress]:
         progress = self.checkpoints.load_progress()
-        check_same_config(self.folder, progress.config, decisive_config(self.job, self.run))
+        check_same_config(self.folder, progress.config, decisive_config(self.job))
         self.job.batches.set_state(progress.data)
         return self._last_state(), progress
 
@@ -345,12 +308,10 @@ def judged(progress: Progress, step: int, loss: float | None, *, has_validation:
     return replace(progress, n_worse=progress.n_worse + 1)
 
 
-def decisive_config(job: Job, run: RunConfig) -> dict[str, Any]:
+def decisive_config(job: Job) -> dict[str, Any]:
     """What decides about the numbers of a run."""
-    return job.config | {
-        "objectives": vars(job.weights),
-        "optimizer": vars(job.optimizer),
-        "run": {name: getattr(run, name) for name in ("steps", "validate_every", "patience", "compute_dtype")},
+    return job.config.decisive() | {
+        "contents of the validation": job.contents_of_validation,
         "hypernet": job.hypernet.config.to_hf(),
     }
 

@@ -98,7 +98,7 @@ def validator(
 
     def validate(hypernet: Hypernet) -> dict[str, float]:
         scores = held_out_scores(hypernet, frozen, batches, weights)
-        if translations:
+        if static_retrieval is not None:
             scores["retrieval"] = _mean_retrieval(partial(dynamic_embeddings, hypernet, frozen), translations)
             scores["static_retrieval"] = static_retrieval
         return scores
@@ -129,17 +129,17 @@ def _counts(batch: TrainingBatch, is_decoder: bool) -> dict[str, int]:
 
 
 @partial(jax.jit, static_argnames="weights")
-def _objectives(hypernet: Hypernet, frozen: FrozenModel, batch: TrainingBatch, weights: Objectives):
+def _objectives(hypernet: Hypernet, frozen: FrozenModel, batch: TrainingBatch[Array], weights: Objectives):
     return total_loss(hypernet, frozen, batch, weights)[1]
 
 
 @jax.jit
-def _embed_static(frozen: FrozenModel, texts: TextBatch) -> Float32[Array, "B D"]:
+def _embed_static(frozen: FrozenModel, texts: TextBatch[Array]) -> Float32[Array, "B D"]:
     return l2_normalize(mean_pool(static_states(frozen, texts), texts.static_mask_BL))
 
 
 @jax.jit
-def _embed_dynamic(hypernet: Hypernet, frozen: FrozenModel, texts: TextBatch) -> Float32[Array, "B D"]:
+def _embed_dynamic(hypernet: Hypernet, frozen: FrozenModel, texts: TextBatch[Array]) -> Float32[Array, "B D"]:
     rows = token_rows(hypernet, frozen, texts)
     hidden_BTD = hidden_states(frozen.body, rows.input_RD[texts.row_BT], texts.mask_BT)
     return l2_normalize(mean_pool(hidden_BTD, texts.mask_BT))

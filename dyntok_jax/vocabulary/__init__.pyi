@@ -7,6 +7,7 @@ from .grown_vocabulary import (
     readable as readable,
 )
 from .row_prediction import (
+    RowSource as RowSource,
     embed_vocabulary as embed_vocabulary,
 )
 from .row_table import (

@@ -94,7 +94,7 @@ class GrownVocabulary:
         digest = hashlib.sha256(f"{self.tokenizer.fingerprint} {self.boundary}".encode())
         is_subword_ES = self.constituents_ES != NONE
         for numbers in (is_subword_ES.sum(axis=1), self.constituents_ES[is_subword_ES]):
-            digest.update(numbers.astype("<i4"))
+            digest.update(numbers.astype("<i4").data)
         return digest.hexdigest()[:16]
 
     def string(self, index: int) -> str:

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -49,15 +50,30 @@ BATCH_ROWS = 1024
 FVT = "fvt"
 
 
+@dataclass(frozen=True)
+class RowSource:
+    """What rows are made of.
+
+    Attributes:
+      input_VD: the model's input table.
+      output_VD: its output table where that is another.
+      hypernet: config and parameters; None for FVT.
+      language: of the texts to come, for a multilingual hypernetwork.
+      model: the model's name, for whoever opens the folder.
+    """
+
+    input_VD: Float[Array, "V D"]
+    output_VD: Float[Array, "V D"] | None = None
+    hypernet: tuple[HypernetConfig, Hypernet] | None = None
+    language: str | None = None
+    model: str = ""
+
+
 def embed_vocabulary(
     folder: str | os.PathLike,
     vocabulary: GrownVocabulary,
-    source_VD: Float[Array, "V D"],
+    source: RowSource,
     *,
-    output_VD: Float[Array, "V D"] | None = None,
-    hypernet: tuple[HypernetConfig, Hypernet] | None = None,
-    language: str | None = None,
-    model: str = "",
     dtype: Dtype = "float32",
     mesh: Mesh | None = None,
     chunk_rows: int = CHUNK_ROWS,
@@ -72,11 +88,7 @@ def embed_vocabulary(
     Args:
       folder: to make, or that an earlier run with the same arguments began.
       vocabulary: whose entries.
-      source_VD: the model's input table.
-      output_VD: its output table where that is another.
-      hypernet: config and parameters; None for FVT.
-      language: of the texts to come, for a multilingual hypernetwork.
-      model: the model's name, for whoever opens the folder.
+      source: what their rows are made of.
       dtype: of the stored rows.
       mesh: batches are split over its axis `data`.
       chunk_rows: rows that are written at a time.
@@ -95,16 +107,17 @@ def embed_vocabulary(
     folder, tokenizer = Path(folder), vocabulary.tokenizer
     if dtype not in get_args(Dtype) or chunk_rows < 1:
         raise InputError(f"A table has rows of {', '.join(get_args(Dtype))} in chunks of 1 or more, not {dtype!r}.")
+    source_VD, output_VD, hypernet = source.input_VD, source.output_VD, source.hypernet
     _check_fit(vocabulary, source_VD, output_VD, hypernet)
     source_VM = source_VD if output_VD is None else jnp.concatenate([source_VD, output_VD], axis=1)
     n_parts = data_parts(mesh)
     n_batch = -(-BATCH_ROWS // n_parts) * n_parts
-    predict = _predictor(tokenizer, source_VM, hypernet, language, mesh)
+    predict = _predictor(tokenizer, source_VM, hypernet, source.language, mesh)
     config = TableConfig(
-        model=model,
+        model=source.model,
         model_tables=fingerprint(source_VM),
         hypernetwork=FVT if hypernet is None else fingerprint(hypernet[1]),
-        language=language or "",
+        language=source.language or "",
         vocabulary=vocabulary.fingerprint,
         dtype=dtype,
         rows=vocabulary.size,
@@ -190,7 +203,7 @@ def _predictor(
         raise InputError(f"This hypernetwork is multilingual: name the texts' language ({' '.join(languages)}).")
     if language is not None and not languages:
         raise InputError("This hypernetwork has no languages: leave the language out.")
-    index = language_index(language, languages) if languages else None
+    index = None if language is None else language_index(language, languages)
 
     def predict(surface_US, is_subword_US, _) -> Float[Array, "U M"]:
         surface_US, is_subword_US = shard_batch(surface_US, mesh), shard_batch(is_subword_US, mesh)

@@ -126,9 +126,10 @@ class VocabularyTable:
         n_bytes = n_copies * shape[0] * shape[1] * jnp.dtype(config.dtype).itemsize // n_parts
         _check_room(self.folder, sharding.addressable_devices, n_bytes)
 
-        def part(index: tuple[slice, slice]) -> np.ndarray:
-            start, stop, _ = index[0].indices(shape[0])
-            values = self._read(slice(start, max(start, min(stop, config.rows))), index[1], which)
+        def part(index: tuple[slice, ...] | None) -> np.ndarray:
+            rows, columns = (slice(None), slice(None)) if index is None else index
+            start, stop, _ = rows.indices(shape[0])
+            values = self._read(slice(start, max(start, min(stop, config.rows))), columns, which)
             n_padding = stop - start - len(values)  # which would copy all of it
             return np.pad(values, ((0, n_padding), (0, 0))) if n_padding else values
 

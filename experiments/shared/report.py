@@ -17,8 +17,11 @@ Figures = dict[str, float | int | str]
 class Outputs(Protocol):
     """The options that say where results go; None for nowhere."""
 
-    json: Path | None
-    table: Path | None
+    @property
+    def json(self) -> Path | None: ...
+
+    @property
+    def table(self) -> Path | None: ...
 
 
 def report(figures: Figures, table: str, options: Outputs, console: Console) -> Figures:

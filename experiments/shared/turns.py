@@ -3,10 +3,11 @@
 import time
 from collections.abc import Callable
 from statistics import median
+from typing import Any
 
 from rich.progress import track
 
-Rounds = list[list[tuple[float, object]]]
+Rounds = list[list[tuple[float, Any]]]
 """Seconds and result, [round][item]."""
 
 

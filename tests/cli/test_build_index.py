@@ -7,7 +7,7 @@ from dyntok_jax.assets import load_sample
 from dyntok_jax.cli import main
 from dyntok_jax.convert import load_tables
 from dyntok_jax.text import ByteLevelTokenizer, TextEncoder
-from dyntok_jax.vocabulary import GrownVocabulary, count_segments, embed_vocabulary, grow_entries, open_table
+from dyntok_jax.vocabulary import GrownVocabulary, RowSource, count_segments, embed_vocabulary, grow_entries, open_table
 from dyntok_jax.vocabulary.index import (
     load_index,
     search,
@@ -33,8 +33,8 @@ def tiny(tmp_path_factory):
     )
     input_VD, output_VD = load_tables(folder / "model")
     name = str(folder / "model")
-    embed_vocabulary(folder / "table", vocabulary, input_VD, output_VD=output_VD, model=name)
-    embed_vocabulary(folder / "other", vocabulary, input_VD, output_VD=output_VD * 0.5, model=name)
+    embed_vocabulary(folder / "table", vocabulary, RowSource(input_VD, output_VD, model=name))
+    embed_vocabulary(folder / "other", vocabulary, RowSource(input_VD, output_VD * 0.5, model=name))
     return folder
 
 

@@ -324,7 +324,7 @@ def test_a_mesh_that_does_not_divide_the_heads_is_told_before_anything_is_compil
         (["x"], {"stop": [""]}, InputError, "empty stop string"),
         (["x"], {"seed": [1, 2]}, InputError, "1 prompts and 2 seeds"),
         (["x"], {"seed": -1}, InputError, "from 0 to"),
-        (["x"], {"batch_size": 0}, InputError, "batch size must be 1 or more"),
+        (["x"], {"batch_size": 0}, InputError, "batch_size must be 1 or more"),
         (["x"], {"language": "de"}, InputError, None),
         (["\ud800"], {}, InputError, "lone surrogate"),
     ],

@@ -21,6 +21,7 @@ from dyntok_jax.sharding import make_mesh
 from dyntok_jax.text import ByteLevelTokenizer, TextEncoder
 from dyntok_jax.vocabulary import (
     GrownVocabulary,
+    RowSource,
     count_segments,
     embed_vocabulary,
     grow_entries,
@@ -48,12 +49,12 @@ def write_large(folder, model, *, n_new=300, is_8_bit=False, dtype="float32", ou
     if output_VD is not None:
         output_VD = output_VD * output_factor
     table = embed_vocabulary(
-        folder / "table", vocabulary, input_VD, output_VD=output_VD, model="tiny", dtype=dtype, chunk_rows=256
+        folder / "table", vocabulary, RowSource(input_VD, output_VD, model="tiny"), dtype=dtype, chunk_rows=256
     )
     save_vocabulary(folder / "vocab", vocabulary, model="tiny")
     rows = table.rows(0, table.config.rows, "output").astype(np.float32)
     queries = np.random.default_rng(0).normal(size=(32, rows.shape[1])).astype(np.float32)
-    built = build_index(rows, queries, special_ids=[1], is_8_bit=is_8_bit, probes=())
+    built = build_index(rows, queries, special_ids=[1], is_8_bit=is_8_bit)
     save_index(folder / "index", built, table=table_identity(table.config))
     return vocabulary
 
@@ -181,7 +182,7 @@ def test_barred_tokens_are_no_candidates(decoder, is_indexed):
     table, hidden = rng.normal(size=(600, 8)).astype(np.float32), rng.normal(size=(2, 8)).astype(np.float32)
     order = np.argsort(-(hidden @ table.T), axis=1)
     barred = np.unique(order[:, [0, 2]]).astype(np.int32)
-    index = build_index(table, hidden, special_ids=barred[:1].tolist(), probes=()).index if is_indexed else None
+    index = build_index(table, hidden, special_ids=barred[:1].tolist()).index if is_indexed else None
     singles = np.arange(600, dtype=np.int32)[:, None]
     large = LargeVocabulary(table, None, index, singles, barred, k=5, n_probe=ALL)
     ids, logits, _ = large.propose(decoder.decoder, jnp.asarray(hidden), None)

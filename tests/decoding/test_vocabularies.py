@@ -31,7 +31,7 @@ def large_of(decoder, *, n_more=0, is_indexed=True, is_8_bit=False, special=()):
     parts = np.concatenate([singles, pairs])
     input_VD, output_VD = (np.concatenate([table, table[pairs].mean(axis=1)]) for table in (own_in, own_out))
     queries = rng.normal(size=(64, own_in.shape[1])).astype(np.float32)
-    built = build_index(output_VD, queries, special_ids=special, is_8_bit=is_8_bit, probes=()) if is_indexed else None
+    built = build_index(output_VD, queries, special_ids=special, is_8_bit=is_8_bit) if is_indexed else None
     return LargeVocabulary(input_VD, output_VD, built.index if built else None, parts)
 
 
@@ -83,7 +83,7 @@ def test_tied_tables_are_one():
     own = np.asarray(decoder.word_embeddings[...])
     parts = np.arange(len(own), dtype=np.int32)[:, None]
     queries = np.random.default_rng(0).normal(size=(8, own.shape[1])).astype(np.float32)
-    large = LargeVocabulary(own, None, build_index(own, queries, probes=()).index, parts)
+    large = LargeVocabulary(own, None, build_index(own, queries).index, parts)
     ids, mask = prompts()
     assert written(decoder, large, ids, mask, SamplingConfig())[0] == generated(decoder, ids, mask, SamplingConfig())[0]
 
@@ -113,7 +113,7 @@ def scaled(large, factor):
     output_VD[60:] *= factor
     queries = np.random.default_rng(0).normal(size=(64, output_VD.shape[1])).astype(np.float32)
     is_8_bit = large.index.blocks.scale is not None
-    index = build_index(output_VD, queries, is_8_bit=is_8_bit, probes=()).index
+    index = build_index(output_VD, queries, is_8_bit=is_8_bit).index
     return LargeVocabulary(large.input_VD, output_VD, index, large.constituents_VS)
 
 

@@ -21,14 +21,16 @@ def aligned(tmp_path) -> str:
 
 
 def data_of(**options) -> DataConfig:
-    return DataConfig(**{"texts": {"de": ("de.txt",)}, "batch_size": 3, "max_length": 48} | options)
+    return DataConfig(
+        **{"text": {"de": ("de.txt",)}, "batch_size": 3, "max_length": 48, "pieces_per_batch": 0} | options
+    )
 
 
 def test_files_to_validate_on_are_merged_fully_and_know_their_language(aligned, tmp_path, text_encoder):
     plain = tmp_path / "plain.txt"
     plain.write_text("das Haus\n\ndie Welt\n", encoding="utf-8")
     batches, translations = held_out.batches_of_files(
-        [aligned, f"de={plain}"], data_of(), text_encoder, limit=4, languages=("fr", "en", "de")
+        data_of(validation=(aligned, f"de={plain}"), validation_texts=4), text_encoder, ("fr", "en", "de")
     )
     assert [len(batch.static_BL) for batch in batches] == [3, 1, 3, 1, 2]
     assert all(batch.mask_BT.sum() < batch.static_mask_BL.sum() for batch in batches)
@@ -43,7 +45,7 @@ def test_files_to_validate_on_are_merged_fully_and_know_their_language(aligned, 
 def test_each_aligned_file_is_a_collection_of_its_own(aligned, tmp_path, text_encoder):
     other = tmp_path / "other.jsonl"
     other.write_text('{"en": "a dog", "fr": "un chien"}\n', encoding="utf-8")
-    _, translations = held_out.batches_of_files([aligned, str(other)], data_of(), text_encoder, limit=9)
+    _, translations = held_out.batches_of_files(data_of(validation=(aligned, str(other))), text_encoder)
     assert [sorted(collection) for collection in translations] == [["de", "en"], ["en", "fr"]]
 
 
@@ -72,4 +74,4 @@ def test_a_digest_tells_apart_what_is_validated_on(text_encoder, tokenizer):
 
 def test_a_code_before_a_file_of_many_languages_is_refused(aligned, text_encoder):
     with pytest.raises(InputError, match="says itself which languages it holds: leave de= out"):
-        held_out.batches_of_files([f"de={aligned}"], data_of(), text_encoder, limit=4)
+        held_out.batches_of_files(data_of(validation=(f"de={aligned}",)), text_encoder)

@@ -176,7 +176,7 @@ def test_each_piece_comes_once_before_any_comes_again():
 def test_pieces_beside_texts_resume(tmp_path):
     (tmp_path / "en.txt").write_text("\n".join(load_sample()["en"]), encoding="utf-8")
     texts = {"en": (str(tmp_path / "en.txt"),)}
-    config = DataConfig(texts, batch_size=4, max_length=48, threads=0, pieces_per_batch=16)
+    config = DataConfig(texts, batch_size=4, max_length=48, threads=0, pieces_per_batch=16, held_out=0)
     stream = training_batches(config, unigram())
     for _ in range(3):
         next(stream)

@@ -1,5 +1,7 @@
 """What a run begins with: a network whose scalers fit the model's tables, and models and networks that fit."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,9 +79,9 @@ def test_a_given_hypernetwork_must_fit_the_model_and_its_head(tmp_path, tokenize
 
 def test_a_hypernetwork_without_bias_is_refused_where_a_head_has_one(tmp_path, tokenizer):
     frozen = tiny_frozen()
-    config = setup.NetworkConfig(layers=1, hidden=16, ffn=32, heads=4, predict_bias=False)
-    hypernet = setup.fresh_hypernet(config, frozen, tokenizer, 0)
-    save_hypernet(tmp_path, hypernet.config, hypernet)
+    n_own, n_appended = tokenizer.n_own, tokenizer.vocab_size - tokenizer.n_own
+    config = replace(hypernet_config(vocab_size=n_own, n_extra_tokens=n_appended), predict_bias=False)
+    save_hypernet(tmp_path, config, init_hypernet(config, jax.random.key(0)))
     with pytest.raises(ConfigError, match="predicts no unigram bias"):
         setup.given_hypernet(str(tmp_path), frozen, tokenizer)
 

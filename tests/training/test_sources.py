@@ -33,7 +33,7 @@ def config(tmp_path) -> DataConfig:
         lines = [*long_paragraphs(code), "a title", long_paragraphs(code)[0]]
         (tmp_path / f"{code}.txt").write_text("\n".join(lines), encoding="utf-8")
     texts = {code: (str(tmp_path / f"{code}.txt"),) for code in ("en", "tr")}
-    return DataConfig(texts, batch_size=4, max_length=48, threads=0, held_out=10)
+    return DataConfig(texts, batch_size=4, max_length=48, threads=0, held_out=10, pieces_per_batch=0)
 
 
 def changed(config: DataConfig, **options) -> DataConfig:
@@ -156,9 +156,9 @@ def test_a_state_names_what_has_changed(config, tokenizer, tmp_path):
     with pytest.raises(CheckpointError, match="seed was 0 and is 1; share was 'uniform' and is 'fixed'"):
         training_batches(changed(config, seed=1, share="fixed"), tokenizer).set_state(state)
     (tmp_path / "more.txt").write_text("\n".join(["other text"] * 9), encoding="utf-8")
-    texts = {**config.texts, "tr": (str(tmp_path / "more.txt"),)}
+    texts = {**config.text, "tr": (str(tmp_path / "more.txt"),)}
     with pytest.raises(CheckpointError, match="contents of texts was"):
-        training_batches(changed(config, texts=texts), tokenizer).set_state(state)
+        training_batches(changed(config, text=texts), tokenizer).set_state(state)
     with pytest.raises(CheckpointError, match="no state of a stream"):
         training_batches(config, tokenizer).set_state({"next_index": 3})
 
@@ -166,15 +166,15 @@ def test_a_state_names_what_has_changed(config, tokenizer, tmp_path):
 def test_a_corpus_may_move(config, tokenizer, tmp_path):
     state = training_batches(config, tokenizer).get_state()
     (tmp_path / "en.txt").rename(tmp_path / "moved.txt")
-    texts = {**config.texts, "en": (str(tmp_path / "moved.txt"),)}
-    training_batches(changed(config, texts=texts), tokenizer).set_state(state)
+    texts = {**config.text, "en": (str(tmp_path / "moved.txt"),)}
+    training_batches(changed(config, text=texts), tokenizer).set_state(state)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"texts": {}}, "nothing to train on"),
-        ({"texts": {"en": "en.txt"}}, "put it in a tuple"),
+        ({"text": {}, "pieces_per_batch": 0}, "nothing to train on"),
+        ({"text": {"en": "en.txt"}}, "put it in a tuple"),
         ({"batch_size": 0}, "batch_size is 0: it must be at least 1"),
         ({"prefetch": 0}, "prefetch is 0"),
         ({"seed": -1}, "seed is -1"),
@@ -193,7 +193,7 @@ def test_a_corpus_may_move(config, tokenizer, tmp_path):
 def test_values_that_make_no_sense_are_named(monkeypatch, options, message):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # users have no check of types before ours
     with pytest.raises(ConfigError, match=message):
-        DataConfig(**{"texts": {"en": ("en.txt",)}} | options)
+        DataConfig(**{"text": {"en": ("en.txt",)}} | options)
 
 
 def test_a_length_without_room_for_text_is_named(config, tokenizer):

@@ -39,7 +39,7 @@ from tests.support.tiny_training import (
 pytestmark = pytest.mark.usefixtures(quick_programs.__name__)
 WEIGHTS = {"encoder": Objectives(pieces=0.5, sentences=1.0), "decoder": Objectives(pieces=0.5, next_subword=1.0)}
 N_STEPS = 10
-QUICK = OptimizerConfig(warmup_steps=0, learning_rate=1e-2)
+QUICK = OptimizerConfig(warmup=0, learning_rate=1e-2)
 
 
 def updates_of(optimizer, gradient, state):
@@ -57,7 +57,7 @@ def assert_close(one, other, **tolerance) -> None:
 
 
 def test_the_learning_rate_rises_and_falls():
-    config = OptimizerConfig(learning_rate=1.0, warmup_steps=4, final_share=0.1)
+    config = OptimizerConfig(learning_rate=1.0, warmup=4, final_share=0.1)
     rates = [float(learning_rate_schedule(config, 20)(step)) for step in range(21)]
     np.testing.assert_allclose(rates[:5], [0.25, 0.4375, 0.625, 0.8125, 1.0])
     assert all(before > after for before, after in pairwise(rates[4:]))
@@ -65,7 +65,7 @@ def test_the_learning_rate_rises_and_falls():
     assert float(learning_rate_schedule(config, 1)(0)) == 1.0  # a run shorter than its warm-up
 
 
-@pytest.mark.parametrize("wrong", [{"learning_rate": 0.0}, {"clip": 0.0}, {"accumulate": 0}, {"warmup_steps": -1}])
+@pytest.mark.parametrize("wrong", [{"learning_rate": 0.0}, {"clip": 0.0}, {"accumulate": 0}, {"warmup": -1}])
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ConfigError):
         OptimizerConfig(**wrong)
@@ -73,7 +73,7 @@ def test_settings_out_of_range_are_refused(wrong):
 
 def test_scalers_stay_and_kernels_alone_decay():
     hypernet = random_hypernet(residual=True)
-    optimizer = make_optimizer(OptimizerConfig(warmup_steps=0, weight_decay=0.5), N_STEPS)
+    optimizer = make_optimizer(OptimizerConfig(warmup=0, weight_decay=0.5), N_STEPS)
     state = init_state(hypernet, optimizer)
     ones = jax.tree.map(jnp.ones_like, state.hypernet)
     zeros = jax.tree.map(jnp.zeros_like, state.hypernet)

@@ -6,11 +6,8 @@ from dyntok_jax.errors import InputError
 from dyntok_jax.training.data import (
     by_language,
 )
-from dyntok_jax.training.data.text_languages import (
-    UNNAMED,
-    index_of_language,
-    language_and_file,
-)
+from dyntok_jax.training.data.text_languages import index_of_language
+from dyntok_jax.training.data.written_options import UNNAMED, language_and_file
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -15,12 +16,32 @@ from safetensors.numpy import load_file
 from dyntok_jax.convert import load_hypernet
 from dyntok_jax.errors import CheckpointError, ConfigError, TrainingError
 from dyntok_jax.sharding import make_mesh
-from dyntok_jax.training import Job, Objectives, OptimizerConfig, RunConfig, run_folder, train, validator
+from dyntok_jax.training import (
+    Job,
+    Objectives,
+    OptimizerConfig,
+    Outcome,
+    RunConfig,
+    TrainingConfig,
+    run_folder,
+    train_loop,
+    validator,
+)
 from tests.support.tiny_training import Stream, quick_programs, random_batch, random_hypernet, tiny_frozen
 
 pytestmark = pytest.mark.usefixtures(quick_programs.__name__)
 WEIGHTS = Objectives(pieces=1.0)
 RUN = RunConfig(steps=6, validate_every=3, checkpoint_every=2, keep=2, log_every=2)
+
+
+CONFIG = TrainingConfig(
+    model="tiny", objectives=WEIGHTS, optimizer=OptimizerConfig(learning_rate=1e-2, warmup=0), run=RUN
+)
+EXPLOSIVE = replace(CONFIG, optimizer=OptimizerConfig(learning_rate=1e30, clip=1e30, warmup=0))
+
+
+def train(job: Job, run: RunConfig, folder: Path, **options) -> Outcome:
+    return train_loop.train(replace(job, config=replace(job.config, run=run)), folder, **options)
 
 
 def job_of(**changes) -> Job:
@@ -29,10 +50,8 @@ def job_of(**changes) -> Job:
         hypernet=random_hypernet(residual=True),
         frozen=frozen,
         batches=Stream(n_texts=2),
-        weights=WEIGHTS,
-        optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=0),
         validate=validator(frozen, WEIGHTS, [random_batch(0)]),
-        config={"model": "tiny"},
+        config=CONFIG,
     )
     return replace(job, **changes)
 
@@ -126,7 +145,11 @@ def test_a_run_is_not_overwritten(whole):
 
 @pytest.mark.parametrize(
     ("changes", "told"),
-    [({"weights": Objectives(pieces=2.0)}, "pieces"), ({"config": {"model": "other"}}, "other")],
+    [
+        ({"config": replace(CONFIG, objectives=Objectives(pieces=2.0))}, "objectives.pieces is 1.0 there and 2.0 here"),
+        ({"config": replace(CONFIG, model="other")}, "model is tiny there and other here"),
+        ({"contents_of_validation": "other"}, "contents of the validation is"),
+    ],
 )
 def test_a_checkpoint_of_another_config_is_refused(whole, changes, told):
     with pytest.raises(CheckpointError, match=told):
@@ -187,7 +210,7 @@ def test_patience_ends_a_run(tmp_path):
 @pytest.mark.parametrize("keep", [1, 2])
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path, keep):
     """The first update blows up, but its parameters are numbers still: only the next loss tells."""
-    job = job_of(validate=None, optimizer=OptimizerConfig(learning_rate=1e30, clip=1e30, warmup_steps=0))
+    job = job_of(validate=None, config=EXPLOSIVE)
     with pytest.raises(TrainingError, match=r"of step 2 came out as no finite number.*checkpoint of step 0.*lower"):
         train(job, replace(RUN, checkpoint_every=1, log_every=1, keep=keep), tmp_path)
     assert run_folder.Checkpoints(tmp_path, keep).steps == [0]
@@ -204,7 +227,6 @@ def test_a_start_that_gives_no_number_leaves_nothing(tmp_path):
 
 def test_a_checkpoint_goes_even_where_a_stop_came_before_the_loss_that_tells(tmp_path):
     """Stopped after step 1 was saved, which is only known to be no good when the run goes on; the start is kept."""
-    optimizer = OptimizerConfig(learning_rate=1e30, clip=1e30, warmup_steps=0)
     run = replace(RUN, checkpoint_every=1, log_every=1, keep=1)
 
     class Interrupted(Stream):
@@ -214,10 +236,10 @@ def test_a_checkpoint_goes_even_where_a_stop_came_before_the_loss_that_tells(tmp
             return super().__next__()
 
     with pytest.raises(InterruptedRunError):
-        train(job_of(validate=None, optimizer=optimizer, batches=Interrupted(n_texts=2)), run, tmp_path)
+        train(job_of(validate=None, config=EXPLOSIVE, batches=Interrupted(n_texts=2)), run, tmp_path)
     assert run_folder.Checkpoints(tmp_path, 1).steps == [0, 1]
     with pytest.raises(TrainingError, match=r"of step 2 .*checkpoint of step 0"):
-        train(job_of(validate=None, optimizer=optimizer), run, tmp_path, resume=True)
+        train(job_of(validate=None, config=EXPLOSIVE), run, tmp_path, resume=True)
     assert run_folder.Checkpoints(tmp_path, 1).steps == [0]
 
 
@@ -256,6 +278,7 @@ def test_a_mesh_changes_nothing(whole, tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"keep": 0}, {"patience": -1}, {"compute_dtype": "float16"}])
-def test_settings_out_of_range_are_refused(wrong):
+def test_settings_out_of_range_are_refused(monkeypatch, wrong):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # users have no check of types before ours
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         RunConfig(**wrong)

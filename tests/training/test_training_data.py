@@ -14,7 +14,7 @@ from dyntok_jax.assets import load_sample
 from dyntok_jax.embedding import Hypernet, HypernetConfig, TokenEmbedder, init_hypernet, predict_embeddings
 from dyntok_jax.errors import InputError
 from dyntok_jax.merging import merge_batch_on_host, merge_texts
-from dyntok_jax.options import Merging, Share
+from dyntok_jax.options import FULL, Merging, Share
 from dyntok_jax.text import pad_batch, token_spans
 from dyntok_jax.training.data import DataConfig, training_batches
 from dyntok_jax.training.data.text_batch import make_text_batch
@@ -32,7 +32,8 @@ def files(tmp_path_factory) -> dict[str, tuple[str, ...]]:
 
 
 def config_of(files, **options) -> DataConfig:
-    return DataConfig(**{"texts": files, "batch_size": 4, "max_length": 48, "threads": 0} | options)
+    given = {"text": files, "batch_size": 4, "max_length": 48, "threads": 0, "held_out": 0, "pieces_per_batch": 0}
+    return DataConfig(**given | options)
 
 
 def assert_same(one, other) -> None:
@@ -40,9 +41,10 @@ def assert_same(one, other) -> None:
         np.testing.assert_array_equal(left, right)
 
 
-def batch_of(texts, text_encoder, **options):
-    given = {"goal": Share(100), "max_subwords": 7, "max_length": 512, "prefix": PREFIX} | options
-    return make_text_batch(texts, np.zeros(len(texts), np.int32), text_encoder, **given)
+def batch_of(texts, text_encoder, *, goal=FULL, language_B=None, **options):
+    config = DataConfig(**{"max_length": 512, "prefix": PREFIX} | options)
+    language_B = np.zeros(len(texts), np.int32) if language_B is None else language_B
+    return make_text_batch(texts, language_B, text_encoder, config, goal=goal, rng=np.random.default_rng(0))
 
 
 def test_a_seed_decides_the_batches(files, tokenizer):
@@ -162,9 +164,7 @@ def test_a_language_the_hypernetwork_has_not_is_named(files, tokenizer):
 
 def test_forms_have_the_language_of_their_text(text_encoder):
     texts = [load_sample()["en"][0], load_sample()["tr"][0], load_sample()["en"][0]]
-    batch = make_text_batch(
-        texts, np.array([4, 7, 2], np.int32), text_encoder, goal=Share(100), max_subwords=7, max_length=512
-    )
+    batch = batch_of(texts, text_encoder, language_B=np.array([4, 7, 2], np.int32), prefix="")
     n_forms = len(batch.forms.language_P)
     for row, language in enumerate([4, 7, 2]):
         predicted = batch.row_BT[row][batch.mask_BT[row] & (batch.row_BT[row] < n_forms)]
@@ -187,7 +187,7 @@ def test_a_stream_counts_languages_as_the_hypernetwork_does(files, tokenizer):
 
 def test_text_tokens_alone_are_hidden(text_encoder):
     texts = load_sample()["ru"][:12]
-    batch = batch_of(texts, text_encoder, goal=Share(0), mask_probability=1.0, rng=np.random.default_rng(0))
+    batch = batch_of(texts, text_encoder, goal=Share(0), mask_probability=1.0)
     subwords = pad_batch(text_encoder.encode(texts, prefix=PREFIX), np.arange(12), pad_id=1)
     np.testing.assert_array_equal(batch.is_masked_BT.sum(axis=1), subwords.is_counted_BL.sum(axis=1))
     assert not (batch.is_masked_BT & ~batch.mask_BT).any()
@@ -196,8 +196,7 @@ def test_text_tokens_alone_are_hidden(text_encoder):
 def test_as_many_tokens_are_hidden_as_asked_for(text_encoder):
     texts = load_sample()["ru"][:40]
     all_hidden, some = (
-        batch_of(texts, text_encoder, mask_probability=probability, rng=np.random.default_rng(0)).is_masked_BT
-        for probability in (1.0, 0.15)
+        batch_of(texts, text_encoder, mask_probability=probability).is_masked_BT for probability in (1.0, 0.15)
     )
     assert some.sum() / all_hidden.sum() == pytest.approx(0.15, abs=0.03)
     assert not (some & ~all_hidden).any()
@@ -229,7 +228,7 @@ def test_rows_are_those_of_the_embedder(tokenizer, text_encoder):
     embedder = TokenEmbedder(tokenizer, source_VD, (config, hypernet))
     texts = [load_sample()[code][3] for code in LANGUAGES]
     language_B = np.arange(3, dtype=np.int32)
-    batch = make_text_batch(texts, language_B, text_encoder, goal=Share(70), max_subwords=7, max_length=512)
+    batch = batch_of(texts, text_encoder, goal=Share(70), language_B=language_B, prefix="")
     predicted = jax.jit(predict_embeddings)(
         hypernet, batch.forms.surface_PS, batch.forms.is_subword_PS, source_VD, batch.forms.language_P
     )

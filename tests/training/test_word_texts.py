@@ -76,7 +76,7 @@ def test_pseudo_texts_make_up_their_share(tmp_path, tokenizer, word_file):
     texts = {code: (str(tmp_path / code),) for code in ("en", "tr")}
     words = dict.fromkeys(("tr", "ar"), (word_file,))
     config = DataConfig(
-        texts, words=words, words_share={"tr": 0.75}, batch_size=4, language_exponent=0.0, max_length=48
+        texts, words=words, words_share={"tr": 0.75}, batch_size=4, language_exponent=0.0, max_length=48, held_out=0
     )
     samples = load_samples(config, TextEncoder(tokenizer))
     rows = mixed_rows(samples, config)
@@ -93,7 +93,9 @@ def test_a_language_is_drawn_as_often_as_its_weight_says(tmp_path, tokenizer):
         lines = [f"this is line {number} of a longer text in {code}" for number in range(n_lines)]
         (tmp_path / code).write_text("\n".join(lines), encoding="utf-8")
     texts = {code: (str(tmp_path / code),) for code in ("en", "tr")}
-    config = DataConfig(texts, batch_size=4, language_exponent=0.5, language_weights={"en": 3.0}, max_length=48)
+    config = DataConfig(
+        texts, batch_size=4, language_exponent=0.5, language_weights={"en": 3.0}, max_length=48, held_out=0
+    )
     samples = load_samples(config, TextEncoder(tokenizer))
     ratio = 3 * (len(samples.text_rows("en")) / len(samples.text_rows("tr"))) ** 0.5
     rows = mixed_rows(samples, config)

@@ -81,7 +81,7 @@ def test_own_rows_share_no_block_with_others():
     rng = np.random.default_rng(1)
     table = rng.normal(size=(1500, 8)).astype(np.float32)
     queries = rng.normal(size=(64, 8)).astype(np.float32)
-    ids = build_index(table, queries, special_ids=(3,), n_own=400, probes=()).index.blocks.ids
+    ids = build_index(table, queries, special_ids=(3,), n_own=400).index.blocks.ids
     is_own, is_new = ((ids >= 0) & (ids < 400)).any(axis=1), (ids >= 400).any(axis=1)
     assert not (is_own & is_new).any()
     assert sorted(ids[ids >= 0].tolist()) == [index for index in range(1500) if index != 3]

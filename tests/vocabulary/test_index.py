@@ -17,6 +17,7 @@ from dyntok_jax.vocabulary.index import (
     build_index,
     exact_search,
     load_index,
+    measure_recall,
     place_index,
     recall_of,
     rescore,
@@ -57,9 +58,8 @@ def case():
 
 
 def built_of(table, queries):
-    return build_index(
-        table, queries[:96], held_out_QD=queries[96:], special_ids=SPECIAL, n_cells=4, probes=(1, 2, 4, 99)
-    )
+    built = build_index(table, queries[:96], special_ids=SPECIAL, n_cells=4)
+    return measure_recall(built, table, queries[96:], probes=(1, 2, 4, 99))
 
 
 @pytest.mark.parametrize("n_batch", [1, 5])
@@ -137,7 +137,7 @@ def test_without_queries_to_measure_nothing_is_measured():
 def test_equal_rows_come_in_the_order_of_their_ids():
     table, queries = table_and_queries(600)
     table[300:] = table[:300]
-    built = build_index(table, queries, probes=(1,))
+    built = build_index(table, queries)
     ids, _ = search(built.index, queries[:3], 4, len(built.index.blocks))
     assert (ids[:, 1] == ids[:, 0] + 300).all()
     assert (ids[:, 3] == ids[:, 2] + 300).all()
@@ -145,8 +145,8 @@ def test_equal_rows_come_in_the_order_of_their_ids():
 
 def test_rows_of_8_bits_are_scored_exactly_in_the_end(case):
     table, queries, _ = case
-    options = {"held_out_QD": queries[96:], "special_ids": SPECIAL, "n_cells": 4, "is_8_bit": True, "probes": (99,)}
-    built = build_index(table, queries[:96], **options)
+    built = build_index(table, queries[:96], special_ids=SPECIAL, n_cells=4, is_8_bit=True)
+    built = measure_recall(built, table, queries[96:], probes=(99,))
     assert built.index.blocks.rows.dtype == np.int8
     assert built.recall[len(built.index.blocks)] > 0.99
     ids, logits = search(built.index, queries[:5], 20, 4, table_VD=jnp.asarray(table))
@@ -155,7 +155,7 @@ def test_rows_of_8_bits_are_scored_exactly_in_the_end(case):
 
 def test_where_blocks_hold_fewer_rows_than_wanted_the_rest_is_none():
     table, queries = table_and_queries(10)
-    built = build_index(table, queries, special_ids=(0,), probes=(1,))
+    built = build_index(table, queries, special_ids=(0,))
     ids, logits = search(built.index, queries[:2], 15, 1)
     assert sorted(ids[0, :10].tolist()) == list(range(10))
     assert (ids[:, 10:] == NO_ROW).all()
@@ -163,13 +163,13 @@ def test_where_blocks_hold_fewer_rows_than_wanted_the_rest_is_none():
 
 
 def test_one_row_is_a_table_too():
-    built = build_index(np.ones((1, 4), np.float32), np.ones((2, 4), np.float32), probes=(1,))
+    built = build_index(np.ones((1, 4), np.float32), np.ones((2, 4), np.float32))
     assert search(built.index, np.ones((1, 4), np.float32), 1, 1)[0].tolist() == [[0]]
 
 
 def test_rows_that_are_all_alike_are_laid_out_too():
     table = np.ones((BLOCK_ROWS * 3 + 5, 4), np.float32)
-    built = build_index(table, np.ones((2, 4), np.float32), probes=(1,))
+    built = build_index(table, np.ones((2, 4), np.float32))
     assert len(built.index.blocks) == 4
 
 
@@ -249,8 +249,8 @@ def test_a_query_that_is_no_number_has_logits_that_are_none(case):
 @pytest.mark.parametrize("is_8_bit", [False, True])
 def test_a_saved_index_comes_back(tmp_path, is_8_bit):
     table, queries = table_and_queries(700)
-    options = {"held_out_QD": queries[96:], "special_ids": (3,), "probes": (2,), "is_8_bit": is_8_bit}
-    built = build_index(table, queries, **options)
+    built = build_index(table, queries, special_ids=(3,), is_8_bit=is_8_bit)
+    built = measure_recall(built, table, queries[96:], probes=(2,))
     save_index(tmp_path / "a" / "index", built, table="this one", about={"model": "tiny"})
     loaded = load_index(tmp_path / "a" / "index", table="this one")
     for one, other in zip(jax.tree.leaves(built.index), jax.tree.leaves(loaded), strict=True):
@@ -264,7 +264,7 @@ def test_a_saved_index_comes_back(tmp_path, is_8_bit):
 
 def test_an_index_of_another_table_or_a_damaged_one_is_refused(tmp_path):
     table, queries = table_and_queries(300)
-    save_index(tmp_path / "index", build_index(table, queries, probes=(1,)), table="this one")
+    save_index(tmp_path / "index", build_index(table, queries), table="this one")
     with pytest.raises(InputError, match="another table"):
         load_index(tmp_path / "index", table="another")
     with pytest.raises(InputError, match="no index in"):
@@ -293,7 +293,7 @@ def test_tables_that_cannot_be_indexed_are_told(change, options, match):
     if change:
         table[change[0]] = change[1]
     with pytest.raises(InputError, match=match):
-        build_index(table, queries, probes=(1,), **options)
+        build_index(table, queries, **options)
 
 
 def test_searches_that_cannot_be_done_are_told(case):
@@ -309,6 +309,6 @@ def test_searches_that_cannot_be_done_are_told(case):
     with pytest.raises(InputError, match="0 are given"):
         build_index(table, queries[:0])
     with pytest.raises(InputError, match="all of them numbers"):
-        build_index(table, queries, held_out_QD=np.full_like(queries, np.nan))
+        measure_recall(built, table, np.full_like(queries, np.nan))
     with pytest.raises(InputError, match=r"16 wide and the queries \(3,\)"):
         build_index(table, queries[:, :3])

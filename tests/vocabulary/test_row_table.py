@@ -20,6 +20,7 @@ from dyntok_jax.sharding import make_mesh
 from dyntok_jax.text import ByteLevelTokenizer, RaggedSubwords, TextEncoder
 from dyntok_jax.vocabulary import (
     GrownVocabulary,
+    RowSource,
     count_segments,
     embed_vocabulary,
     grow_entries,
@@ -60,7 +61,8 @@ def small_batches(monkeypatch):
 
 
 def embed(folder, vocabulary=VOCABULARY, source=SOURCE, **options):
-    return embed_vocabulary(folder, vocabulary, source, **{"chunk_rows": CHUNK} | options)
+    of_source = {name: options.pop(name) for name in ("output_VD", "hypernet", "language", "model") if name in options}
+    return embed_vocabulary(folder, vocabulary, RowSource(source, **of_source), **{"chunk_rows": CHUNK} | options)
 
 
 def all_rows(table, which="input"):

@@ -58,7 +58,7 @@ class BuildIndex:
         from dyntok_jax.errors import InputError
         from dyntok_jax.files import check_free, load_model
         from dyntok_jax.vocabulary import open_table
-        from dyntok_jax.vocabulary.index import RECALL_AT, build_index, save_index, table_identity
+        from dyntok_jax.vocabulary.index import RECALL_AT, build_index, measure_recall, save_index, table_identity
 
         keep_compiled_programs()
         check_free(Path(self.output).absolute(), self.overwrite)
@@ -77,13 +77,14 @@ class BuildIndex:
             built = build_index(
                 rows_VD,
                 queries_QD,
-                held_out_QD=held_out_QD,
                 special_ids=ends,
                 n_own=tokenizer.n_own,
                 is_8_bit=self.eight_bit,
                 seed=self.seed,
                 progress=_in_steps(advance, 100),
             )
+            if held_out_QD is not None:
+                built = measure_recall(built, rows_VD, held_out_QD)
         seconds = time.perf_counter() - began
         about = {"model": table.config.model, "vocabulary": table.config.vocabulary}
         save_index(self.output, built, table=table_identity(table.config), about=about, overwrite=self.overwrite)

@@ -87,7 +87,8 @@ class BuildVocab:
         )
 
         check_free(Path(self.output).absolute(), self.overwrite)
-        limit = limit_of(self.max_subwords, DEFAULT_MAX_SUBWORDS)
+        limit = limit_of(self.max_subwords)
+        limit = DEFAULT_MAX_SUBWORDS if limit == "auto" else limit
         tokenizer = ByteLevelTokenizer.load(find_model(self.model, kind="tokenizer"))
         wanted = self.size - tokenizer.vocab_size
         if wanted < 1:

@@ -46,7 +46,7 @@ class EmbedVocab:
         from dyntok_jax.cli.shared import keep_compiled_programs
         from dyntok_jax.files import load_model
         from dyntok_jax.sharding import make_mesh
-        from dyntok_jax.vocabulary import embed_vocabulary, load_vocabulary, read_vocabulary_config
+        from dyntok_jax.vocabulary import RowSource, embed_vocabulary, load_vocabulary, read_vocabulary_config
 
         keep_compiled_programs()
         name = self.model or read_vocabulary_config(self.folder)["model"]
@@ -59,11 +59,9 @@ class EmbedVocab:
             table = embed_vocabulary(
                 self.output,
                 vocabulary,
-                loaded.parameters.input_VD,
-                output_VD=loaded.parameters.output_VD,
-                hypernet=loaded.hypernet,
-                language=self.language,
-                model=name,
+                RowSource(
+                    loaded.parameters.input_VD, loaded.parameters.output_VD, loaded.hypernet, self.language, name
+                ),
                 dtype=self.dtype,
                 mesh=mesh,
                 overwrite=self.overwrite,

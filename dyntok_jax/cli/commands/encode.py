@@ -147,6 +147,7 @@ class Encode:
             write_embeddings(embeddings_part, comparison.columns, self._metadata(str(merging.goal)))
             write_tokens(tokens_part, comparison.columns, encoder.tokenizer)
         if self.cache is not None:
+            assert encoder.cache is not None, "`_load` asks for it"
             encoder.cache.save(self.cache)
         if self.json is not None:
             write_json(Path(self.json), run_figures(comparison.figures))
@@ -161,9 +162,11 @@ class Encode:
         encoder = DynamicEncoder.load(
             self.model, hypernet_of(self.hypernet), mesh=mesh, surface=self.surface, predict_all=self.predict_all
         )
-        if self.cache is not None and encoder.cache is None:
+        if self.cache is None:
+            return encoder
+        if encoder.cache is None:
             raise InputError("--cache keeps predicted embeddings, and without --hypernet nothing is predicted.")
-        if self.cache is not None and Path(self.cache).exists():
+        if Path(self.cache).exists():
             capacity, width = encoder.cache.capacity, encoder.config.width
             encoder.cache = EmbeddingCache.load(self.cache, capacity=capacity, width=width)
         return encoder

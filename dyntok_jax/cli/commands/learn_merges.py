@@ -25,6 +25,8 @@ from dyntok_jax.options import (
 from dyntok_jax.storage import check_writable
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from dyntok_jax.text import RaggedSubwords, TextEncoder
     from dyntok_jax.types import SubwordBatch
 
@@ -90,8 +92,8 @@ class LearnMerges:
 
 
 def _batches(
-    encoder: "TextEncoder", texts: Sequence[str], boundary: str, advance: Callable[[int], None]
-) -> Iterator["SubwordBatch"]:
+    encoder: "TextEncoder", texts: Sequence[str], boundary: Boundary, advance: Callable[[int], None]
+) -> Iterator["SubwordBatch[np.ndarray]"]:
     """The texts as batches, in their order."""
     import numpy as np
 

@@ -86,11 +86,12 @@ class Show:
         static, merged = one.static(), one.merged()
         counts = [(f"share {percent} %", len(one.merged(Share(percent)))) for percent in SHARES]
         is_coloured = make_console().is_terminal and make_console().color_system is not None
-        named = "merge list" if merging.merge_list else f"{self.merges} merges" if self.merges is not None else None
+        is_listed, share = merging.merge_list is not None, goal.percent if isinstance(goal, Share) else None
+        named = "merge list" if is_listed else f"{self.merges} merges" if share is None else None
         print_out(
             "static",
             token_line(static, is_coloured=is_coloured),
-            f"\n{named or f'share {goal.percent:g} %'}",
+            f"\n{named or f'share {share:g} %'}",
             token_line(merged, is_coloured=is_coloured),
             share_table(len(static), [(named, len(merged)), *counts] if named else counts),
         )

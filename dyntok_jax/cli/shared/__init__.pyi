@@ -24,8 +24,7 @@ from .one_text import (
     OneText as OneText,
 )
 from .option_file import (
-    named_file as named_file,
-    read_options as read_options,
+    with_file_options as with_file_options,
 )
 from .option_types import (
     DEFAULT_BOUNDARY as DEFAULT_BOUNDARY,
@@ -48,6 +47,9 @@ from .outputs import (
     write_json as write_json,
     write_json_lines as write_json_lines,
     written_together as written_together,
+)
+from .parsing import (
+    parse as parse,
 )
 from .scored_rows import (
     read_rows as read_rows,

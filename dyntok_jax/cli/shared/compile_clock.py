@@ -40,11 +40,11 @@ class CompileClock:
             covered_until = max(covered_until, end)
         return total
 
-    def _note(self, event: str, seconds: float, **_: Any) -> None:
+    def _note(self, event: str, duration_secs: float, **_: Any) -> None:
         # told when a stage has just ended
         if event.endswith(_STAGES):
             now = time.perf_counter()
-            self._spans.append((now - seconds, now))
+            self._spans.append((now - duration_secs, now))
 
 
 def keep_compiled_programs() -> None:
@@ -52,5 +52,6 @@ def keep_compiled_programs() -> None:
 
     The programs lie in the user's cache, beside the packaged models.
     """
-    if jax.config.jax_compilation_cache_dir is None:
+    # jax adds its options to `config` at run time
+    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))

@@ -136,6 +136,7 @@ class VocabularyOptions:
         """
         if self.vocab is None:
             return "prompt" if self.prompt_vocab else None
+        assert self.table is not None, "`check` asks for it"
         given = {"k": self.candidates, "n_probe": self.probes}
         given = {name: value for name, value in given.items() if value is not None}
         return decoder.load_vocabulary(self.vocab, self.table, self.index, **given)

@@ -26,7 +26,7 @@ def write_embeddings(path: Path, columns: Sequence[EncodedColumn], metadata: dic
     for of in columns:
         if of.result.embeddings_ND is not None:
             tensors[of.column.language or "embeddings"] = of.result.embeddings_ND
-        else:
+        elif of.result.hidden is not None:
             name = of.column.language or "hidden"
             tensors |= {f"{name}/{row}": hidden_TD for row, hidden_TD in enumerate(of.result.hidden)}
     save_arrays(path, tensors, {"format": FORMAT} | metadata)

@@ -58,14 +58,14 @@ def reduction_percent(n_static: int, n_tokens: int) -> float | None:
 
 def total_of(rows: Sequence[RunFigures]) -> RunFigures:
     """The sums; the static time is None unless all rows have one."""
-    static_seconds = [row.static_seconds for row in rows]
+    static_seconds = [row.static_seconds for row in rows if row.static_seconds is not None]
     return RunFigures(
         name="all",
         n_texts=sum(row.n_texts for row in rows),
         static_tokens=sum(row.static_tokens for row in rows),
         tokens=sum(row.tokens for row in rows),
         seconds=sum(row.seconds for row in rows),
-        static_seconds=None if None in static_seconds else sum(static_seconds),
+        static_seconds=sum(static_seconds) if len(static_seconds) == len(rows) else None,
         cache_hits=sum(row.cache_hits for row in rows),
         cache_misses=sum(row.cache_misses for row in rows),
     )

@@ -1,73 +1,67 @@
-"""Options of a command from a TOML file, checked as those of the command line are."""
+"""Options of a command from a TOML file: the arguments that they stand for, which tyro reads as it does all others."""
 
+import re
 import tomllib
-from collections.abc import Iterator, Sequence
-from dataclasses import fields
-from itertools import pairwise
+from collections.abc import Sequence
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
-from dyntok_jax.errors import InputError
+import tyro
+
+from dyntok_jax.cli.shared.parsing import parse
+from dyntok_jax.errors import DyntokError, InputError
+
+_BOX = re.compile(r"[╭╮╰╯│─]+")
 
 
-def named_file(arguments: Sequence[str], flag: str) -> str | None:
-    """What stands behind a flag on a command line that is not parsed yet; None if the flag is not there."""
-    return next((value for given, value in _flags(arguments) if given == flag), None)
+@dataclass(frozen=True)
+class _Named:
+    config: str | None = None
 
 
-def read_options(path: str, command: type, *, but: Sequence[str] = ()) -> dict[str, Any]:
-    """The options that a TOML file gives, by the names of a command's fields.
+def with_file_options(arguments: Sequence[str], command: type, *, required: str) -> list[str]:
+    """Puts the options of the file that `--config` names before a command's arguments, of which the last ones win.
 
     Args:
-      path: of the file.
-      command: a dataclass, whose fields are of `str`, `int`, `float`, `bool`, `Literal`, tuples of strings, or
-        one of these and None.
-      but: names of fields that are no options of a file.
+      arguments: of the command.
+      command: a dataclass, whose field `config` names the file.
+      required: the option that the command needs and the file may leave out.
 
     Raises:
-      InputError: the file cannot be read, is not TOML, or holds an unknown option or one of another type.
+      InputError: the file cannot be read, is not TOML, or holds an unknown option or a value that tyro cannot read.
     """
+    path = tyro.cli(_Named, args=arguments, return_unknown_args=True, add_help=False)[0].config
+    if path is None:
+        return list(arguments)
+    words, told = [word for option in _load(path).items() for word in _words(*option)], StringIO()
+    try:
+        with redirect_stderr(told):
+            parse(command, args=[f"--{required}=", *words], add_help=False)
+    except DyntokError as error:
+        raise InputError(f"{path}: {error}") from error
+    except SystemExit:
+        _, _, reason = told.getvalue().partition("\n")  # the box, less its title
+        raise InputError(f"{path}: {' '.join(_BOX.sub(' ', reason).split())}") from None
+    return [*words, *arguments]
+
+
+def _load(path: str) -> dict[str, Any]:
     try:
         options = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not TOML ({error}): write options such as steps = 4000.") from error
-    known = {field.name for field in fields(command)} - {*but}
-    if unknown := sorted(options.keys() - known):
-        raise InputError(f"{path} has no option {', '.join(unknown)}: there are {', '.join(sorted(known))}.")
-    types = get_type_hints(command)
-    for name, value in options.items():
-        if not _is_of(value, types[name]):
-            raise InputError(f"{name} in {path} is {value!r}: write {_wanted(name, types[name])}.")
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+    if wrong := [name for name, value in options.items() if isinstance(value, dict) or name == "config"]:
+        raise InputError(f"{path} has no option {', '.join(wrong)}: write steps = 4000 and the like, no tables.")
+    return options
 
 
-def _flags(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Flags with the word behind them, which may or may not be their value."""
-    for argument, following in pairwise([*arguments, ""]):
-        flag, _, value = argument.partition("=")
-        yield flag, value or following
-
-
-def _is_of(value: Any, kind: Any) -> bool:
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if get_origin(kind) is Literal:
-        return value in get_args(kind)
-    if get_origin(kind) is tuple:
-        return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
-    if options := get_args(kind):  # one of several types
-        return any(_is_of(value, option) for option in options)
-    return isinstance(value, kind)
-
-
-def _wanted(name: str, kind: Any) -> str:
-    if get_origin(kind) is Literal:
-        return "one of " + ", ".join(f'"{choice}"' for choice in get_args(kind))
-    if get_origin(kind) is tuple:
-        return f'a list of strings, such as {name} = ["..."]'
-    named = {int: "a whole number", float: "a number", bool: "true or false", str: 'a string, in "quotes"'}
-    return named.get(kind, named[str])
+def _words(name: str, value: Any) -> list[str]:
+    """An option as it is written on a command line; a flag that is false is left out."""
+    if isinstance(value, bool):
+        return [f"--{name}"] if value else []
+    return [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]

@@ -8,7 +8,7 @@ from dyntok_jax.errors import InputError
 from dyntok_jax.options import Boundary, Budget, Goal, Merges, Merging, Scope, Share
 
 DEFAULT_HYPERNET = "auto"
-DEFAULT_BOUNDARY = "pretoken"
+DEFAULT_BOUNDARY: Boundary = "pretoken"
 FULL_SHARE = 100.0
 
 arg = tyro.conf.arg

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import log
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from rich.table import Table
@@ -15,6 +16,8 @@ from dyntok_jax.decoding import Choice, DynamicDecoder, ScoredText
 from dyntok_jax.errors import TooLongError
 from dyntok_jax.options import STATIC, Style
 from dyntok_jax.text import ByteLevelTokenizer
+
+Scored = TypeVar("Scored", ScoredText, Choice)
 
 TOO_LONG = "A prompt fits the model only when merged, so static tokenization was left out."
 
@@ -36,7 +39,9 @@ class TextScores:
     @property
     def asked(self) -> Sequence[ScoredText]:
         """Behind prompts read as asked: merged or, by default, static."""
-        return self.static if self.dynamic is None else self.dynamic
+        asked = self.static if self.dynamic is None else self.dynamic
+        assert asked is not None, "prompts were read in one way at least"
+        return asked
 
     def table(self) -> Table:
         """A line for static and, where prompts were merged, one for dynamic tokenization."""
@@ -70,10 +75,10 @@ class TextScores:
         ]
         return notes if self.static is not None else [*notes, TOO_LONG]
 
-    def figures(self) -> dict[str, float | int]:
+    def figures(self) -> dict[str, float | int | None]:
         """The same as one flat object."""
         static_tokens, tokens = _count_tokens(self.asked)
-        figures = {
+        figures: dict[str, float | int | None] = {
             "texts": len(self.pairs),
             "bytes": self._n_bytes(),
             "continuation_tokens": sum(len(text.ids) for text in self.asked),
@@ -124,7 +129,7 @@ class TextScores:
         return -_total(texts) / (self._n_bytes() * log(2))
 
     def _agreement(self) -> float | None:
-        return None if self.static is None else _agreement(self.static, self.dynamic)
+        return None if self.static is None or self.dynamic is None else _agreement(self.static, self.dynamic)
 
 
 @dataclass(frozen=True)
@@ -144,7 +149,9 @@ class AnswerScores:
     @property
     def asked(self) -> Sequence[Choice]:
         """The answers to questions read as asked: merged or, by default, static."""
-        return self.static if self.dynamic is None else self.dynamic
+        asked = self.static if self.dynamic is None else self.dynamic
+        assert asked is not None, "prompts were read in one way at least"
+        return asked
 
     def table(self) -> Table:
         """A line for static and, where questions were merged, one for dynamic tokenization."""
@@ -176,10 +183,10 @@ class AnswerScores:
         notes = [f"{counted} agreement: how often the answer is that of static tokenization, right or wrong."]
         return notes if self.static is not None else [*notes, TOO_LONG]
 
-    def figures(self) -> dict[str, float | int]:
+    def figures(self) -> dict[str, float | int | None]:
         """The same as one flat object."""
         static_tokens, tokens = _count_tokens(self.asked)
-        figures = {
+        figures: dict[str, float | int | None] = {
             "questions": len(self.questions),
             "static_tokens": static_tokens,
             "tokens": tokens,
@@ -217,7 +224,7 @@ class AnswerScores:
         return 100 * sum(right) / len(right)
 
     def _agreement(self) -> float | None:
-        if self.static is None:
+        if self.static is None or self.dynamic is None:
             return None
         same = [one.best == other.best for one, other in zip(self.static, self.dynamic, strict=True)]
         return 100 * sum(same) / len(same)
@@ -248,23 +255,30 @@ def score_rows(
     Raises:
       DyntokError: what `DynamicDecoder.score` and `choose` raise.
     """
-    dynamic = static = None
+    questions = [row for row in rows if isinstance(row, Question)]
+    if questions:
+        texts, options = [row.question for row in questions], [row.options for row in questions]
+        choose = partial(decoder.choose, texts, options, style=style, on_progress=on_progress)
+        return AnswerScores(questions, *_merged_and_static(choose, reading))
+    pairs = [row for row in rows if isinstance(row, Pair)]
+    prompts, continuations = [row.prompt for row in pairs], [row.continuation for row in pairs]
+    score = partial(decoder.score, prompts, continuations, on_progress=on_progress)
+    return TextScores(pairs, *_merged_and_static(score, reading))
+
+
+def _merged_and_static(
+    score: Callable[..., list[Scored]], reading: Reading
+) -> tuple[list[Scored] | None, list[Scored] | None]:
+    """What is found behind merged prompts, None where none are asked for; and behind static ones."""
+    merged = static = None
     if not reading.merging.is_static:
-        dynamic = _score(decoder, rows, style, on_progress=on_progress, **vars(reading))
+        merged = score(**vars(reading))
     try:
-        static = _score(decoder, rows, style, on_progress=on_progress, **vars(replace(reading, merging=STATIC)))
+        static = score(**vars(replace(reading, merging=STATIC)))
     except TooLongError:
-        if dynamic is None:
+        if merged is None:
             raise  # where merging is what made it fit, it is no fault of the user's
-    return (TextScores if isinstance(rows[0], Pair) else AnswerScores)(rows, dynamic, static)
-
-
-def _score(
-    decoder: DynamicDecoder, rows: Sequence[Pair] | Sequence[Question], style: Style, **options: Any
-) -> list[ScoredText] | list[Choice]:
-    if isinstance(rows[0], Pair):
-        return decoder.score([row.prompt for row in rows], [row.continuation for row in rows], **options)
-    return decoder.choose([row.question for row in rows], [row.options for row in rows], style=style, **options)
+    return merged, static
 
 
 def _total(texts: Sequence[ScoredText]) -> float:

@@ -84,5 +84,5 @@ def read_prompts(prompt: str | None, file: str | None) -> tuple[list[str], list[
 
 
 def _present(code: str, texts: Sequence[str | None]) -> TextColumn:
-    index = [at for at, text in enumerate(texts) if text is not None]
-    return TextColumn(code, code, [texts[at] for at in index], index)
+    present = {at: text for at, text in enumerate(texts) if text is not None}
+    return TextColumn(code, code, list(present.values()), list(present))

@@ -61,7 +61,8 @@ class Writing:
     @property
     def new(self) -> int | None:
         """Those of them that the model's own vocabulary does not have; None where texts are in that."""
-        return None if self.texts[0].n_new is None else sum(text.n_new for text in self.texts)
+        counts = [text.n_new for text in self.texts if text.n_new is not None]
+        return sum(counts) if counts else None
 
     @property
     def characters(self) -> int:

@@ -174,7 +174,9 @@ def _post_processor(path: Path, fields: Mapping[str, Any]) -> processors.PostPro
         raise CheckpointError(
             f"{path} is damaged: texts are to begin or end with a token it lacks: {', '.join(absent)}."
         )
-    steps = [processors.ByteLevel(trim_offsets=True)] if fields["tokenizer.ggml.model"] == "gpt2" else []
+    steps: list[processors.PostProcessor] = []
+    if fields["tokenizer.ggml.model"] == "gpt2":
+        steps.append(processors.ByteLevel(trim_offsets=True))
     if names:
         single = [part for part in (names.get("bos"), "$A", names.get("eos")) if part]
         pair = [*single, *(f"{part}:1".replace("$A", "$B") for part in single)]

@@ -8,10 +8,6 @@ from .held_out import (
     digest_of as digest_of,
     with_pieces as with_pieces,
 )
-from .text_languages import (
-    by_language as by_language,
-    numbers_by_language as numbers_by_language,
-)
 from .training_batch import (
     PieceBatch as PieceBatch,
     SurfaceForms as SurfaceForms,
@@ -20,4 +16,13 @@ from .training_batch import (
 )
 from .training_data import (
     training_batches as training_batches,
+)
+from .written_options import (
+    Count as Count,
+    Number as Number,
+    OptionalPath as OptionalPath,
+    Unlisted as Unlisted,
+    by_language as by_language,
+    named_numbers as named_numbers,
+    several as several,
 )

@@ -57,7 +57,7 @@ class Corpus:
     def fingerprint(self) -> str:
         """A digest of all texts and their order."""
         digest = hashlib.blake2b(repr(self.languages).encode(), digest_size=8)
-        for part in (self.first_row, self.offset, self.block):
+        for part in (self.first_row.data, self.offset.data, self.block):
             digest.update(part)
         return digest.hexdigest()
 

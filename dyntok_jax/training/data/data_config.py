@@ -1,14 +1,29 @@
-"""What to train on, and how it is cut in batches."""
+"""What to train and validate on, and how it is cut in batches. Nothing here imports JAX."""
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from dyntok_jax.errors import ConfigError
 from dyntok_jax.options import Boundary
-from dyntok_jax.training.data.pieces import PieceMode
+from dyntok_jax.training.data.written_options import (
+    EVERY,
+    Count,
+    Files,
+    LanguageWeights,
+    Number,
+    Sources,
+    Text,
+    Unlisted,
+    WordsShare,
+)
 
 ShareKind = Literal["uniform", "gaussian", "fixed"]
+PieceMode = Literal["decompose", "identity"]
+
+WORDS_SHARE = 0.5
+"""The part of a language's samples that pseudo-texts make up where a config does not say."""
 
 _LEAST = {
     "batch_size": 1,
@@ -19,72 +34,85 @@ _LEAST = {
     "pieces_per_batch": 0,
     "identity_batches": 0,
     "held_out": 0,
+    "validation_texts": 1,
     "seed": 0,
 }
 _PROBABILITIES = ("full_probability", "mask_probability", "pieces_random")
 _NOT_NEGATIVE = ("share_spread", "language_exponent", "words_exponent")
 _CHOICES: dict[str, Any] = {"boundary": Boundary, "share": ShareKind, "pieces": PieceMode}
+_NOT_DECISIVE = ("text", "words", "validation", "validation_texts", "threads", "prefetch")
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What to train on and how it is cut in batches.
+    """What to train and validate on.
+
+    >>> DataConfig({"de": ("de.txt",)}, language_weights={"de": 2.0}).weight_of("de")
+    2.0
 
     Attributes:
-      texts: language code → plain text, JSON lines, parquet, data sets; how they are written says `sources.py`.
+      text: UTF-8 text, one paragraph a line (.gz too), JSON lines, parquet or data sets, as FILE or CODE=FILE; without
+        a code the file's name may say the language (de.txt.gz).
+      words: lists of words for pseudo-texts in languages with little text, as CODE=FILE (a word a line, a tab, its
+        weight) or CODE=wordfreq:CODE.
+      words_share: what part of a language's samples are pseudo-texts where it has texts, too: a number for all, CODE=
+        and a number for one (default: 0.5). It does not change how often the language is drawn.
+      validation: held-out text, one text a line, as FILE or CODE=FILE; or aligned JSON lines (.jsonl) with a field a
+        language.
+      validation_texts: the most texts a file or language of it.
+      held_out: without validation files, paragraphs of each language that are kept out of training to validate on; 0:
+        no validation.
       batch_size: B, texts a batch.
-      max_length: the most subwords a text, special tokens and prefix included; longer texts are cut in several.
-      max_subwords: S, the most subwords a token.
+      max_length: the longest text, in subwords, special tokens and prefix included; longer ones are cut in several.
+      max_subwords: S, the longest token, in subwords.
       boundary: what merging may not cross.
-      share: how each batch's share of the maximum reduction is drawn: uniform from 0 to 100 %, Gaussian, or fixed.
-      share_mean: in %, of a Gaussian; or the fixed share.
-      share_spread: in %, the standard deviation of a Gaussian.
-      full_probability: how often the share is exactly 100 %, whatever else is drawn.
-      language_exponent: a language is drawn in proportion to its number of texts to this power: 1 takes texts as they
-        come, 0 all languages alike.
-      language_weights: language code → how many times as often as that it is drawn, 1 where not given.
-      prefix: what the model expects before a text (`query: `).
+      share: how each batch's share of the maximum reduction is drawn.
+      share_mean: in percent, of gaussian; or the one share of fixed.
+      share_spread: in percent, the standard deviation of gaussian.
+      full_probability: how often it is exactly 100 %, whatever else is drawn.
+      language_exponent: languages are drawn in proportion to their texts to this power: 1 takes texts as they come, 0
+        all languages alike.
+      language_weights: some of them so many times as often, as CODE=NUMBER.
+      prefix: put before each text (default: what the model expects).
+      pieces_per_batch: P, vocabulary pieces a batch, for the objective pieces.
+      pieces: decompose writes them as shorter pieces, identity as themselves (ZeTT's auxiliary loss).
+      seed: of parameters and data.
       mask_probability: how many of the text's tokens a masked-LM objective hides.
       predict_all: predict single subwords too, as the paper does.
-      seed: of everything drawn.
+      words_exponent: a word is drawn in proportion to its weight to this power.
+      pieces_random: how many of the decomposed pieces are written in any way instead of the tokenizer's.
+      identity_batches: how many batches at first hold nothing but pieces as themselves: ZeTT's warm-up.
       threads: prepare batches beside the step; 0 prepares each when it is asked for.
       prefetch: the most batches prepared ahead.
-      words: language code → lists of words to make pseudo-texts of: files of `word<TAB>weight`, or `wordfreq:ar`.
-      words_share: language code → what part of the language's samples are pseudo-texts, 0.5 where not given; of a
-        language without texts all are. They do not change how often the language is drawn.
-      words_exponent: a word is drawn in proportion to its weight to this power.
-      pieces_per_batch: P, vocabulary pieces a batch; without texts and words a batch has nothing else.
-      pieces: `decompose` writes them as shorter pieces, `identity` as themselves (ZeTT's warm-up and auxiliary loss).
-      pieces_random: how many of the decomposed are written in any way instead of the tokenizer's.
-      identity_batches: how many batches at first hold nothing but pieces as themselves: ZeTT's warm-up.
-      held_out: paragraphs of each language that are kept for `validation_texts`.
     """
 
-    texts: dict[str, tuple[str, ...]]
-    batch_size: int = 24
-    max_length: int = 96
-    max_subwords: int = 7
+    text: Sources = field(default_factory=dict)
+    words: Sources = field(default_factory=dict)
+    words_share: WordsShare = field(default_factory=dict)
+    validation: Files = ()
+    validation_texts: Count = 240
+    held_out: Count = 32
+    batch_size: Count = 24
+    max_length: Count = 96
+    max_subwords: Count = 7
     boundary: Boundary = "pretoken"
     share: ShareKind = "uniform"
-    share_mean: float = 50.0
-    share_spread: float = 25.0
-    full_probability: float = 0.25
-    language_exponent: float = 0.3
-    language_weights: dict[str, float] = field(default_factory=dict)
-    prefix: str = ""
-    mask_probability: float = 0.0
-    predict_all: bool = False
-    seed: int = 0
-    threads: int = 1
-    prefetch: int = 4
-    words: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    words_share: dict[str, float] = field(default_factory=dict)
-    words_exponent: float = 0.7
-    pieces_per_batch: int = 0
+    share_mean: Number = 50.0
+    share_spread: Number = 25.0
+    full_probability: Number = 0.25
+    language_exponent: Number = 0.3
+    language_weights: LanguageWeights = field(default_factory=dict)
+    prefix: Text = None
+    pieces_per_batch: Count = 128
     pieces: PieceMode = "decompose"
-    pieces_random: float = 0.5
-    identity_batches: int = 0
-    held_out: int = 0
+    seed: Count = 0
+    mask_probability: Unlisted[float] = 0.0
+    predict_all: Unlisted[bool] = False
+    words_exponent: Unlisted[float] = 0.7
+    pieces_random: Unlisted[float] = 0.5
+    identity_batches: Unlisted[int] = 0
+    threads: Unlisted[int] = 1
+    prefetch: Unlisted[int] = 4
 
     def __post_init__(self):
         for name, least in _LEAST.items():
@@ -98,29 +126,49 @@ class DataConfig:
             value, known = getattr(self, name), get_args(choices)
             _check(name, repr(value), value in known, f"one of {', '.join(known)}")
         for code, share in self.words_share.items():
-            _check(f"words_share of {code}", share, 0 <= share <= 1, "a part of the samples, from 0 to 1")
+            _check(_of("words_share", code), share, 0 <= share <= 1, "a part of the samples, from 0 to 1")
         for code, weight in self.language_weights.items():
-            _check(f"language_weights of {code}", weight, 0 < weight < math.inf, "a positive number")
+            _check(_of("language_weights", code), weight, 0 < weight < math.inf, "a positive number")
+        _check_codes("words_share", self.words_share, self.words, "there are no words in")
+        _check_codes("language_weights", self.language_weights, {**self.text, **self.words}, "nothing is in")
         if self.identity_batches and not self.pieces_per_batch:
             raise ConfigError("identity_batches are batches of pieces: set pieces_per_batch, too.")
-        if unknown := sorted(self.words_share.keys() - self.words.keys()):
-            raise ConfigError(f"words_share names {', '.join(unknown)}, but words has no list of words there.")
-        if unknown := sorted(self.language_weights.keys() - {*self.texts, *self.words}):
-            raise ConfigError(f"language_weights names {', '.join(unknown)}, but nothing there is in that language.")
         self._check_sources()
 
     def _check_sources(self) -> None:
         """There must be something to read, and a list of words must not be hidden behind a string."""
-        if not (self.texts or self.words or self.pieces_per_batch):
+        if not (self.text or self.words or self.pieces_per_batch):
             raise ConfigError(
                 "There is nothing to train on: give at least one language and its text files, lists of words, or "
                 "pieces_per_batch."
             )
-        for code, sources in (*self.texts.items(), *self.words.items()):
+        for code, sources in (*self.text.items(), *self.words.items()):
             if isinstance(sources, str):
                 raise ConfigError(f"The sources of {code} are one string, {sources!r}: put it in a tuple.")
+
+    def words_share_of(self, code: str) -> float:
+        """The part of a language's samples that are pseudo-texts, where it has texts, too."""
+        return self.words_share.get(code, self.words_share.get(EVERY, WORDS_SHARE))
+
+    def weight_of(self, code: str) -> float:
+        """How many times as often as its number of texts says a language is drawn."""
+        return self.language_weights.get(code, self.language_weights.get(EVERY, 1.0))
+
+    def decisive(self) -> dict[str, Any]:
+        """What decides about the batches; of texts and words it is their contents, not their names."""
+        return {name: value for name, value in asdict(self).items() if name not in _NOT_DECISIVE}
 
 
 def _check(name: str, value: object, is_right: bool, wanted: str) -> None:
     if not is_right:
         raise ConfigError(f"{name} is {value}: it must be {wanted}.")
+
+
+def _of(name: str, code: str) -> str:
+    return name if code == EVERY else f"{name} of {code}"
+
+
+def _check_codes(name: str, given: Collection[str], known: Collection[str], told: str) -> None:
+    if unknown := sorted({*given} - {*known, EVERY}):
+        there = " ".join(known) or "none"
+        raise ConfigError(f"{name} names {', '.join(unknown)}, but {told} that language; there are {there}.")

@@ -9,16 +9,15 @@ import numpy as np
 from dyntok_jax.errors import InputError
 from dyntok_jax.options import Share
 from dyntok_jax.text import ByteLevelTokenizer, TextEncoder, read_aligned, read_lines
-from dyntok_jax.training.data.data_config import (
-    DataConfig,
-)
+from dyntok_jax.training.data.data_config import DataConfig
 from dyntok_jax.training.data.pieces import make_piece_batch, vocabulary_pieces
 from dyntok_jax.training.data.text_batch import make_text_batch
-from dyntok_jax.training.data.text_languages import index_of_language, language_and_file
+from dyntok_jax.training.data.text_languages import index_of_language
 from dyntok_jax.training.data.training_batch import TextBatch, TrainingBatch
 from dyntok_jax.training.data.training_data import (
     validation_texts,
 )
+from dyntok_jax.training.data.written_options import language_and_file
 
 PIVOT = "en"
 """The language whose translations are looked for."""
@@ -27,16 +26,14 @@ ALIGNED_SUFFIXES = (".jsonl", ".jsonl.gz")
 
 
 def batches_of_files(
-    files: Sequence[str], data: DataConfig, text_encoder: TextEncoder, *, limit: int, languages: Sequence[str] = ()
+    data: DataConfig, text_encoder: TextEncoder, languages: Sequence[str] = ()
 ) -> tuple[list[TextBatch], list[dict[str, list[TextBatch]]]]:
     """Reads text to validate on, and merges it fully.
 
     Args:
-      files: plain text, one text a line, as FILE or CODE=FILE; or aligned JSON lines (.jsonl, .jsonl.gz) with a field a
-        language.
-      data: how training batches are made; share and seed play no part.
+      data: `validation` names the files, of each of which, or of each language of an aligned one, the first
+        `validation_texts` texts are taken; and how training batches are made, of which share and seed play no part.
       text_encoder: of the model.
-      limit: the most texts a file, or a language of an aligned one: the first.
       languages: codes of the hypernetwork's languages in the order of their indices; empty if it has none.
 
     Returns:
@@ -45,12 +42,12 @@ def batches_of_files(
     Raises:
       InputError: a file cannot be read, holds no text, or is in a language that the hypernetwork has not.
     """
-    batches, translations = [], []
+    batches, translations, limit = [], [], data.validation_texts
 
     def batches_of(texts: Sequence[str], code: str) -> list[TextBatch]:
         return full_batches(texts, data, text_encoder, language=index_of_language(code, languages))
 
-    for given in files:
+    for given in data.validation:
         code, file = language_and_file(given)
         if not file.endswith(ALIGNED_SUFFIXES):
             batches += batches_of([line for line in read_lines(file) if line.strip()][:limit], code)
@@ -107,13 +104,8 @@ def full_batches(
             texts[at : at + data.batch_size],
             np.full(len(texts[at : at + data.batch_size]), language, np.int32),
             text_encoder,
+            data,
             goal=Share(100),
-            boundary=data.boundary,
-            max_subwords=data.max_subwords,
-            max_length=data.max_length,
-            prefix=data.prefix,
-            predict_all=data.predict_all,
-            mask_probability=data.mask_probability,
             rng=np.random.default_rng(at),
         )
         for at in range(0, len(texts), data.batch_size)
@@ -131,7 +123,7 @@ def with_pieces(
         return [TrainingBatch(batch, None) for batch in batches]
     pieces = vocabulary_pieces(tokenizer, max_subwords=data.max_subwords, mode=data.pieces)
     rng = np.random.default_rng(0)
-    known = sorted({index_of_language(code, languages) for code in (*data.texts, *data.words) or languages}) or [0]
+    known = sorted({index_of_language(code, languages) for code in (*data.text, *data.words) or languages}) or [0]
     return [
         TrainingBatch(
             batch,

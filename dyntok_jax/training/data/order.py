@@ -13,8 +13,6 @@ ORDER = 2
 """Raised when a change makes other batches of the same config, so that no run goes on with them unawares."""
 WINDOW = 16
 """Batches a window: texts of like length are looked for among so many."""
-WORDS_SHARE = 0.5
-"""The part of a language's samples that pseudo-texts make up where a config does not say."""
 
 
 class TextRows:
@@ -45,8 +43,8 @@ def mixed_rows(samples: Samples, config: DataConfig) -> grain.MapDataset[int]:
     parts, weights = [], []
     for number, code in enumerate(samples.languages):
         texts, words = samples.text_rows(code), samples.word_rows(code)
-        words_share = (config.words_share.get(code, WORDS_SHARE) if len(texts) else 1.0) if len(words) else 0.0
-        weight = samples.weight(code) ** config.language_exponent * config.language_weights.get(code, 1.0)
+        words_share = (config.words_share_of(code) if len(texts) else 1.0) if len(words) else 0.0
+        weight = samples.weight(code) ** config.language_exponent * config.weight_of(code)
         if words_share < 1:
             parts.append(_dataset(texts).seed(config.seed + number).shuffle().repeat())
             weights.append(weight * (1 - words_share))

@@ -6,7 +6,7 @@ read, and the model does not run: 250,000 targets for nothing.
 
 import json
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int32, Int64
@@ -24,9 +24,8 @@ from dyntok_jax.kernels import (
     split_by_score,
 )
 from dyntok_jax.text import BYTE_CHARACTERS, FILLER_SCORE, ByteLevelTokenizer, continues, piece_texts
+from dyntok_jax.training.data.data_config import PieceMode
 from dyntok_jax.training.data.training_batch import PieceBatch, SurfaceForms
-
-PieceMode = Literal["decompose", "identity"]
 
 Trie = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -175,7 +174,7 @@ def make_piece_batch(
     *,
     random_probability: float,
     rng: np.random.Generator,
-) -> PieceBatch:
+) -> PieceBatch[np.ndarray]:
     """The batch of these pieces.
 
     Args:
@@ -188,7 +187,7 @@ def make_piece_batch(
     part_PS = pieces.part_MS[rows_P]
     if pieces.trie is not None:
         is_random_P = rng.random(len(rows_P)) < random_probability
-        part_PS[is_random_P] = random_parts(pieces, rows_P[is_random_P], rng)
+        part_PS[is_random_P] = random_parts(pieces, pieces.trie, rows_P[is_random_P], rng)
     is_subword_PS = part_PS != NONE
     forms = SurfaceForms(
         surface_PS=np.where(is_subword_PS, part_PS, 0).astype(np.int32),
@@ -199,9 +198,9 @@ def make_piece_batch(
 
 
 def random_parts(
-    pieces: VocabularyPieces, rows_P: Int64[np.ndarray, "P"], rng: np.random.Generator
+    pieces: VocabularyPieces, trie: Trie, rows_P: Int64[np.ndarray, "P"], rng: np.random.Generator
 ) -> Int32[np.ndarray, "P S"]:
     """Writes pieces in any way: how many parts is drawn first, then one of the ways in so many."""
     chosen = pieces.spellings.take(rows_P)
     uniform_PC = rng.random((len(rows_P), pieces.part_MS.shape[1] + 1))
-    return split_at_random(chosen.bytes_N, chosen.offset, chosen.root_M, chosen.rest, *pieces.trie, uniform_PC)
+    return split_at_random(chosen.bytes_N, chosen.offset, chosen.root_M, chosen.rest, *trie, uniform_PC)

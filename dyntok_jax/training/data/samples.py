@@ -58,14 +58,14 @@ class Samples:
 
     def text(self, row: int) -> str:
         """One text or pseudo-text."""
-        if row < self.n_texts:
+        if self.corpus and row < self.n_texts:
             return self.corpus.text(row)
         word_texts, index = self._word_text(row)
         return word_texts.text(index)
 
     def language(self, row: int) -> str:
         """The code of its language."""
-        if row < self.n_texts:
+        if self.corpus and row < self.n_texts:
             return self.corpus.language(row)
         return list(self.word_texts)[(row - self.n_texts) % len(self.word_texts)]
 

@@ -20,6 +20,7 @@ from dyntok_jax.text import (
     pad_batch,
     token_spans,
 )
+from dyntok_jax.training.data.data_config import DataConfig
 from dyntok_jax.training.data.training_batch import SurfaceForms, TextBatch
 from dyntok_jax.types import MergedBatch, SubwordBatch, UniqueTokens
 
@@ -28,35 +29,29 @@ def make_text_batch(
     texts: Sequence[str],
     language_B: Int32[np.ndarray, "B"],
     text_encoder: TextEncoder,
+    config: DataConfig,
     *,
     goal: Goal,
-    boundary: Boundary = "pretoken",
-    max_subwords: int,
-    max_length: int,
-    prefix: str = "",
-    predict_all: bool = False,
-    mask_probability: float = 0.0,
-    rng: np.random.Generator | None = None,
-) -> TextBatch:
+    rng: np.random.Generator,
+) -> TextBatch[np.ndarray]:
     """Tokenizes texts as the model does and as dynamic tokens.
 
     Args:
-      texts: cut at the border of a subword where they are longer than `max_length`.
+      texts: cut at the border of a subword where they are longer than `config.max_length`.
       language_B: the language index of each.
       text_encoder: of the model.
+      config: what merging may not cross, how long tokens and texts get, what comes before a text, which tokens are
+        predicted and how many hidden; what there is to train on plays no part.
       goal: when merging stops; pairs are counted over the batch.
-      boundary: what merging may not cross.
-      max_subwords: S, the most subwords a token.
-      max_length: the most subwords a text, special tokens and prefix included.
-      prefix: put before each text, as in `DynamicEncoder`.
-      predict_all: single subwords are new tokens too.
-      mask_probability: how many of the text's tokens `is_masked_BT` hides.
-      rng: draws them; only needed for a probability above 0.
+      rng: draws the tokens that `is_masked_BT` hides.
 
     Returns:
       A batch padded to a few shapes: L, T and P to the buckets of training, K to B · T.
     """
-    static, dynamic = encode_twice(texts, text_encoder, boundary=boundary, prefix=prefix, max_length=max_length)
+    max_length, max_subwords = config.max_length, config.max_subwords
+    static, dynamic = encode_twice(
+        texts, text_encoder, boundary=config.boundary, prefix=config.prefix or "", max_length=max_length
+    )
     rows = np.arange(len(texts))
     static_batch = pad_batch(
         static,
@@ -69,14 +64,14 @@ def make_text_batch(
         subwords.ids_BL, subwords.segment_BL, subwords.mask_BL, goal, max_subwords=max_subwords
     )
     merged = cut_padding(merged, padded_length(merged.mask_BT.sum(axis=1), max_length, TRAINING_TOKEN_BUCKETS))
-    wanted_BT = wants_row(text_encoder.tokenizer, subwords.ids_BL, merged, predict_all=predict_all)
+    wanted_BT = wants_row(text_encoder.tokenizer, subwords.ids_BL, merged, predict_all=config.predict_all)
     forms, language_U = distinct_forms(subwords.ids_BL, merged, wanted_BT, language_B[:, None], width=max_subwords)
     padded = pad_forms_to(forms, language_U, bucket(int(forms.count), TRAINING_ROW_BUCKETS))
     row_BT, kept_K, n_kept = number_rows(subwords, merged, wanted_BT, forms.inverse_BT, len(padded.language_P))
     is_masked_BT = np.zeros(row_BT.shape, bool)
-    if mask_probability > 0:
+    if config.mask_probability > 0:
         is_text_BT = np.take_along_axis(subwords.is_counted_BL, merged.start_BT, axis=1) & merged.mask_BT
-        is_masked_BT = is_text_BT & (rng.random(row_BT.shape) < mask_probability)
+        is_masked_BT = is_text_BT & (rng.random(row_BT.shape) < config.mask_probability)
     return TextBatch(
         static_BL=static_batch.ids_BL,
         static_mask_BL=static_batch.mask_BL,
@@ -128,7 +123,9 @@ def _characters_that_fit(subwords: RaggedSubwords, row: int, max_length: int) ->
     return int(ends[:room].max(initial=0)) if len(ends) > room else int(ends.max(initial=0))
 
 
-def pad_forms_to(forms: UniqueTokens, language_U: Int32[np.ndarray, "U"], size: int) -> SurfaceForms:
+def pad_forms_to(
+    forms: UniqueTokens[np.ndarray], language_U: Int32[np.ndarray, "U"], size: int
+) -> SurfaceForms[np.ndarray]:
     """The forms, with rows of padding up to P = `size`."""
     missing = size - len(language_U)
     return SurfaceForms(
@@ -139,8 +136,8 @@ def pad_forms_to(forms: UniqueTokens, language_U: Int32[np.ndarray, "U"], size: 
 
 
 def number_rows(
-    subwords: SubwordBatch,
-    merged: MergedBatch,
+    subwords: SubwordBatch[np.ndarray],
+    merged: MergedBatch[np.ndarray],
     wanted_BT: Bool[np.ndarray, "B T"],
     form_BT: Int32[np.ndarray, "B T"],
     n_forms: int,
@@ -156,7 +153,9 @@ def number_rows(
     return row_BT, kept_K, len(kept)
 
 
-def align(static: SubwordBatch, subwords: SubwordBatch, merged: MergedBatch) -> Int32[np.ndarray, "B T"]:
+def align(
+    static: SubwordBatch[np.ndarray], subwords: SubwordBatch[np.ndarray], merged: MergedBatch[np.ndarray]
+) -> Int32[np.ndarray, "B T"]:
     """For each token the static subword that ends at the same character, -1 where there is none.
 
     Where several end there (the bytes of one character), only the last has read all of it; so it is among the tokens.

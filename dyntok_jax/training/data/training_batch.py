@@ -5,16 +5,17 @@ rows are predicted · K tokens that keep their source row · R = P + K.
 """
 
 from dataclasses import dataclass
+from typing import Generic
 
 import jax
 from jaxtyping import Bool, Int32
 
-from dyntok_jax.types import AnyArray
+from dyntok_jax.types import ArrayT
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class SurfaceForms:
+class SurfaceForms(Generic[ArrayT]):
     """Tokens to predict.
 
     Attributes:
@@ -23,14 +24,14 @@ class SurfaceForms:
       language_P: index of each token's language; 0 for a hypernetwork without languages.
     """
 
-    surface_PS: Int32[AnyArray, "P S"]
-    is_subword_PS: Bool[AnyArray, "P S"]
-    language_P: Int32[AnyArray, "P"]
+    surface_PS: Int32[ArrayT, "P S"]
+    is_subword_PS: Bool[ArrayT, "P S"]
+    language_P: Int32[ArrayT, "P"]
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class TextBatch:
+class TextBatch(Generic[ArrayT]):
     """Texts as the model's own tokenizer writes them, and as dynamic tokens.
 
     Attributes:
@@ -47,20 +48,20 @@ class TextBatch:
       n_kept: how many of the K are tokens.
     """
 
-    static_BL: Int32[AnyArray, "B L"]
-    static_mask_BL: Bool[AnyArray, "B L"]
-    row_BT: Int32[AnyArray, "B T"]
-    mask_BT: Bool[AnyArray, "B T"]
-    aligned_BT: Int32[AnyArray, "B T"]
-    is_masked_BT: Bool[AnyArray, "B T"]
-    forms: SurfaceForms
-    kept_K: Int32[AnyArray, "K"]
-    n_kept: Int32[AnyArray, ""]
+    static_BL: Int32[ArrayT, "B L"]
+    static_mask_BL: Bool[ArrayT, "B L"]
+    row_BT: Int32[ArrayT, "B T"]
+    mask_BT: Bool[ArrayT, "B T"]
+    aligned_BT: Int32[ArrayT, "B T"]
+    is_masked_BT: Bool[ArrayT, "B T"]
+    forms: SurfaceForms[ArrayT]
+    kept_K: Int32[ArrayT, "K"]
+    n_kept: Int32[ArrayT, ""]
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class PieceBatch:
+class PieceBatch(Generic[ArrayT]):
     """Vocabulary pieces whose rows are known, written as shorter pieces, or (identity) as themselves.
 
     Attributes:
@@ -68,14 +69,14 @@ class PieceBatch:
       target_P: the source row that each is to be predicted as.
     """
 
-    forms: SurfaceForms
-    target_P: Int32[AnyArray, "P"]
+    forms: SurfaceForms[ArrayT]
+    target_P: Int32[ArrayT, "P"]
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class TrainingBatch:
+class TrainingBatch(Generic[ArrayT]):
     """One step's data: texts, pieces, or both; None where no objective asks for it."""
 
-    texts: TextBatch | None
-    pieces: PieceBatch | None
+    texts: TextBatch[ArrayT] | None
+    pieces: PieceBatch[ArrayT] | None

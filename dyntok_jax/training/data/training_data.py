@@ -5,7 +5,7 @@ prepared. grain shuffles, mixes the languages, and prepares batches in threads w
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import grain
@@ -27,8 +27,6 @@ from dyntok_jax.vocabulary import load_word_list
 
 _ENDLESS = 1 << 32
 _MADE_OF = "made_of"
-_NOT_DECISIVE = ("texts", "words", "threads", "prefetch")
-"""Fields of a config that do not decide about the batches; of texts and words their contents do, not their names."""
 
 
 class TrainingBatches(Iterator[TrainingBatch]):
@@ -96,14 +94,13 @@ def validation_texts(config: DataConfig) -> dict[str, list[str]]:
     """
     if not config.held_out:
         raise ConfigError("No text is held out for validation: set held_out to a number of paragraphs a language.")
-    return held_out_paragraphs(config.texts, config.held_out)
+    return held_out_paragraphs(config.text, config.held_out)
 
 
 def made_of(builder: "BatchBuilder", languages: Sequence[str]) -> dict[str, Any]:
     """All that decides about the batches, as JSON holds it."""
-    config = {name: value for name, value in asdict(builder.config).items() if name not in _NOT_DECISIVE}
     corpus, word_texts = (None, {}) if builder.samples is None else (builder.samples.corpus, builder.samples.word_texts)
-    return config | {
+    return builder.config.decisive() | {
         "order": ORDER,
         "tokenizer": builder.text_encoder.tokenizer.fingerprint,
         "languages of the hypernetwork": list(languages),
@@ -118,12 +115,12 @@ def load_samples(config: DataConfig, text_encoder: TextEncoder) -> Samples | Non
     Raises:
       InputError: something cannot be read, or there is not enough of it.
     """
-    if not config.texts and not config.words:
+    if not config.text and not config.words:
         return None
     longest = _room_for_text(config, text_encoder)
     corpus = None
-    if config.texts:
-        corpus = load_corpus(config.texts, text_encoder, longest=longest, n_held_out=config.held_out)
+    if config.text:
+        corpus = load_corpus(config.text, text_encoder, longest=longest, n_held_out=config.held_out)
     if corpus is not None and not config.words and len(corpus) < config.batch_size:
         raise InputError(
             f"The texts make {len(corpus)} samples and a batch takes {config.batch_size}: give more text, or a smaller "
@@ -172,7 +169,7 @@ class BatchBuilder:
     @classmethod
     def load(cls, config: DataConfig, tokenizer: ByteLevelTokenizer, languages: Sequence[str]) -> "BatchBuilder":
         """Reads all that a config names; for arguments and errors see `training_batches`."""
-        codes = (*config.texts, *config.words) or languages
+        codes = (*config.text, *config.words) or languages
         language_of = {code: index_of_language(code, languages) for code in codes}  # told before anything is read
         text_encoder = TextEncoder(tokenizer)
         samples, pieces, identities = load_samples(config, text_encoder), None, None
@@ -192,32 +189,32 @@ class BatchBuilder:
             config=config,
         )
 
-    def build(self, number: int, rng: np.random.Generator) -> TrainingBatch:
+    def build(self, number: int, rng: np.random.Generator) -> TrainingBatch[np.ndarray]:
         """One batch; all that is random about it, other than its rows, is drawn here."""
-        if number < self.config.identity_batches:
+        if self.identities is not None and self.identity_rows is not None and number < self.config.identity_batches:
             return TrainingBatch(texts=None, pieces=self._pieces(self.identities, self.identity_rows[number], rng))
-        return TrainingBatch(
-            texts=None if self.samples is None else self._texts(self.text_rows(number).tolist(), rng),
-            pieces=None if self.pieces is None else self._pieces(self.pieces, self.piece_rows[number], rng),
-        )
+        texts, pieces = None, None
+        if self.samples is not None and self.text_rows is not None:
+            texts = self._texts(self.samples, self.text_rows(number).tolist(), rng)
+        if self.pieces is not None and self.piece_rows is not None:
+            pieces = self._pieces(self.pieces, self.piece_rows[number], rng)
+        return TrainingBatch(texts, pieces)
 
-    def _texts(self, rows: list[int], rng: np.random.Generator) -> TextBatch:
+    def _texts(self, samples: Samples, rows: list[int], rng: np.random.Generator) -> TextBatch[np.ndarray]:
         config = self.config
         return make_text_batch(
-            [self.samples.text(row) for row in rows],
-            np.array([self.language_of[self.samples.language(row)] for row in rows], np.int32),
+            [samples.text(row) for row in rows],
+            np.array([self.language_of[samples.language(row)] for row in rows], np.int32),
             self.text_encoder,
+            config,
             goal=Share(draw_share(config, rng)),
-            boundary=config.boundary,
-            max_subwords=config.max_subwords,
-            max_length=config.max_length,
-            prefix=config.prefix,
-            predict_all=config.predict_all,
-            mask_probability=config.mask_probability,
             rng=rng,
         )
 
-    def _pieces(self, pieces: VocabularyPieces, rows_P: np.ndarray, rng: np.random.Generator) -> PieceBatch:
+    def _pieces(
+        self, pieces: VocabularyPieces, rows_P: np.ndarray | None, rng: np.random.Generator
+    ) -> PieceBatch[np.ndarray]:
+        assert rows_P is not None, "a data set without a filter has all its elements"
         # a piece belongs to no language, and must be right in each
         known = np.array(sorted(set(self.language_of.values())) or [0], np.int32)
         return make_piece_batch(
@@ -243,7 +240,7 @@ def draw_share(config: DataConfig, rng: np.random.Generator) -> float:
 
 def _room_for_text(config: DataConfig, text_encoder: TextEncoder) -> int:
     """How many subwords of a text fit beside special tokens and prefix."""
-    (without,) = text_encoder.encode_static([""], prefix=config.prefix).lengths
+    (without,) = text_encoder.encode_static([""], prefix=config.prefix or "").lengths
     room = config.max_length - int(without)
     if room < 1:
         raise InputError(

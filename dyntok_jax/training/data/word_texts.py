@@ -5,7 +5,7 @@ be taught to agree; so distillation in context sees many more tokens of the lang
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -58,7 +58,7 @@ class WordTexts:
         """A digest of all that decides about the texts."""
         decisive = (self.words, self.between, self.clause, self.sentence, self.seed, self.shortest, self.longest)
         digest = hashlib.blake2b(repr(decisive).encode(), digest_size=8)
-        digest.update(self.cumulative_W)
+        digest.update(self.cumulative_W.data)
         return digest.hexdigest()
 
     def length(self, index: int) -> int:
@@ -120,4 +120,4 @@ def make_word_texts(
     density = max(int(text_encoder.encode_static(sample).counts.sum()), 1) / sum(map(len, sample))
     # texts end with a whole word, so they grow past what was drawn: leave room for one
     room = max(longest - 4, 1) / density
-    return WordTexts(**vars(draft) | {"shortest": min(SHORTEST / density, room), "longest": room, "density": density})
+    return replace(draft, shortest=min(SHORTEST / density, room), longest=room, density=density)

@@ -1,6 +1,7 @@
 from .building import (
     RECALL_AT as RECALL_AT,
     build_index as build_index,
+    measure_recall as measure_recall,
     recall_of as recall_of,
 )
 from .index_folder import (

@@ -15,7 +15,7 @@ k-means in that metric .940, .977 and .991; score-aware assignment (Guo et al. 2
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import jax
@@ -56,7 +56,7 @@ HELD_OUT_BATCH = 32
 
 @dataclass(frozen=True)
 class Built:
-    """An index and what its build measured.
+    """An index and what `measure_recall` found out about it.
 
     Attributes:
       index: in host memory.
@@ -67,35 +67,31 @@ class Built:
     """
 
     index: MipsIndex
-    recall: dict[int, float]
-    first: dict[int, float]
-    n_held_out: int
+    recall: dict[int, float] = field(default_factory=dict)
+    first: dict[int, float] = field(default_factory=dict)
+    n_held_out: int = 0
 
 
 def build_index(
     table_VD: Float[np.ndarray, "V D"],
     queries_QD: Float[np.ndarray, "Q _"],
     *,
-    held_out_QD: Float[np.ndarray, "H _"] | None = None,
     special_ids: Sequence[int] = (),
     n_own: int = 0,
     n_cells: int | None = None,
     is_8_bit: bool = False,
-    probes: Sequence[int] = (16, 32, 64, 128),
     seed: int = 0,
     progress: Callable[[float], None] = lambda _: None,
 ) -> Built:
-    """Builds an index and measures its recall.
+    """Builds an index.
 
     Args:
       table_VD: the rows; may be memory-mapped, and is read in pieces.
       queries_QD: real ones, such as hidden states, that shape the blocks and their ranking.
-      held_out_QD: others that measure recall; None to leave that out.
       special_ids: rows that every search scores.
       n_own: the model's own rows, the first ones, which share no block with the others.
       n_cells: of k-means; None for one to every `BLOCKS_PER_CELL` blocks' rows.
       is_8_bit: keep rows as int8 with a scale each, a quarter of the memory; searches then need the table too.
-      probes: numbers of blocks to measure recall at; those above the number of blocks count as all.
       seed: of the training sample; the same seed builds the same index.
       progress: called with the share done, 0 to 1.
 
@@ -110,7 +106,6 @@ def build_index(
     if n_cells < 1 or len(row_R) < n_cells:
         raise InputError(f"{len(row_R)} rows do not fill {n_cells} cells: ask for 1 to {max(1, len(row_R))} cells.")
     shaping = _checked_queries(queries_QD, width)
-    held_out = None if held_out_QD is None else _checked_queries(held_out_QD, width)
     metric_DD, back_DD = _metric(shaping)
     top_norm = _largest_norm(table_VD, metric_DD)
     lifted = partial(_lifted_rows, table_VD, metric_DD, top_norm)
@@ -124,12 +119,31 @@ def build_index(
             n_done += len(group_R)
             progress(0.6 * n_done / len(row_R))
     index = _lay_out(table_VD, parts, special_E, lifted, back_DD, shaping, is_8_bit=is_8_bit, progress=progress)
-    recall, first = {}, {}
-    if held_out is not None:
-        n_probes = sorted({min(probe, len(index.blocks)) for probe in probes})
-        recall, first = _measured(index, table_VD, held_out, n_probes)
     progress(1.0)
-    return Built(index, recall, first, 0 if held_out is None else len(held_out))
+    return Built(index)
+
+
+def measure_recall(
+    built: Built,
+    table_VD: Float[np.ndarray, "V D"],
+    held_out_QD: Float[np.ndarray, "H _"],
+    probes: Sequence[int] = (16, 32, 64, 128),
+) -> Built:
+    """Measures how much of the truth searches find.
+
+    Args:
+      built: the index.
+      table_VD: the rows that it was built of.
+      held_out_QD: queries that did not shape it.
+      probes: numbers of blocks to measure at; those above the number of blocks count as all.
+
+    Raises:
+      InputError: queries of another width, none or such as are no numbers.
+    """
+    held_out = _checked_queries(held_out_QD, table_VD.shape[1])
+    n_probes = sorted({min(probe, len(built.index.blocks)) for probe in probes})
+    recall, first = _measured(built.index, table_VD, held_out, n_probes)
+    return Built(built.index, recall, first, len(held_out))
 
 
 def _checked_queries(queries_QD, width) -> Float32[np.ndarray, "Q D"]:
@@ -276,7 +290,7 @@ def _lay_out(table_VD, parts, special_E, lifted, back_DD, queries_QD, *, is_8_bi
             row_R, of_block = parts[block], np.asarray(table_VD[parts[block]])
             rows_PRD[block - start, : len(row_R)] = of_block
             centroid_PD[block - start] = _unit(lifted(row_R).mean(axis=0, keepdims=True))[0, :width] @ back_DD
-            if is_8_bit:
+            if scale is not None:
                 scale[block, : len(row_R)] = np.abs(of_block).max(axis=1) / 127
                 of_block = np.rint(of_block / scale[block, : len(row_R), None])
             rows[block, : len(row_R)], ids[block, : len(row_R)] = of_block, row_R

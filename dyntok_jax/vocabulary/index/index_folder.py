@@ -110,5 +110,5 @@ def load_index(folder: str | os.PathLike, *, table: str | None) -> MipsIndex:
     names, shape = {*_BLOCKS, *_SPECIAL}, (about.get("blocks"), about.get("width"))
     if not names - {"scale"} <= set(arrays) <= names or arrays["rows"].shape[::2] != shape:
         raise CheckpointError(f"{path} is damaged (its arrays are not those of {CONFIG}): build the index again.")
-    blocks = RowBlocks(**{name: arrays.get(name) for name in _BLOCKS})
+    blocks = RowBlocks(**{name: arrays[name] for name in _BLOCKS if name != "scale"}, scale=arrays.get("scale"))
     return MipsIndex(blocks, **{name: arrays[name] for name in _SPECIAL})

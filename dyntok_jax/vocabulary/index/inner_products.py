@@ -116,14 +116,14 @@ def search(
     n_devices = 1 if mesh is None else mesh.shape["model"]
     n_own = -(-min(n_probe, len(index.blocks)) // n_devices)
     _check_search(index, queries_BD, k, n_probe, n_own * n_devices, table_VD)
-    index, queries_BD = jax.tree.map(jnp.asarray, (index, queries_BD))
+    index, queries_BD = jax.tree.map(jnp.asarray, index), jnp.asarray(queries_BD)
     is_8_bit = index.blocks.scale is not None
     n_wanted = RESCORED * k if is_8_bit else k
     find = partial(_search_blocks, n_wanted=n_wanted, n_probe=n_own)
     if mesh is not None:
         find = _on_every_device(find, mesh)
     ids_BK, logits_BK = find(index.blocks, queries_BD)
-    if is_8_bit:
+    if is_8_bit and table_VD is not None:
         ids_BK, logits_BK = best(ids_BK, logits_BK, n_wanted)
         logits_BK = rescore(table_VD, queries_BD, ids_BK)
     special_BE = _product(queries_BD, index.special_ED)

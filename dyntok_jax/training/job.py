@@ -1,0 +1,112 @@
+"""From the options of a run to all that it takes: the model, the network, batches and validation."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from jax.sharding import Mesh
+
+from dyntok_jax.embedding import languages_of
+from dyntok_jax.encoding import default_prompt
+from dyntok_jax.errors import InputError
+from dyntok_jax.files import find_model
+from dyntok_jax.models import Decoder
+from dyntok_jax.text import ByteLevelTokenizer, TextEncoder
+from dyntok_jax.training.config import FOR_DECODERS, FOR_ENCODERS, UNDECIDED, Objectives, TrainingConfig
+from dyntok_jax.training.data import batches_held_out, batches_of_files, digest_of, training_batches, with_pieces
+from dyntok_jax.training.objectives import FrozenModel
+from dyntok_jax.training.setup import check_max_length, fresh_hypernet, given_hypernet, load_frozen
+from dyntok_jax.training.train_loop import Job, Validate
+from dyntok_jax.training.validation import validator
+
+MASK_PROBABILITY = 0.15
+
+
+def prepare_job(config: TrainingConfig, mesh: Mesh | None = None) -> Job:
+    """Loads what a run takes.
+
+    Args:
+      config: its options.
+      mesh: places the model by the rules in `sharding.py`.
+
+    Raises:
+      DyntokError: options that do not go together or do not fit the model, or files that cannot be read.
+
+    >>> from dyntok_jax.training import NetworkConfig
+    >>> from dyntok_jax.training.data import DataConfig
+    >>> small = NetworkConfig(layers=1, hidden=32, ffn=64, heads=4)
+    >>> data = DataConfig(max_length=48, pieces_per_batch=16)
+    >>> config = TrainingConfig(str(encoder_folder), data, Objectives(pieces=1.0), small)
+    >>> job = prepare_job(config)
+    >>> job.hypernet.config.hidden_width, job.config.data.prefix
+    (32, '')
+    """
+    _check_sources(config)
+    with_head = config.objectives.language_model > 0
+    frozen, tokenizer = load_frozen(config.model, dtype=config.run.compute_dtype, mesh=mesh, with_head=with_head)
+    check_max_length(config.data.max_length, frozen)
+    data, network = config.data, config.network
+    if network.start_from is None:
+        hypernet = fresh_hypernet(network, frozen, tokenizer, max_subwords=data.max_subwords, seed=data.seed)
+    else:
+        hypernet = given_hypernet(network.start_from, frozen, tokenizer)
+    of_model = FOR_DECODERS if isinstance(frozen.body, Decoder) else FOR_ENCODERS
+    config = resolved(
+        config,
+        of_model if config.objectives == UNDECIDED else config.objectives,
+        max_subwords=hypernet.config.max_subwords,
+        prefix=default_prompt(find_model(config.model)),
+    )
+    languages = languages_of(hypernet.config.n_langs, hypernet.config.langs)
+    batches = training_batches(config.data, tokenizer, languages)
+    validate, contents = _validation(config, frozen, tokenizer, languages)
+    return Job(hypernet, frozen, batches, validate, config, contents)
+
+
+def resolved(config: TrainingConfig, objectives: Objectives, *, max_subwords: int, prefix: str) -> TrainingConfig:
+    """The options with nothing left open: what objectives, model and network decide about the data is put in.
+
+    Args:
+      config: the options as they were given.
+      objectives: what is trained for.
+      max_subwords: S of the network.
+      prefix: what the model expects before a text, if the options do not say.
+
+    Raises:
+      ConfigError: nothing is left to train on.
+    """
+    data = config.data
+    if not objectives.needs_texts:
+        data = replace(data, text={}, words={}, words_share={}, language_weights={})
+    data = replace(
+        data,
+        max_subwords=max_subwords,
+        prefix=prefix if data.prefix is None else data.prefix,
+        mask_probability=MASK_PROBABILITY if objectives.language_model else 0.0,
+        pieces_per_batch=data.pieces_per_batch if objectives.pieces else 0,
+        identity_batches=config.run.identity_steps * config.optimizer.accumulate,
+        held_out=0 if data.validation else data.held_out,
+    )
+    return replace(config, objectives=objectives, data=data)
+
+
+def _check_sources(config: TrainingConfig) -> None:
+    objectives, data = config.objectives, config.data
+    if not (data.text or data.words) and (objectives == UNDECIDED or objectives.needs_texts):
+        raise InputError("There is nothing to train on: give text files (--text FILE ...).")
+    if config.run.identity_steps and not objectives.pieces:
+        raise InputError("--identity-steps trains on vocabulary pieces alone: add the objective pieces.")
+
+
+def _validation(
+    config: TrainingConfig, frozen: FrozenModel, tokenizer: ByteLevelTokenizer, languages: Sequence[str]
+) -> tuple[Validate | None, str]:
+    """What validates, on the files given or on what is held out of the texts; and a digest of that."""
+    data, encoder, translations = config.data, TextEncoder(tokenizer), []
+    if data.validation:
+        batches, translations = batches_of_files(data, encoder, languages)
+    elif data.held_out and data.text:
+        batches = batches_held_out(data, encoder, languages)
+    else:
+        return None, ""
+    whole = with_pieces(batches, data, tokenizer, languages)
+    return validator(frozen, config.objectives, whole, translations), digest_of(whole)
