@@ -45,9 +45,18 @@ from dyntok_jax.files import find_model
 from dyntok_jax.models import Decoder, unstacked
 from dyntok_jax.options import DEFAULT_DECODER, FULL
 from dyntok_jax.text import TextEncoder
-from experiments.shared.programs import clear_programs, count_programs
-from experiments.shared.report import Figures, report, run_script
-from experiments.shared.turns import Rounds, best_seconds, ratio, round_seconds, take_turns
+from experiments.shared import (
+    Figures,
+    Rounds,
+    best_seconds,
+    clear_programs,
+    count_programs,
+    ratio,
+    report,
+    round_seconds,
+    run_script,
+    take_turns,
+)
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 PARAGRAPH_BREAK = "\n\n"

@@ -48,9 +48,17 @@ from dyntok_jax.files import find_model
 from dyntok_jax.models import Encoder, EncoderConfig
 from dyntok_jax.options import DEFAULT_MODEL, FULL, Goal
 from dyntok_jax.text import BATCH_BUCKETS, ByteLevelTokenizer, bucket, group_by_length, pad_batch
-from experiments.shared.programs import clear_programs, count_programs
-from experiments.shared.report import Figures, report, run_script
-from experiments.shared.turns import best_seconds, ratio, round_seconds, take_turns
+from experiments.shared import (
+    Figures,
+    best_seconds,
+    clear_programs,
+    count_programs,
+    ratio,
+    report,
+    round_seconds,
+    run_script,
+    take_turns,
+)
 
 BATCH_SIZE = 32
 TEXTS_PER_CALL = 8 * BATCH_SIZE

@@ -45,8 +45,7 @@ from dyntok_jax.models import Decoder
 from dyntok_jax.options import DEFAULT_DECODER
 from dyntok_jax.vocabulary import open_table
 from dyntok_jax.vocabulary.index import build_index, exact_search, recall_of, search
-from experiments.shared.report import Figures, report, run_script
-from experiments.shared.turns import best_seconds, take_turns
+from experiments.shared import Figures, best_seconds, report, run_script, take_turns
 
 ROWS_PER_CELL = 244
 FAISS_TRAINING_ROWS = 64

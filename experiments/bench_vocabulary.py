@@ -38,8 +38,7 @@ from dyntok_jax.decoding import (
 )
 from dyntok_jax.models import embed_ids
 from dyntok_jax.options import DEFAULT_DECODER
-from experiments.shared.report import Figures, report, run_script
-from experiments.shared.turns import best_seconds, ratio, take_turns
+from experiments.shared import Figures, best_seconds, ratio, report, run_script, take_turns
 
 CAPACITY, STRETCH = 256, 64
 PROMPT_TOKENS = 64

@@ -34,7 +34,7 @@ from dyntok_jax.embedding import TokenEmbedder
 from dyntok_jax.errors import InputError
 from dyntok_jax.options import AUTO, DEFAULT_MODEL, Boundary
 from dyntok_jax.text import read_aligned
-from experiments.shared.report import report, run_script
+from experiments.shared import report, run_script
 
 STATIC = "static"
 SPACELESS = frozenset("th zh ja lo km my bo dz".split())

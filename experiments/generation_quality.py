@@ -45,7 +45,7 @@ from dyntok_jax.decoding import GeneratedText, LargeVocabulary, LoadedVocabulary
 from dyntok_jax.models import forward
 from dyntok_jax.options import DEFAULT_DECODER, FULL, PROBES
 from dyntok_jax.text import bucket
-from experiments.shared.report import Figures, report, run_script
+from experiments.shared import Figures, report, run_script
 
 POSITIONS = 16
 """Positions whose logits over the large vocabulary lie in memory at a time."""

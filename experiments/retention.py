@@ -32,7 +32,7 @@ from dyntok_jax.embedding import TokenEmbedder
 from dyntok_jax.errors import InputError
 from dyntok_jax.options import AUTO, DEFAULT_DECODER, Boundary
 from dyntok_jax.text import TextEncoder, read_aligned
-from experiments.shared.report import report, run_script
+from experiments.shared import report, run_script
 
 STATIC, FLOOR = "static", "floor"
 NO_CONTEXT = "\n"

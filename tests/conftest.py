@@ -1,5 +1,13 @@
-"""Every test runs on 8 simulated devices, with strict dtype promotion and rank promotion an error."""
+"""Every test runs on 8 simulated devices, with strict dtype promotion and rank promotion an error.
 
+Most of a run's time goes into XLA, so programs are compiled with few optimizations, which halves it; the tests of the
+packaged models, which run long enough to be worth it, and all that run in processes of their own compile as users do.
+
+Markers that no test needs to write: `parity` for all in `tests/parity`; `packaged` for what asks for a packaged model,
+and `slow` for the same, because the models must be there first.
+"""
+
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,8 +28,32 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # commands keep compiled programs; in one process with all tests, writing those of 8 devices can crash XLA
 jax.config.update("jax_enable_compilation_cache", False)
+jax.config.update("jax_disable_most_optimizations", True)
 settings.register_profile("untimed", deadline=None)  # nothing here says how long an example takes on a busy machine
 settings.load_profile("untimed")
+PARITY = Path(__file__).parent / "parity"
+PACKAGED = {"e5_small_folder", "smollm2_folder"}
+"""Fixtures that build a packaged model."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what is known by its place or by its fixtures."""
+    for item in items:
+        if item.path.is_relative_to(PARITY):
+            item.add_marker("parity")
+        if PACKAGED & set(getattr(item, "fixturenames", ())):
+            item.add_marker("packaged")
+        if item.get_closest_marker("packaged"):
+            item.add_marker("slow")
+
+
+@pytest.fixture(autouse=True)
+def _optimized_where_it_pays(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Packaged models are compiled as users compile them."""
+    is_packaged = request.node.get_closest_marker("packaged") is not None
+    jax.config.update("jax_disable_most_optimizations", not is_packaged)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="session")
@@ -54,10 +86,15 @@ def text_encoder(tokenizer) -> "TextEncoder":
 
 
 @pytest.fixture(scope="session")
-def mistral_tokenizer() -> Tokenizer:
-    """Mistral-7B-v0.1's tokenizer, built from the SentencePiece file that the package mistral-common carries."""
-    path = Path(find_spec("mistral_common").origin).parent / "data" / "tokenizer.model.v1"
-    processor = SentencePieceProcessor(str(path))
+def sentencepiece() -> SentencePieceProcessor:
+    """Mistral-7B-v0.1's pieces, from the file that the package mistral-common carries."""
+    return SentencePieceProcessor(str(Path(find_spec("mistral_common").origin).parent / "data" / "tokenizer.model.v1"))
+
+
+@pytest.fixture(scope="session")
+def mistral_tokenizer(sentencepiece) -> Tokenizer:
+    """Mistral-7B-v0.1's tokenizer, built from these."""
+    processor = sentencepiece
     pieces = [processor.id_to_piece(index) for index in range(processor.get_piece_size())]
     ranks = {piece: index for index, piece in enumerate(pieces)}
     # SentencePiece joins whatever two pieces give the piece with the best score, which here is the lowest id

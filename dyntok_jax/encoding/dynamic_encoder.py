@@ -209,7 +209,7 @@ class DynamicEncoder:
         """The tokens of a batch as the model reads them, padded to buckets, and which text of a pair each is of."""
         n_batch = bucket(len(tokens), self._batch_buckets())
         length = min(bucket(max(1, int(tokens.lengths.max()))), self.config.max_tokens)
-        inputs = self.embedder.inputs(tokens, language_N, n_batch=n_batch, length=length, is_static=is_static)
+        inputs = self.embedder.inputs(tokens, language_B, n_batch=n_batch, length=length, is_static=is_static)
         type_M = tokens.subwords.type_N[tokens.start_M]
         type_BT = pad_ragged(type_M, tokens.offsets, n_batch, length, padding=0)
         return inputs.place(self.mesh), shard_batch(type_BT, self.mesh)

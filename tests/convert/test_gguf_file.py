@@ -1,4 +1,4 @@
-"""GGUF files become Hugging Face folders that PyTorch transformers runs with the same result."""
+"""GGUF files become Hugging Face folders; what is not supported is named, and a failure leaves nothing behind."""
 
 import json
 import struct
@@ -7,11 +7,9 @@ import sys
 import gguf
 import numpy as np
 import pytest
-import torch
 from gguf import GGMLQuantizationType as Kind
 from ml_dtypes import bfloat16
 from safetensors.numpy import load_file
-from transformers import AutoModelForCausalLM, LlamaConfig
 
 from dyntok_jax.convert.offline import (
     is_gguf,
@@ -23,7 +21,6 @@ from dyntok_jax.convert.offline.gguf_file import (
 from dyntok_jax.errors import CheckpointError
 from tests.support.gguf_files import bpe_fields, llama_fields, tiny_llama, tiny_tensors, write_gguf_file
 
-IDS = torch.tensor([[5, 300, 17, 499, 2, 2, 80, 41]])
 LINEAR = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 
 
@@ -36,29 +33,6 @@ def converted(source, folder, **options):
     folder.mkdir()
     write_gguf(source, folder, **options)
     return folder
-
-
-@torch.no_grad()
-def assert_same_logits(folder, model, tolerance=0.0):
-    loaded, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
-    assert not any(info[faults] for faults in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    difference = (loaded(IDS).logits - model(IDS).logits).abs().max()
-    assert difference <= tolerance * model(IDS).logits.abs().max()
-
-
-@pytest.mark.parametrize("tied", [False, True])
-def test_logits_are_those_of_the_model_before_it_was_permuted(tmp_path, tied):
-    model = tiny_llama(tied=tied)
-    source = write_gguf_file(tmp_path / "tiny.gguf", tiny_tensors(model), bpe_fields() | llama_fields())
-    folder = converted(source, tmp_path / "hf")
-    assert_same_logits(folder, model)
-    assert json.loads((folder / "config.json").read_text())["tie_word_embeddings"] == tied
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "config.json",
-        "model.safetensors",
-        "tokenizer.json",
-        "tokenizer_config.json",
-    ]
 
 
 @pytest.mark.parametrize("kind", [Kind.F16, Kind.BF16, Kind.Q8_0, Kind.Q5_1, Kind.Q4_0])
@@ -79,7 +53,6 @@ def test_quantised_weights_are_the_numbers_they_stand_for(tmp_path, kind):
 
 
 def test_k_quants_are_read(tmp_path):
-    model = LlamaConfig(hidden_size=256, intermediate_size=256, num_hidden_layers=0, vocab_size=500)
     rng = np.random.default_rng(0)
     packed = rng.integers(0, 100, (500, gguf.GGML_QUANT_SIZES[Kind.Q6_K][1]), np.uint8)
     tensors = {"token_embd.weight": packed, "output_norm.weight": np.ones(256, np.float32)}
@@ -87,7 +60,7 @@ def test_k_quants_are_read(tmp_path):
     source = write_gguf_file(tmp_path / "k.gguf", tensors, fields, quantisations={"token_embd.weight": Kind.Q6_K})
     table = load_file(converted(source, tmp_path / "hf") / "model.safetensors")["model.embed_tokens.weight"]
     np.testing.assert_array_equal(table, gguf.quants.dequantize(packed, Kind.Q6_K))
-    assert table.shape == (model.vocab_size, model.hidden_size)
+    assert table.shape == (500, 256)
 
 
 def test_config_says_what_the_file_says(tmp_path, tiny_file):
@@ -127,39 +100,6 @@ def test_weights_can_be_written_in_bfloat16_and_shards(tmp_path, tiny_file):
         np.testing.assert_array_equal(tensor, whole[name].astype(tensor.dtype))
         assert tensor.dtype.name == "bfloat16"
     assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
-
-
-@pytest.mark.parametrize(
-    "scaling",
-    [
-        {"rope_type": "linear", "factor": 4.0},
-        {
-            "rope_type": "llama3",
-            "factor": 8.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 8192,
-        },
-    ],
-)
-def test_rope_scaling_comes_back(tmp_path, scaling):
-    tensors, fields = tiny_tensors(tiny_llama()), bpe_fields() | llama_fields()
-    if scaling["rope_type"] == "linear":
-        fields |= {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}
-    else:
-        from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-
-        config = LlamaConfig(hidden_size=64, num_attention_heads=4, rope_parameters=scaling | {"rope_theta": 100_000.0})
-        scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
-        plain = 100_000.0 ** (-np.arange(0, 16, 2) / 16)
-        tensors["rope_freqs.weight"] = (plain / scaled.numpy()).astype(np.float32)
-    source = write_gguf_file(tmp_path / "r.gguf", tensors, fields)
-    config = json.loads((converted(source, tmp_path / "hf") / "config.json").read_text())
-    assert config["rope_scaling"] == scaling
-    if scaling["rope_type"] == "llama3":
-        tensors["rope_freqs.weight"] = tensors["rope_freqs.weight"] * np.linspace(1, 2, 8, dtype=np.float32)
-        with pytest.raises(CheckpointError, match=r"rope_freqs\.weight.*not Llama 3\.1's"):
-            write_gguf(write_gguf_file(tmp_path / "r.gguf", tensors, fields), tmp_path / "hf")
 
 
 FAULTS = {

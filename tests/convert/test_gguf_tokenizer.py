@@ -1,29 +1,18 @@
 """Tokenizers rebuilt from GGUF metadata give the ids of the tokenizers they were made from."""
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from sentencepiece import SentencePieceProcessor
-from tokenizers import Tokenizer
-from transformers import AutoTokenizer
 
 from dyntok_jax.assets import load_sample
-from dyntok_jax.convert.offline import write_gguf
 from dyntok_jax.convert.offline.gguf_tokenizer import SPLITTINGS, gguf_tokenizer, gguf_tokenizer_config
 from dyntok_jax.errors import CheckpointError
-from dyntok_jax.text import ByteLevelTokenizer
-from tests.support.gguf_files import bpe_fields, bpe_tokenizer, llama_fields, tiny_llama, tiny_tensors, write_gguf_file
+from tests.support.gguf_files import bpe_fields, bpe_tokenizer
 
 FILE = Path("model.gguf")
 ODD = ["", " ", "  two  spaces ", "a\n\nb\tc", "12345 ½ ٣٤", "don't I'LL", "👩‍👩‍👧 \u200b", "x<|end|>y", "\x00\ufffd"]
 TEXTS = [text for paragraphs in load_sample().values() for text in paragraphs[:4]] + ODD
-
-
-@pytest.fixture(scope="module")
-def sentencepiece() -> SentencePieceProcessor:
-    """Mistral-7B-v0.1's."""
-    return SentencePieceProcessor(str(Path(find_spec("mistral_common").origin).parent / "data" / "tokenizer.model.v1"))
 
 
 def sentencepiece_fields(processor: SentencePieceProcessor, **changes):
@@ -134,30 +123,6 @@ def test_the_ends_of_a_text_are_marked_where_the_file_says(changes, single, pair
     end = [0] if changes.get("add_eos_token") else []
     assert ours.encode("abc").ids == [*single, *plain, *end]
     assert ours.encode("abc", "abc").ids == [*single, *plain, *pair, *plain, *end]
-
-
-@pytest.mark.parametrize("kind", ["gpt2", "llama"])
-def test_transformers_and_byte_level_form_read_the_folder(tmp_path, kind, sentencepiece):
-    template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-    fields = (
-        bpe_fields(add_bos_token=True, padding_token_id=0) if kind == "gpt2" else sentencepiece_fields(sentencepiece)
-    )
-    if kind == "llama":  # the tiny model's table has 500 rows
-        for key in ("tokens", "scores", "token_type"):
-            fields[f"tokenizer.ggml.{key}"] = fields[f"tokenizer.ggml.{key}"][:500]
-    fields |= {"tokenizer.chat_template": template}
-    source = write_gguf_file(tmp_path / "m.gguf", tiny_tensors(tiny_llama()), fields | llama_fields())
-    write_gguf(source, tmp_path)
-    auto, raw = AutoTokenizer.from_pretrained(tmp_path), Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    for text in TEXTS:
-        assert auto(text).input_ids == raw.encode(text).ids
-    assert auto.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False) == "hi"
-    assert (auto.bos_token_id, auto.eos_token_id) == ((1, 0) if kind == "gpt2" else (1, 2))
-    assert auto.pad_token_id == (0 if kind == "gpt2" else None)
-    assert auto.model_max_length == 128
-    ours = ByteLevelTokenizer.load(tmp_path)
-    assert ours.space == ("always" if kind == "llama" else "none")
-    assert ours.n_own == 500
 
 
 def test_every_name_makes_a_tokenizer():

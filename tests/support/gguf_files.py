@@ -8,9 +8,21 @@ from typing import Any
 import gguf
 import numpy as np
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from dyntok_jax.assets import load_sample
+
+TINY_LLAMA = {
+    "vocab_size": 500,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 100_000.0,
+}
+"""Two layers with grouped queries, in the words of a Hugging Face config."""
 
 SPECIAL = ["<|end|>", "<|start|>"]
 NAMES = {
@@ -63,27 +75,20 @@ def bpe_fields(**changes: Any) -> dict[str, Any]:
 
 
 @cache
-def tiny_llama(*, tied: bool = False, layers: int = 2) -> LlamaForCausalLM:
-    """Two layers with grouped queries, all weights random (norms too, so that a mix-up shows)."""
-    config = LlamaConfig(
-        vocab_size=500,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        rms_norm_eps=1e-5,
-        rope_theta=100_000.0,
-        tie_word_embeddings=tied,
-    )
-    import torch
+def tiny_llama(*, tied: bool = False) -> dict[str, np.ndarray]:
+    """Weights of a Llama by their Hugging Face names, of `TINY_LLAMA`'s sizes.
 
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(config).eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    return model
+    All are random (norms too, so that a mix-up shows).
+    """
+    width, ffn, kv = TINY_LLAMA["hidden_size"], TINY_LLAMA["intermediate_size"], 2 * 16
+    layer = {"self_attn.q_proj": (width, width), "self_attn.k_proj": (kv, width), "self_attn.v_proj": (kv, width)}
+    layer |= {"self_attn.o_proj": (width, width), "mlp.gate_proj": (ffn, width), "mlp.up_proj": (ffn, width)}
+    layer |= {"mlp.down_proj": (width, ffn), "input_layernorm": (width,), "post_attention_layernorm": (width,)}
+    shapes = {"model.embed_tokens.weight": (500, width), "model.norm.weight": (width,)}
+    shapes |= {f"model.layers.{index}.{name}.weight": shape for index in (0, 1) for name, shape in layer.items()}
+    shapes |= {} if tied else {"lm_head.weight": (500, width)}
+    rng = np.random.default_rng(0)
+    return {name: rng.normal(0, 0.3, shape).astype(np.float32) for name, shape in shapes.items()}
 
 
 def llama_fields(**changes: Any) -> dict[str, Any]:
@@ -107,18 +112,16 @@ def permuted(rows: np.ndarray, heads: int) -> np.ndarray:
     return rows.reshape(heads, 2, -1, rows.shape[1]).swapaxes(1, 2).reshape(rows.shape)
 
 
-def tiny_tensors(model: LlamaForCausalLM) -> dict[str, np.ndarray]:
+def tiny_tensors(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The weights of `tiny_llama` under GGUF's names, queries and keys permuted."""
     tensors = {}
-    for name, parameter in model.state_dict().items():
-        array = parameter.numpy()
+    for name, array in weights.items():
         if name in OUTSIDE:
-            if name != "lm_head.weight" or not model.config.tie_word_embeddings:
-                tensors[OUTSIDE[name]] = array
+            tensors[OUTSIDE[name]] = array
             continue
         _, _, layer, *part, _ = name.split(".")
         short = NAMES[".".join(part)]
-        heads = {"attn_q": model.config.num_attention_heads, "attn_k": model.config.num_key_value_heads}.get(short)
+        heads = {"attn_q": TINY_LLAMA["num_attention_heads"], "attn_k": TINY_LLAMA["num_key_value_heads"]}.get(short)
         tensors[f"blk.{layer}.{short}.weight"] = permuted(array, heads) if heads else array
     return tensors
 

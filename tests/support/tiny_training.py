@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from dyntok_jax.embedding import Hypernet, HypernetConfig, init_hypernet
 from dyntok_jax.models import Decoder, DecoderConfig, Encoder, EncoderConfig, MaskedLmHead
@@ -42,15 +41,6 @@ QUICKLY = {
     "xla_cpu_use_fusion_emitters": False,
 }
 """Options with which programs compile in half the time; they run once, so their speed does not matter."""
-
-
-@pytest.fixture(scope="module")
-def quick_programs():
-    """Compiles in a fraction of the time, for programs that run a few times only."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def random_tree(make: Any, seed: int, spread: float = 0.3) -> Any:

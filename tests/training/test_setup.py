@@ -12,9 +12,8 @@ from dyntok_jax.embedding import average_embeddings, init_hypernet, predict_embe
 from dyntok_jax.errors import ConfigError
 from dyntok_jax.models import INIT_STD
 from dyntok_jax.training import setup
-from tests.support.tiny_training import D, V, hypernet_config, quick_programs, random_hypernet, tiny_frozen
+from tests.support.tiny_training import D, V, hypernet_config, random_hypernet, tiny_frozen
 
-pytestmark = pytest.mark.usefixtures(quick_programs.__name__)
 KINDS = ("encoder", "decoder")
 
 

@@ -29,14 +29,12 @@ from dyntok_jax.training.step import (
 )
 from tests.support.tiny_training import (
     MASK_ROW,
-    quick_programs,
     random_batch,
     random_hypernet,
     random_pieces,
     tiny_frozen,
 )
 
-pytestmark = pytest.mark.usefixtures(quick_programs.__name__)
 WEIGHTS = {"encoder": Objectives(pieces=0.5, sentences=1.0), "decoder": Objectives(pieces=0.5, next_subword=1.0)}
 N_STEPS = 10
 QUICK = OptimizerConfig(warmup=0, learning_rate=1e-2)

@@ -27,9 +27,8 @@ from dyntok_jax.training import (
     train_loop,
     validator,
 )
-from tests.support.tiny_training import Stream, quick_programs, random_batch, random_hypernet, tiny_frozen
+from tests.support.tiny_training import Stream, random_batch, random_hypernet, tiny_frozen
 
-pytestmark = pytest.mark.usefixtures(quick_programs.__name__)
 WEIGHTS = Objectives(pieces=1.0)
 RUN = RunConfig(steps=6, validate_every=3, checkpoint_every=2, keep=2, log_every=2)
 

@@ -20,7 +20,6 @@ from dyntok_jax.training.validation import (
     static_embeddings,
 )
 from tests.support.tiny_training import (
-    quick_programs,
     random_batch,
     random_hypernet,
     random_pieces,
@@ -28,7 +27,6 @@ from tests.support.tiny_training import (
     tiny_frozen,
 )
 
-pytestmark = pytest.mark.usefixtures(quick_programs.__name__)
 OF_TEXTS = ("static_BL", "static_mask_BL", "row_BT", "mask_BT", "aligned_BT", "is_masked_BT")
 
 
