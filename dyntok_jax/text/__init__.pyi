@@ -12,8 +12,6 @@ from .batches import (
     pad_to as pad_to,
     rows_end_to_end as rows_end_to_end,
     token_spans as token_spans,
-    token_words as token_words,
-    unmerged as unmerged,
 )
 from .boundaries import (
     number_segments as number_segments,

@@ -153,33 +153,6 @@ def token_spans(batch: SubwordBatch[np.ndarray], merged: MergedBatch[np.ndarray]
     return np.where(merged.mask_BT[..., None], spans_BT2, 0).astype(np.int32)
 
 
-def token_words(batch: SubwordBatch[np.ndarray], merged: MergedBatch[np.ndarray]) -> Int32[np.ndarray, "B T"]:
-    """The pre-split word of each token, -1 for special tokens, padding and unsplit text.
-
-    >>> words = pad_batch(text_encoder.encode([["und", "Freiheit"]]), np.arange(1), pad_id=tokenizer.pad_id)
-    >>> token_words(words, unmerged(words)).tolist()
-    [[-1, 0, 1, -1]]
-    """
-    word_BT = np.take_along_axis(batch.word_BL, merged.start_BT, axis=1)
-    return np.where(merged.mask_BT, word_BT, -1).astype(np.int32)
-
-
-def unmerged(batch: SubwordBatch[np.ndarray]) -> MergedBatch[np.ndarray]:
-    """Every subword as its own token: where merging starts, and all of static tokenization.
-
-    >>> unmerged(batch).length_BT.max()
-    np.int32(1)
-    """
-    length = batch.mask_BL.shape[1]
-    position_BL = np.broadcast_to(np.arange(length, dtype=np.int32), batch.mask_BL.shape)
-    return MergedBatch(
-        start_BT=np.where(batch.mask_BL, position_BL, 0).astype(np.int32),
-        length_BT=batch.mask_BL.astype(np.int32),
-        mask_BT=batch.mask_BL,
-        n_merges=np.zeros((), np.int32),
-    )
-
-
 def cut_padding(merged: MergedBatch[np.ndarray], length: int) -> MergedBatch[np.ndarray]:
     """Pads the tokens to another length, which must hold them all.
 
