@@ -112,7 +112,7 @@ class BatchDecoder:
         n_batch = bucket(len(rows), self._batch_buckets())
         capacity = self._capacity(int(read.n_tokens[rows].max()) + max_tokens)
         padded = partial(np.pad, pad_width=(0, n_batch - len(rows)))
-        digest_B = np.array([crc32(read.texts[row].encode()) for row in rows.tolist()], np.uint32)
+        digest_B = np.array([crc32(read.texts[int(row)].encode()) for row in rows], np.uint32)
         limits = Limits(
             end_E=np.array(self.end_ids or (NO_TOKEN,), np.int32),
             max_tokens_B=self._place(padded(np.full(len(rows), max_tokens, np.int32))),

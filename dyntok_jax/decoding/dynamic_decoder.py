@@ -322,8 +322,8 @@ class DynamicDecoder:
             [prompts[at] for at in first.tolist()], goal=goal, merging=merging, language=language, batch_size=batch_size
         )
         ids = [
-            continuation_ids(self.tokenizer, read.texts[owner], text)
-            for owner, text in zip(owner_N.tolist(), continuations, strict=True)
+            continuation_ids(self.tokenizer, read.texts[int(owner)], text)
+            for owner, text in zip(owner_N, continuations, strict=True)
         ]
         found: dict[int, ScoredText] = {}
         for rows in group_by_length(read.n_tokens, batch_size):
@@ -331,7 +331,7 @@ class DynamicDecoder:
             for at in range(0, len(members), MOST_CONTINUATIONS):
                 some = members[at : at + MOST_CONTINUATIONS]
                 log_BO, greedy_BO = self._batches.score(read, rows, owner_N[some], [ids[n] for n in some])
-                for row, n in enumerate(some.tolist()):
+                for row, n in enumerate(map(int, some)):
                     owner, length = owner_N[n], len(ids[n])
                     found[n] = ScoredText(
                         text=continuations[n],

@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
 from jax.sharding import Mesh
@@ -102,12 +101,12 @@ def _constituents(entries: GrownVocabulary) -> Int32[np.ndarray, "V S"]:
 
 def _check_model(rows: VocabularyTable, model: Decoder, n_own: int) -> None:
     """Raises InputError if a table's first rows are not the model's own."""
-    tables: dict[Literal["input", "output"], Any] = {"input": model.word_embeddings, "output": model.output_embeddings}
+    tables = {"input": model.word_embeddings, "output": model.output_embeddings}
     of_model = {name: table[...] for name, table in tables.items() if table is not None}
     is_alike = rows.config.tables == tuple(of_model)
-    for name, table_VD in of_model.items() if is_alike else ():
+    for name in rows.config.tables if is_alike else ():
         n_rows = min(COMPARED_ROWS, n_own)
-        own, stored = np.asarray(table_VD[:n_rows], np.float32), rows.rows(0, n_rows, name).astype(np.float32)
+        own, stored = np.asarray(of_model[name][:n_rows], np.float32), rows.rows(0, n_rows, name).astype(np.float32)
         is_alike = is_alike and own.shape == stored.shape and np.allclose(own, stored, rtol=ROUNDING, atol=1e-6)
     if not is_alike:
         raise InputError(

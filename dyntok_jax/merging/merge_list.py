@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import get_args
+from typing import TypeGuard, get_args
 
 import numpy as np
 from jaxtyping import Bool, Int, Int32
@@ -179,7 +179,7 @@ def load_merges(path: str | os.PathLike, *, tokenizer: str | None = None) -> Mer
         raise InputError(f"{path} has version {header.get('version')}, this program reads version {_VERSION}.")
     name, boundary, max_subwords = (header.get(key) for key in ("tokenizer", "boundary", "max_subwords"))
     is_limit = max_subwords is None or (_is_whole_number(max_subwords) and max_subwords >= 1)
-    if not (isinstance(name, str) and boundary in get_args(Boundary) and is_limit):
+    if not (isinstance(name, str) and _is_boundary(boundary) and is_limit):
         raise InputError(f"{path}, line 1: tokenizer, boundary or max_subwords is missing or not of its kind.")
     if tokenizer is not None and name != tokenizer:
         raise InputError(
@@ -230,6 +230,10 @@ def _read_pair(path: Path, number: int, line: str) -> tuple[SubwordIds, SubwordI
         case [[_, *_] as left, [_, *_] as right] if all(_is_whole_number(subword) for subword in (*left, *right)):
             return tuple(left), tuple(right)
     raise InputError(f"{path}, line {number}: 'ids' is not two lists of subword ids.")
+
+
+def _is_boundary(value: object) -> TypeGuard[Boundary]:
+    return value in get_args(Boundary)
 
 
 def _is_whole_number(value: object) -> bool:
