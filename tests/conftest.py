@@ -1,12 +1,14 @@
 """Every test runs on 8 simulated devices, with strict dtype promotion and rank promotion an error.
 
-Most of a run's time goes into XLA, so programs are compiled with few optimizations, which halves it; the tests of the
-packaged models, which run long enough to be worth it, and all that run in processes of their own compile as users do.
+Most of a run's time would go into XLA, so programs are compiled with few optimizations, in a quarter of the time: no
+fusion emitters, and LLVM's optimizations for the packaged models alone, which run long enough to be worth it. What a
+test starts as a process of its own compiles as users do.
 
 Markers that no test needs to write: `parity` for all in `tests/parity`; `packaged` for what asks for a packaged model,
 and `slow` for the same, because the models must be there first.
 """
 
+import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +25,10 @@ from dyntok_jax.files import find_model
 if TYPE_CHECKING:  # modules imported here, before the tests are, would escape the checks of shapes
     from dyntok_jax.text import ByteLevelTokenizer, TextEncoder
 
-jax.config.update("jax_num_cpu_devices", 8)
+with pytest.MonkeyPatch.context() as patch:  # XLA reads its flags once, and processes that tests start shall not
+    patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false")
+    jax.config.update("jax_num_cpu_devices", 8)
+    jax.jit(lambda: 0).lower().compile()
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # commands keep compiled programs; in one process with all tests, writing those of 8 devices can crash XLA
@@ -36,6 +41,7 @@ PACKAGED = {"e5_small_folder", "smollm2_folder"}
 """Fixtures that build a packaged model."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks what is known by its place or by its fixtures."""
     for item in items:
