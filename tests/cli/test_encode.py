@@ -20,7 +20,7 @@ from dyntok_jax.cli.shared.compile_clock import CompileClock
 from dyntok_jax.convert.bert_checkpoint import save_encoder
 from dyntok_jax.encoding import DynamicEncoder
 from dyntok_jax.models import Encoder, EncoderConfig
-from dyntok_jax.options import Budget, Merges, Share
+from dyntok_jax.options import Budget, Merges, Merging, Share
 from tests.support.tiny import write_tiny_encoder, write_tiny_hypernet
 
 SAMPLE_FIGURES = """en 1723 1505 12.7 · ar 1755 1138 35.2 · bg 2031 1580 22.2 · de 1964 1440 26.7 · el 2519 1675 33.5
@@ -115,8 +115,8 @@ def test_files_hold_what_the_library_computes(run, tiny, tmp_path):
     [
         (["--merges", "3"], {"goal": Merges(3)}),
         (["--budget", "20"], {"goal": Budget(20)}),
-        (["--boundary", "word", "--scope", "example"], {"boundary": "word", "scope": "example"}),
-        (["--max-subwords", "2", "--batch-size", "2"], {"max_subwords": 2, "batch_size": 2}),
+        (["--boundary", "word", "--scope", "example"], {"merging": Merging(boundary="word", scope="example")}),
+        (["--max-subwords", "2", "--batch-size", "2"], {"merging": Merging(max_subwords=2), "batch_size": 2}),
         (["--prefix", "query: ", "--pooling", "first"], {"prefix": "query: ", "pooling": "first"}),
         (["--mesh", "2x1"], {}),
     ],

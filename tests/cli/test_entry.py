@@ -3,15 +3,11 @@
 import os
 import subprocess
 import sys
-from typing import get_args
 
 import pytest
 
 from dyntok_jax.cli import main
 from dyntok_jax.cli.entry import COMMANDS
-from dyntok_jax.cli.shared import option_types as options
-from dyntok_jax.embedding import embedder
-from dyntok_jax.options import DEFAULT_DECODER, DEFAULT_MODEL, Boundary, Pooling, Scope
 from tests.support.tiny import tiny_tokenizer
 
 # A runner in the background leaves its children deaf to Ctrl-C, so they are made to hear it.
@@ -42,14 +38,13 @@ def test_examples_of_the_help_can_be_parsed(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run.toml").write_text('output = "run"\ntext = ["de.txt"]\n')
-    for command, examples in COMMANDS.values():
-        lines = examples.replace("\\\n", " ").splitlines()
+    for command in COMMANDS.values():
+        lines = command.EXAMPLES.replace("\\\n", " ").splitlines()
         for line in lines:
             # an explanation stands three spaces or more behind what it explains
             words = line[line.index("dyntok ") :].split("   ")[0].split()
             if not any('"' in word for word in words):
-                assert isinstance(_parse(words[1:]), tuple(command for command, _ in COMMANDS.values()))
-        assert command
+                assert isinstance(_parse(words[1:]), command)
 
 
 def test_help_and_version_import_no_jax():
@@ -62,14 +57,6 @@ def test_help_and_version_import_no_jax():
         done = subprocess.run([sys.executable, "-c", program, option], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout.startswith(("usage: dyntok", "dyntok "))
-
-
-def test_options_name_what_the_library_takes():
-    assert get_args(options.Boundary) == get_args(Boundary)
-    assert get_args(options.Scope) == get_args(Scope)
-    assert get_args(options.Pooling) == get_args(Pooling)
-    assert get_args(options.SurfaceMode) == get_args(embedder.SurfaceMode)
-    assert (options.DEFAULT_MODEL, options.DEFAULT_DECODER) == (DEFAULT_MODEL, DEFAULT_DECODER)
 
 
 def test_unknown_options_and_commands_exit_with_2(capsys):
