@@ -14,7 +14,8 @@ import tyro
 from dyntok_jax.cli.shared.parsing import parse
 from dyntok_jax.errors import DyntokError, InputError
 
-_BOX = re.compile(r"[╭╮╰╯│─]+")
+_BOX = re.compile(r"[╭╮╰╯│─]+|(?<!\S)[-+|]+(?!\S)")
+"""The lines around what tyro says, which are of plain characters where the screen has no others."""
 
 
 @dataclass(frozen=True)
