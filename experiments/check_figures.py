@@ -23,16 +23,17 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 from experiments import bench_data, bench_encoder, bench_merging
-from experiments.shared import Figures
 
 RESULTS = Path(__file__).parent / "results"
+Recorded = dict[str, Any]
+"""Figures as JSON gives them."""
 Kind = Literal["ratio", "equal", "at most"]
 
 
@@ -81,7 +82,7 @@ class Checked:
         return self.found is None or not self.rule.holds(self.recorded, self.found)
 
 
-def compare(recorded: Figures, found: Figures, rules: tuple[Rule, ...]) -> list[Checked]:
+def compare(recorded: Recorded, found: Recorded, rules: tuple[Rule, ...]) -> list[Checked]:
     """Every recorded figure that a rule is about, beside what was found."""
     return [
         Checked(name, value, found.get(name), rule)
@@ -135,9 +136,9 @@ BENCHMARKS = {
 }
 
 
-def read_figures(*paths: Path) -> Figures:
+def read_figures(*paths: Path) -> Recorded:
     """The figures of some files, with the ratio that `bench_data` leaves to the reader."""
-    figures: Figures = {}
+    figures: Recorded = {}
     for path in paths:
         figures |= json.loads(path.read_text(encoding="utf-8"))
     pieces = f"with_{bench_data.PIECES}_pieces_batches_per_s"

@@ -64,8 +64,9 @@ class HypernetConfig:
     langs: tuple[str, ...] | None = None
 
     def __post_init__(self):
-        names = ("width", "hidden_width", "ffn_width", "n_layers", "n_heads", "vocab_size", "max_subwords")
-        least = dict.fromkeys((*names, "n_token_types"), 1) | dict.fromkeys(("n_extra_tokens", "n_langs"), 0)
+        positive = ("width", "hidden_width", "ffn_width", "n_layers", "n_heads", "vocab_size", "max_subwords")
+        least: dict[str, int | float] = {name: 1 for name in (*positive, "n_token_types")}  # noqa: C420
+        least |= {"n_extra_tokens": 0, "n_langs": 0}
         check_at_least(self, least, of="the hypernetwork")
         if self.langs is not None and len(self.langs) != self.n_langs:
             raise ConfigError(

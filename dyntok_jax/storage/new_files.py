@@ -145,6 +145,7 @@ class _Output:
 
     def finish(self) -> None:
         if self.is_renamed:
+            assert isinstance(self.target, Path), "an open file is never replaced"
             self.part.replace(self.target)
             sync_folder(self.target.parent)
             return

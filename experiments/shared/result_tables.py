@@ -4,13 +4,14 @@ import json
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 RESULTS = Path(__file__).parent.parent / "results"
 SHARES = (0, 25, 50, 75, 100)
 LANGUAGES = {"en": "English", "de": "German", "fr": "French", "es": "Spanish", "el": "Greek", "ru": "Russian"}
 METHODS = {"fvt": "FVT", "hypernet": "hypernetwork"}
 GIB, MIB = 2**30, 2**20
-Figures = dict[str, float | int | str]
+Figures = dict[str, Any]
 
 
 @cache
