@@ -2,7 +2,15 @@
 
 
 class DyntokError(Exception):
-    """Base of every error that says what the user did and what to do instead."""
+    """Base of all errors that a user can cause. The message says what was found, why it is wrong and what to do.
+
+    >>> from dyntok_jax.options import Budget
+    >>> try:
+    ...     Budget(0)
+    ... except DyntokError as error:
+    ...     print(error)
+    The token budget must be 1 or more, got 0.
+    """
 
 
 class InputError(DyntokError, ValueError):
@@ -10,7 +18,7 @@ class InputError(DyntokError, ValueError):
 
 
 class TokenizerError(DyntokError, ValueError):
-    """A tokenizer is missing, unreadable or of a kind that has no byte-level form."""
+    """A tokenizer is missing, unreadable, or has no byte-level form."""
 
 
 class ConfigError(DyntokError, ValueError):
@@ -22,7 +30,7 @@ class CheckpointError(DyntokError, ValueError):
 
 
 class ModelNotFoundError(DyntokError, LookupError):
-    """No model, hypernetwork or data set goes by that name."""
+    """No model, hypernetwork or data set has that name."""
 
 
 class TooLongError(DyntokError, ValueError):
@@ -30,8 +38,8 @@ class TooLongError(DyntokError, ValueError):
 
 
 class TrainingError(DyntokError, ArithmeticError):
-    """A training run cannot go on: its numbers are no longer finite."""
+    """A training run cannot continue: its numbers are no longer finite."""
 
 
 class NotANumberError(DyntokError, ArithmeticError):
-    """A model computed something that is no number, so that nothing that follows from it means anything."""
+    """A model computed NaN or infinity, so its results are meaningless."""

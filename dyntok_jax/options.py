@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 Boundary = Literal["pretoken", "word", "word_hyphen", "sentence"]
 
 Scope = Literal["batch", "example"]
-"""`batch`: the sequences of a batch are counted together (the paper). `example`: each sequence is merged alone."""
+"""`batch`: the sequences of a batch are counted together (the paper). `example`: each sequence is merged by itself."""
 
 
 @dataclass(frozen=True)
@@ -20,13 +20,18 @@ class Merges:
 
     Raises:
       InputError: `count` is negative.
+
+    >>> from dyntok_jax.merging import merge_batch_on_host
+    >>> rows = batch.ids_BL, batch.segment_BL, batch.mask_BL
+    >>> int(merge_batch_on_host(*rows, Merges(5)).n_merges)
+    5
     """
 
     count: int
 
     def __post_init__(self):
         if self.count < 0:
-            raise InputError(f"The number of merges must be 0 or more, not {self.count}.")
+            raise InputError(f"The number of merges must be 0 or more, got {self.count}.")
 
 
 @dataclass(frozen=True)
@@ -37,13 +42,18 @@ class Share:
 
     Raises:
       InputError: `percent` is not from 0 to 100.
+
+    >>> from dyntok_jax.merging import merge_batch_on_host
+    >>> rows = batch.ids_BL, batch.segment_BL, batch.mask_BL
+    >>> merge_batch_on_host(*rows, Share(100)).mask_BT.sum(axis=1)  # a token for each pretoken
+    array([5, 9, 3])
     """
 
     percent: float | int
 
     def __post_init__(self):
         if not 0 <= self.percent <= 100:
-            raise InputError(f"The share of the maximum reduction must be from 0 to 100 %, not {self.percent}.")
+            raise InputError(f"The share of the maximum reduction must be from 0 to 100 %, got {self.percent}.")
 
 
 @dataclass(frozen=True)
@@ -52,13 +62,18 @@ class Budget:
 
     Raises:
       InputError: `tokens` is less than 1.
+
+    >>> from dyntok_jax.merging import merge_batch_on_host
+    >>> rows = batch.ids_BL, batch.segment_BL, batch.mask_BL
+    >>> int(merge_batch_on_host(*rows, Budget(9)).mask_BT.sum(axis=1).max())
+    9
     """
 
     tokens: int
 
     def __post_init__(self):
         if self.tokens < 1:
-            raise InputError(f"The token budget must be 1 or more, not {self.tokens}.")
+            raise InputError(f"The token budget must be 1 or more, got {self.tokens}.")
 
 
 Goal = Merges | Share | Budget
@@ -68,7 +83,7 @@ SurfaceMode = Literal["constituents", "retokenized"]
 Pooling = Literal["mean", "first", "none"]
 
 Style = Literal["letters", "full"]
-"""Whether a letter behind the listed options answers (Hendrycks et al. 2021), or the option itself."""
+"""Whether the answer is a letter after the listed options (Hendrycks et al. 2021), or the option itself."""
 
 DEFAULT_MODEL = "e5-small"
 
@@ -78,10 +93,10 @@ AUTO = "auto"
 """As a hypernetwork's name: the one that comes with the model, or none."""
 
 CANDIDATES = 64
-"""Tokens that a step in a large vocabulary chooses among."""
+"""Candidates of a step in a large vocabulary: the tokens it chooses from."""
 
 PROBES = 48
-"""Blocks of its index that a step reads."""
+"""Blocks of the index that a step reads."""
 
 FULL = Share(100)
 """Full merging."""
@@ -91,7 +106,7 @@ FULL = Share(100)
 class Merging:
     """What merging may do to texts: one object, from the command line to the kernels.
 
-    `auto` leaves a choice to what the texts are read by; `merging.resolve_merging` fills it in.
+    `auto` leaves a choice to the encoder or decoder; `merging.resolve_merging` fills it in.
 
     Attributes:
       goal: when merging stops; None is static tokenization: the model's own tokenizer and ids.
@@ -101,11 +116,11 @@ class Merging:
       max_subwords: the most subwords a token; None for no limit, `auto` for the length that the hypernetwork was
         trained for, 7 under FVT.
       merge_list: apply these merges instead of finding the texts' own; goal and limit are then the list's.
-      merge_last: let a text's last segment merge: `auto` for texts that are whole, not for prompts, which may go on in
-        mid-word.
+      merge_last: let a text's last segment merge; `auto`: yes for whole texts, no for prompts, whose last word may be
+        unfinished.
 
     Raises:
-      InputError: a value that is none of these, or a merge list with a goal or limit beside it.
+      InputError: a value is not one of these, or a merge list is given together with a goal.
 
     >>> Merging(Share(50), boundary="word").scope
     'auto'
@@ -128,7 +143,7 @@ class Merging:
         if isinstance(self.max_subwords, int) and self.max_subwords < 1:
             raise InputError(f"max_subwords must be 1 or more, None for no limit, or 'auto', got {self.max_subwords}.")
         if self.merge_list is not None and self.goal != FULL:
-            raise InputError("A merge list says itself how far to merge: give no goal beside it.")
+            raise InputError("A merge list decides itself how far to merge: give it without a goal.")
 
     @property
     def is_static(self) -> bool:
@@ -137,10 +152,13 @@ class Merging:
 
 
 def one_merging(goal: Goal | None, merging: Merging | None, default: Goal | None) -> Merging:
-    """What a caller asked for by `goal`, the short form, or by `merging`.
+    """The merging that a caller gave, as `goal` (the short form) or as `merging`.
 
     Raises:
-      InputError: by both.
+      InputError: both are given.
+
+    >>> one_merging(Share(50), None, default=FULL).goal
+    Share(percent=50)
     """
     if merging is None:
         return Merging(goal)

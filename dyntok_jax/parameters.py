@@ -8,7 +8,11 @@ import numpy as np
 
 
 def flat_parameters(tree: Any) -> dict[str, Any]:
-    """Parameters by dotted path, such as `layers.query.kernel`, in the order of `jax.tree.leaves`."""
+    """Parameters by dotted path, such as `layers.query.kernel`, in the order of `jax.tree.leaves`.
+
+    >>> {path: leaf.shape for path, leaf in flat_parameters(encoder.encoder).items() if "query" in path}
+    {'layers.query.bias': (2, 4, 8), 'layers.query.kernel': (2, 32, 4, 8)}
+    """
 
     def dotted(path) -> str:
         names = [str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", None)))) for key in path]
@@ -18,7 +22,11 @@ def flat_parameters(tree: Any) -> dict[str, Any]:
 
 
 def fingerprint(tree: Any) -> str:
-    """A digest of every number in a tree of arrays."""
+    """A digest of every number in a tree of arrays.
+
+    >>> fingerprint({"bias": np.zeros(3, np.float32)})
+    'c54bec0914c343c2a9c6f2bdb354191e'
+    """
     digest = hashlib.blake2b(digest_size=16)
     for leaf in jax.tree.leaves(tree):
         values = np.asarray(leaf)

@@ -1,11 +1,11 @@
-"""The one place that knows meshes: parameter path → PartitionSpec.
+"""The rules of sharding, all in one place: parameter path → PartitionSpec.
 
 Tensor parallelism over the axis `model` (Shoeybi et al. 2019, *Megatron-LM*, §3: heads and feed-forward columns are
 split, their output maps are split by rows), batches over the axis `data`. Tables of embeddings are split by width,
-because vocabularies such as XLM-R's 250002 rows divide by hardly any mesh.
+because hardly any mesh divides the rows of a vocabulary such as XLM-R's 250002.
 
-The pure functions are written for meshes of axis type Auto, where XLA places what lies between. Under Explicit axes,
-where shardings are part of types, wrap them in `under_explicit_mesh`.
+The pure functions are written for meshes of axis type Auto, where XLA decides the shardings of all values in
+between. Under Explicit axes, where shardings are part of types, wrap them in `under_explicit_mesh`.
 """
 
 import re
@@ -49,7 +49,7 @@ RULES: tuple[tuple[str, P], ...] = (
 
 
 CACHE = P(None, "data", "model", None, None)
-"""Keys and values, [layers, B, K, C, H]: sequences over `data`, heads over `model`, as the kernels that make them."""
+"""Keys and values, [layers, B, K, C, H]: sequences over `data`, heads over `model` like the kernels they come from."""
 
 
 def make_mesh(data: int, model: int, devices: Sequence[Any] | None = None) -> Mesh:
@@ -58,10 +58,13 @@ def make_mesh(data: int, model: int, devices: Sequence[Any] | None = None) -> Me
     Args:
       data: size of the axis that batches are split over.
       model: size of the axis that heads and columns are split over.
-      devices: to take them from; None for all that JAX has.
+      devices: the devices to choose from; None for all of JAX's.
 
     Raises:
-      ConfigError: it needs more devices than there are.
+      ConfigError: it needs more devices than are given.
+
+    >>> dict(make_mesh(data=1, model=1).shape)
+    {'data': 1, 'model': 1}
     """
     devices = jax.devices() if devices is None else devices
     if data < 1 or model < 1 or data * model > len(devices):
@@ -76,6 +79,9 @@ def partition_spec(path: str) -> P:
 
     Raises:
       ConfigError: no rule covers the path.
+
+    >>> partition_spec("layers.query.kernel")
+    P(None, None, 'model', None)
     """
     for pattern, spec in RULES:
         if re.fullmatch(pattern, path):
@@ -87,7 +93,11 @@ def shardings_for(tree: Any, mesh: Mesh) -> Any:
     """Shardings of a parameter tree (of arrays or of `jax.ShapeDtypeStruct`), in the same structure.
 
     Raises:
-      ConfigError: parameters that the mesh does not divide, all listed; or a parameter without a rule.
+      ConfigError: the mesh does not divide some parameters (all are listed), or a parameter has no rule.
+
+    >>> shardings = shardings_for(encoder.encoder, make_mesh(1, 1))
+    >>> flat_parameters(shardings)["word_embeddings"].spec
+    P(None, 'model')
     """
     shardings, faults = [], []
     for path, leaf in flat_parameters(tree).items():
@@ -105,27 +115,50 @@ def shardings_for(tree: Any, mesh: Mesh) -> Any:
 
 
 def placement(mesh: Mesh | None) -> Callable[[Any], Any] | None:
-    """From a parameter tree to its shardings, as loaders ask for it; None, the default device, without a mesh."""
+    """The function from a parameter tree to its shardings that loaders take; None (the default device) without a mesh.
+
+    >>> shardings = placement(make_mesh(1, 1))(encoder.encoder)
+    >>> flat_parameters(shardings)["position_embeddings"].spec
+    P()
+    """
     return None if mesh is None else partial(shardings_for, mesh=mesh)
 
 
 def data_parts(mesh: Mesh | None) -> int:
-    """Into how many parts a mesh splits a batch; 1 without a mesh."""
+    """The number of parts that a mesh splits a batch into; 1 without a mesh.
+
+    >>> data_parts(make_mesh(1, 1)), data_parts(None)
+    (1, 1)
+    """
     return 1 if mesh is None else mesh.shape["data"]
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The sharding of any array of a batch: its first axis over `data`."""
+    """The sharding of any array of a batch: its first axis over `data`.
+
+    >>> batch_sharding(make_mesh(1, 1)).spec
+    P('data',)
+    """
     return NamedSharding(mesh, P("data"))
 
 
 def shard_batch(values: Any, mesh: Mesh | None) -> Any:
-    """An array of a batch split over `data`; as it is without a mesh."""
+    """An array of a batch split over `data`; as it is without a mesh.
+
+    >>> shard_batch(batch.ids_BL, make_mesh(1, 1)).sharding.spec
+    P('data',)
+    """
     return values if mesh is None else jax.device_put(values, batch_sharding(mesh))
 
 
 def constrain_cache(cache: Any, mesh: Mesh | None) -> Any:
-    """A key/value cache held to the rule `CACHE`, inside `jax.jit`; untouched without a mesh."""
+    """Constrains a key/value cache to the rule `CACHE`, inside `jax.jit`; returns it as it is without a mesh.
+
+    >>> from dyntok_jax.models import empty_cache
+    >>> empty = jax.jit(lambda model: constrain_cache(empty_cache(model, 2, capacity=16), make_mesh(1, 1)))
+    >>> empty(decoder.decoder).length_B.shape
+    (2,)
+    """
     if mesh is None:
         return cache
 
@@ -137,24 +170,28 @@ def constrain_cache(cache: Any, mesh: Mesh | None) -> Any:
 
 
 def constrain_hidden(hidden: Any, mesh: Mesh | None) -> Any:
-    """Hidden states whole on every device of `model`, inside `jax.jit`; untouched without a mesh.
+    """Constrains hidden states to be whole on every device of `model`, inside `jax.jit`; as they are without a mesh.
 
-    Word tables are split by width, and XLA would carry that split through a decoding step, at fourteen collectives a
+    Word tables are split by width, and XLA would keep that split through a decoding step, with fourteen collectives a
     layer.
+
+    >>> constrained = jax.jit(lambda hidden: constrain_hidden(hidden, make_mesh(1, 1)))
+    >>> constrained(jnp.zeros((4, 32))).shape
+    (4, 32)
     """
     return hidden if mesh is None else jax.lax.with_sharding_constraint(hidden, batch_sharding(mesh))
 
 
 def under_explicit_mesh(function: Callable[..., Any], mesh: Mesh, out_specs: Any = None) -> Callable[..., Any]:
-    """Runs one of our pure functions under a mesh of axis type Explicit, its inside placed by XLA.
+    """Runs one of our pure functions under a mesh of axis type Explicit; XLA decides the shardings inside.
 
     Args:
       function: such as `encode`.
-      mesh: the mesh, whose axes are Explicit; `jax.set_mesh` must make it current, as Explicit mode asks anyway.
+      mesh: the mesh, whose axes are Explicit; `jax.set_mesh` must make it current, as Explicit mode needs anyway.
       out_specs: PartitionSpec of the result, or a tree of them; None: first axis over `data`.
 
     Returns:
-      The same function; jit it as it is.
+      The function, ready for `jax.jit`.
 
     >>> mesh = jax.make_mesh((1, 1), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
     >>> with jax.set_mesh(mesh):

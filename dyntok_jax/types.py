@@ -22,7 +22,7 @@ NO_SEGMENT = -1
 """Segment of special tokens and padding: nothing merges there."""
 
 EXCLUDED = float(np.finfo(np.float32).min)
-"""The score of a token that cannot be drawn."""
+"""The score of a token that cannot be sampled."""
 
 AnyArray = np.ndarray | Array
 """A host or a device array: `Int32[AnyArray, "B L"]`."""
@@ -39,14 +39,17 @@ class SubwordBatch(Generic[ArrayT]):
 
     Attributes:
       ids_BL: subword ids; the padding id under a False mask.
-      segment_BL: number of the segment a subword lies in, counted from 0 within its sequence (through both texts of a
+      segment_BL: number of the segment of a subword, counted from 0 within its sequence (through both texts of a
         pair); `NO_SEGMENT` for special tokens and padding.
       mask_BL: True for subwords and special tokens, False for padding; padding is always on the right.
       type_BL: 0 in the first text of a pair and in single texts, 1 in the second (BERT's token types).
       span_BL2: first character and one past the last that the subword's bytes touch, in the original text (of a pair,
         its own text; of pre-split words, the words joined by one space); (0, 0) where there is none.
       word_BL: index of the pre-split word the subword belongs to; -1 for special tokens, padding and unsplit text.
-      is_counted_BL: False for special tokens, prefixes and padding, which no count of tokens holds.
+      is_counted_BL: False for special tokens, prefixes and padding, which counts of tokens leave out.
+
+    >>> jax.tree.map(jnp.asarray, batch).segment_BL[2, :5].tolist()  # `<s> Freiheit</s>` and padding
+    [-1, 0, -1, -1, -1]
     """
 
     ids_BL: Int32[ArrayT, "B L"]
@@ -61,16 +64,19 @@ class SubwordBatch(Generic[ArrayT]):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class MergedBatch(Generic[ArrayT]):
-    """Which consecutive subwords make each token. Tokens stand at the left of each row, in order.
+    """Which consecutive subwords make up each token. Tokens are at the left of each row, in order.
 
-    `*batch` is empty but for the result of a `jax.vmap` over whole batches.
+    `*batch` is empty except in the result of a `jax.vmap` over whole batches.
 
     Attributes:
       start_BT: index, in the subwords of the same sequence, of a token's first subword; 0 under a False mask.
       length_BT: how many subwords the token has; 0 under a False mask.
       mask_BT: True for tokens (special tokens included), False for padding.
       n_merges: how many merges were done: one number for the batch (scope `batch`), one a sequence (scope `example`);
-        None where the result was found without doing them one by one.
+        None where the result was computed without single merges.
+
+    >>> merged.length_BT[2, :5].tolist()  # `<s>`, ` Freiheit`, `</s>` and padding
+    [1, 1, 1, 0, 0]
     """
 
     start_BT: Int32[ArrayT, "*batch B T"]
@@ -89,6 +95,12 @@ class UniqueTokens(Generic[ArrayT]):
       is_subword_US: which entries of `surface_US` are subwords; a row that is all False is padding.
       inverse_BT: for each token of the batch its row in `surface_US`; 0 for padding.
       count: how many of the U rows are tokens.
+
+    >>> from dyntok_jax.embedding import constituents, unique_tokens_on_host
+    >>> surface_BTS, is_subword_BTS = constituents(batch.ids_BL, merged, width=7)
+    >>> unique = unique_tokens_on_host(surface_BTS, is_subword_BTS, merged.mask_BT)
+    >>> unique.inverse_BT[0, 1] == unique.inverse_BT[2, 1]  # ` Freiheit` in two texts
+    np.True_
     """
 
     surface_US: Int32[ArrayT, "U S"]

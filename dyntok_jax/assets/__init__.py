@@ -1,6 +1,6 @@
-"""What travels inside the package: sample text, XLM-R's normaliser, hypernetworks. Origins and licences: `NOTICE`.
+"""Data in the package: sample text, XLM-R's normaliser, hypernetworks. Origins and licences: `NOTICE`.
 
-Everything is opened through `importlib.resources`, so it works from a zipped package too.
+All files are opened through `importlib.resources`, so that a zipped package works too.
 """
 
 from importlib.resources import as_file, files
@@ -15,6 +15,10 @@ def load_sample() -> dict[str, list[str]]:
     Returns:
       Language code → the 50 paragraphs that all 15 languages have (NFC), in the order of the document; paragraph i of
       one language translates paragraph i of every other. English comes first, the others by their codes.
+
+    >>> sample = load_sample()
+    >>> len(sample), len(sample["de"]), sample["en"][0][:30]
+    (15, 50, 'All human beings are born free')
     """
     rows = _complete_rows()
     languages = sorted(rows[0].keys() - {KEY_FIELD}, key=lambda language: (language != "en", language))
@@ -26,12 +30,19 @@ def xlmr_charsmap() -> bytes:
 
     Returns:
       237,539 bytes, as `tokenizers.normalizers.Precompiled` takes them.
+
+    >>> len(xlmr_charsmap())
+    237539
     """
     return (files(__name__) / "xlmr_charsmap.bin").read_bytes()
 
 
 def packaged_hypernet(model: str) -> Path | None:
-    """The folder of the hypernetwork that was trained for a packaged model; None if there is none."""
+    """The folder of the hypernetwork that was trained for a packaged model; None if the package has none.
+
+    >>> packaged_hypernet("smollm2").name, packaged_hypernet("gpt2")
+    ('smollm2', None)
+    """
     folder = Path(str(files(__name__) / "hypernets" / model))
     return folder if folder.is_dir() else None
 

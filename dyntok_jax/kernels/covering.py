@@ -1,7 +1,7 @@
-"""The compiled loops behind `pieces.py`: ways to write the pieces of a vocabulary as shorter ones.
+"""Compiled loops for `training/data/pieces.py`: ways to write the pieces of a vocabulary as shorter ones.
 
 A piece is a string of bytes. Below, M pieces lie end to end in `bytes_N`, piece m from `offset[m]` to `offset[m + 1]`;
-a trie over them is made by `build_trie`. The piece itself is no way to write it.
+`build_trie` makes a trie over them. The piece itself does not count as a way to write it.
 """
 
 from typing import no_type_check
@@ -29,7 +29,7 @@ def split_by_score(bytes_N, offset, root_M, rest, table, key_E, piece_E, score_V
       width: S, the most parts.
 
     Returns:
-      The parts of each piece, NONE behind them; all NONE where there is no way in S parts.
+      The parts of each piece, NONE after them; all NONE where S parts are not enough or there is no way.
     """
     n_pieces = offset.size - 1
     part_MS = np.full((n_pieces, width), NONE, np.int32)
@@ -157,7 +157,7 @@ def split_by_longest(bytes_N, offset, root_M, rest, table, key_E, piece_E, width
 @compiled
 @no_type_check
 def split_at_random(bytes_N, offset, root_M, rest, table, key_E, piece_E, uniform_MC):
-    """Writes each piece in any way: first how many parts is drawn from what is possible, then one way in so many.
+    """Writes each piece in a random way: draws a possible number of parts, then one of the ways with that number.
 
     Args:
       bytes_N: the pieces.
@@ -167,7 +167,7 @@ def split_at_random(bytes_N, offset, root_M, rest, table, key_E, piece_E, unifor
       table: the trie's three arrays.
       key_E: see `table`.
       piece_E: see `table`.
-      uniform_MC: numbers from 0 to 1 that decide: how many parts, then of each where it begins; so C = S + 1.
+      uniform_MC: random numbers from 0 to 1: one for the number of parts, then one for the start of each; C = S + 1.
 
     Returns:
       As `split_by_score`.
@@ -176,7 +176,7 @@ def split_at_random(bytes_N, offset, root_M, rest, table, key_E, piece_E, unifor
     part_MS = np.full((n_pieces, width), NONE, np.int32)
     for row in range(n_pieces):
         begin, length = offset[row], offset[row + 1] - offset[row]
-        # the part from a start to an end, and in how many ways so many parts reach an end
+        # the part from each start to each end, and the number of ways in which n parts reach each end
         part = np.full((length, length + 1), NONE, np.int32)
         ways = np.zeros((width + 1, length + 1), np.float64)
         ways[0, 0] = 1

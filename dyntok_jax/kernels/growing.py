@@ -1,8 +1,9 @@
-"""The compiled loop behind `grow.py`: byte-pair encoding over distinct segments with counts.
+"""The compiled loop of `vocabulary/byte_pairs.py`: byte-pair encoding over distinct segments with counts.
 
-A token is known by its string: however its subwords meet, it is one kind, and a string that the vocabulary has already
-is that entry. So kinds count on from the vocabulary's ids. A token starts at a position of the segments, which lie end
-to end; the pair that a token makes with the next one is noted at its position, in the doubly linked list of that pair.
+The string of a token determines its kind, whatever its subwords; a string that the vocabulary has already is that
+entry. So new kinds are numbered from the end of the vocabulary's ids. A token starts at a position of the segments,
+which lie end to end; the pair that a token makes with the next one is kept at its position, in the doubly linked list
+of that pair.
 """
 
 from typing import no_type_check
@@ -12,13 +13,13 @@ import numpy as np
 from dyntok_jax.kernels.hash_tables import NONE, compiled, find_pair, find_sequence, pair_key, table_size
 
 N_ENTRIES, STOP = 0, 1
-"""Places in the state that is shared with the thread that waits."""
+"""Indices into the state that is shared with the waiting thread."""
 
 
 @compiled
 @no_type_check
 def grow(ids_N, offset, count_K, byte_N, byte_offset, is_text_V, wanted, longest, min_count, state):
-    """Joins the most frequent pair again and again; of equals the one whose left, then right kind is the lowest.
+    """Joins the most frequent pair repeatedly; of equals the one whose left, then right kind is the lowest.
 
     Args:
       ids_N: subwords of the segments.
@@ -33,8 +34,8 @@ def grow(ids_N, offset, count_K, byte_N, byte_offset, is_text_V, wanted, longest
       state: two numbers: the entries so far are written to the first; the loop ends if the second is not 0.
 
     Returns:
-      Of each new entry, in the order made: where its subwords stand in `ids_N`, how many, and how often it came. Tokens
-      that are no whole characters are joined like others and are no entries.
+      Of each new entry, in the order made: the index of its first subword in `ids_N`, how many it has, and how often
+      it occurred. Tokens that are not whole characters are joined like others, but are not entries.
     """
     n_positions, n_old = ids_N.size, is_text_V.size
     kind = ids_N.copy()
@@ -74,7 +75,7 @@ def grow(ids_N, offset, count_K, byte_N, byte_offset, is_text_V, wanted, longest
     pair_touched = np.empty(1 << 16, np.int32)
     pair_table = np.full(table_size(pair_key_P.size), NONE, np.int32)
     n_pairs = 0
-    # The heap may rank a pair too high, never too low: what reaches the top is looked at again.
+    # The heap may rank a pair too high, never too low: entries are checked again when they reach the top.
     heap_count = np.empty(1 << 16, np.int64)
     heap_key = np.empty(1 << 16, np.uint64)
     heap_size = 0
@@ -89,7 +90,7 @@ def grow(ids_N, offset, count_K, byte_N, byte_offset, is_text_V, wanted, longest
     n_starts, n_rounds = n_positions, 0
     touched = np.empty(1 << 10, np.int32)
     while True:
-        # Note the pairs that have begun to be.
+        # Add the new pairs.
         n_touched = 0
         for index in range(n_starts):
             start = starts[index]
@@ -99,7 +100,7 @@ def grow(ids_N, offset, count_K, byte_N, byte_offset, is_text_V, wanted, longest
             if length[start] + length[right] > longest:
                 continue
             if string_length[kind[start]] == 0 or string_length[kind[right]] == 0:
-                continue  # the unknown token stands for text that no string tells
+                continue  # the unknown token has no string of its own
             key = pair_key(kind[start], kind[right])
             slot = find_pair(pair_table, pair_key_P, key)
             pair = pair_table[slot]
@@ -168,7 +169,7 @@ def grow(ids_N, offset, count_K, byte_N, byte_offset, is_text_V, wanted, longest
             place = next_place[place]
         places[:n_places].sort()
 
-        # The string: a new kind, or one that is there.
+        # The string: a new kind, or one that exists.
         first = places[0]
         left_kind, right_kind = kind[first], kind[first + length[first]]
         if n_kinds == string_start.size:
@@ -224,7 +225,7 @@ def grow(ids_N, offset, count_K, byte_N, byte_offset, is_text_V, wanted, longest
             after = left + length[left]
             if after < n_positions and segment_of[after] == segment_of[left]:
                 before[after] = left
-            # a token that was just made on the left has noted this place already
+            # a token that was just made on the left has added this place already
             if previous != NONE and (n_starts == 0 or starts[n_starts - 1] != previous):
                 starts[n_starts] = previous
                 n_starts += 1

@@ -1,7 +1,7 @@
-"""Hash tables and a heap on plain arrays, compiled for the host, for `kernels.py` and `merge_list_kernels.py`.
+"""Hash tables and a heap on plain arrays, compiled for the host, for the other files of this folder.
 
-numba's cache on disk sees that a function's own file has changed, not the files of those it calls: after a change here
-during development, touch the files that use it.
+numba's cache on disk notices changes in a function's own file, not in the files of functions it calls: after a change
+here during development, touch the files that use it.
 """
 
 from typing import TypeVarTuple, cast, no_type_check
@@ -16,7 +16,7 @@ NONE = -1
 
 
 def compiled(function):
-    """Compiles for the host, and keeps the result on disk for the next process wherever a folder can be written."""
+    """Compiles for the host, and caches the result on disk for the next process if a folder can be written."""
     try:
         return numba.njit(cache=True, nogil=True)(function)
     except RuntimeError:  # numba found no folder for its cache
@@ -28,7 +28,7 @@ def as_kernel_arrays(*arrays: *Arrays) -> tuple[*Arrays]:
     return cast(tuple[*Arrays], tuple(np.require(array, requirements=("C", "W")) for array in arrays))
 
 
-# `no_type_check`: numba compiles the functions as they are, not the checks that the tests wrap around all others.
+# `no_type_check`: numba compiles the functions themselves, without the checks that tests wrap around all others.
 
 
 @compiled

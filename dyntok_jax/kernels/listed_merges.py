@@ -1,4 +1,4 @@
-"""The compiled loops behind `merge_list.py`."""
+"""Compiled loops for `merging/merge_list.py`."""
 
 from typing import no_type_check
 
@@ -13,8 +13,8 @@ def index_pairs(left_M, right_M):
     """Makes a list of pairs of kinds searchable.
 
     Returns:
-      The keys of the pairs, a hash table of the first place where each stands in the list, and the next place after
-      each place where the same pair stands again (M if none does).
+      The keys of the pairs, a hash table of each pair's first index in the list, and for each index the next one with
+      the same pair (M if there is none).
     """
     n_pairs = left_M.size
     key_M = np.empty(n_pairs, np.uint64)
@@ -32,10 +32,10 @@ def index_pairs(left_M, right_M):
 @compiled
 @no_type_check
 def apply_pairs(ids_N, segment_N, offset_R, key_M, table, again_M, joined_M):
-    """Merges the pairs of a list in its order, each wherever it stands when its turn comes.
+    """Merges the pairs of a list in order, each wherever it occurs at its turn.
 
-    Segments do not touch each other, so each is taken through the whole list alone. It jumps to the next place in the
-    list at which one of its own pairs stands.
+    Segments do not depend on each other, so each goes through the whole list by itself. It jumps to the next index
+    in the list that has one of its own pairs.
 
     Args:
       ids_N: subword ids, all rows end to end.
@@ -57,7 +57,7 @@ def apply_pairs(ids_N, segment_N, offset_R, key_M, table, again_M, joined_M):
         width = max(width, offset_R[row + 1] - offset_R[row])
     kind = np.empty(width, np.int32)
     length = np.empty(width, np.int32)
-    place = np.empty(width, np.int32)  # where the pair with the next token stands in the list
+    place = np.empty(width, np.int32)  # index in the list of the pair with the next token
     for row in range(n_rows):
         start = offset_R[row]
         while start < offset_R[row + 1]:
@@ -101,7 +101,7 @@ def apply_pairs(ids_N, segment_N, offset_R, key_M, table, again_M, joined_M):
 @compiled
 @no_type_check
 def _next_place(table, key_M, again_M, left, right, earliest):
-    """The first place in the list, from `earliest` on, at which the pair stands; M if there is none."""
+    """The first index of the pair in the list, from `earliest` on; M if there is none."""
     place = table[find_pair(table, key_M, pair_key(left, right))]
     if place == NONE:
         return key_M.size

@@ -1,4 +1,4 @@
-"""The compiled loops behind `vocabulary.py`: segments written with the longest entries that fit, from the left."""
+"""Compiled loops for `vocabulary/grown_vocabulary.py`: writing segments with the longest entries, from the left."""
 
 from typing import no_type_check
 
@@ -16,7 +16,7 @@ def join_texts(part_ES, text_N, text_offset):
     """The text of each entry, end to end, and where each begins, and the end.
 
     Args:
-      part_ES: the subwords of each, NONE behind them.
+      part_ES: the subwords of each, NONE after them.
       text_N: texts of all subwords.
       text_offset: where each begins, and the end.
     """
@@ -40,7 +40,7 @@ def join_texts(part_ES, text_N, text_offset):
 @compiled
 @no_type_check
 def split_segments(ids_N, segment_N, span_N2, offset_R, text_N, text_offset, is_text_V, table, key_E, entry_E):
-    """Writes each segment with the longest entries, from the left; what stands for no text stays as it is.
+    """Writes each segment with the longest entries, from the left; subwords without a text are kept.
 
     Args:
       ids_N: subwords, all rows end to end.
@@ -103,9 +103,9 @@ def split_segments(ids_N, segment_N, span_N2, offset_R, text_N, text_offset, is_
 @compiled
 @no_type_check
 def _spans_of_bytes(text_n, span, span_n2):
-    """The character of each byte of a subword; where their numbers do not agree, each has the subword's whole span.
+    """The character of each byte of a subword; if their numbers do not match, each byte gets the subword's whole span.
 
-    The space that a tokenizer puts before a text is no character of it.
+    The space that a tokenizer puts before a text does not belong to its characters.
     """
     n_characters = 0
     for at in range(text_n.size):

@@ -1,6 +1,6 @@
-"""The compiled loops behind `host.py`: merging by lists of occurrences, on plain arrays.
+"""Compiled loops for `merging/host.py`: merging by lists of occurrences, on plain arrays.
 
-The algorithm of `device.py` for one core: every pair has a linked list of the places where it occurs, a heap gives the
+The algorithm of `merging/device.py` for one core: every pair has a linked list of its occurrences, a heap gives the
 most frequent pair, and a merge visits only its own occurrences. Positions run through all sequences, row after row.
 """
 
@@ -32,9 +32,9 @@ def merge_rows(ids_N, segment_N, offset_R, together, longest, max_merges, target
       offset_R: where each row begins, and the end.
       together: whether the rows are one batch; otherwise each is merged alone.
       longest: how many subwords a token may have.
-      max_merges: stop after so many merges.
-      target_G: stop at so many tokens, special ones not counted; -1 never stops. One number a batch or one a row.
-      budget: stop once all rows have at most so many tokens, special ones counted; -1 never stops.
+      max_merges: stop after this number of merges.
+      target_G: stop at this number of tokens, without special ones; -1 never stops. One number a batch or one a row.
+      budget: stop once all rows have at most this number of tokens, with special ones; -1 never stops.
       learnt_M3: for each merge in order, position, length of the left and of the right token; may be shorter.
 
     Returns:
@@ -97,7 +97,7 @@ def _merge_group(ids, segment, offset_R, longest, max_merges, target, budget, le
         if row_tokens[row] > budget:
             n_over_budget += 1
 
-    # Pairs: key, count, and a linked list of occurrences. A merge kills one link and makes two occurrences at most.
+    # Pairs: key, count, and a linked list of occurrences. A merge removes one link and makes at most two occurrences.
     max_pairs = 3 * n_links + 1
     table = np.full(table_size(max_pairs), NONE, np.int32)
     key_of = np.empty(max_pairs, np.uint64)
@@ -107,7 +107,7 @@ def _merge_group(ids, segment, offset_R, longest, max_merges, target, budget, le
     pair_in_order = np.empty(max_pairs, np.bool_)
     pair_touched = np.empty(max_pairs, np.int32)
     n_pairs = 0
-    # Occurrences: one that has begun at a position of its own, or a later one; alive if its position still names it.
+    # Occurrences: an occurrence is alive while `occurrence_at` of its position is still it.
     occurrence_at = np.full(n_positions, NONE, np.int32)
     max_occurrences = 3 * n_links + 1
     position_of = np.empty(max_occurrences, np.int32)
@@ -197,7 +197,7 @@ def _merge_group(ids, segment, offset_R, longest, max_merges, target, budget, le
             if occurrence_at[left] == occurrence:
                 right = after[left]
                 previous, following_token = before[left], after[right]
-                # The occurrences that end: the pair itself, and those with the tokens on either side.
+                # Remove occurrences: of the pair itself, and of the pairs with the tokens on either side.
                 for gone in (previous, left, right):
                     if gone != NONE and occurrence_at[gone] != NONE:
                         pair_count[pair_of[occurrence_at[gone]]] -= 1
@@ -213,7 +213,7 @@ def _merge_group(ids, segment, offset_R, longest, max_merges, target, budget, le
                 row_tokens[row] -= 1
                 if row_tokens[row] == budget:
                     n_over_budget -= 1
-                # Those that begin.
+                # Add the new ones.
                 for start in (previous, left):
                     if start != NONE and after[start] != NONE and length[start] + length[after[start]] <= longest:
                         key = pair_key(kind[start], kind[after[start]])
@@ -228,7 +228,7 @@ def _merge_group(ids, segment, offset_R, longest, max_merges, target, budget, le
                             pair_touched[new_pair] = NONE
                             pair_head[new_pair] = n_occurrences
                         elif pair_count[new_pair] == 0:
-                            # All its occurrences are dead: the list starts afresh.
+                            # All its occurrences are dead: start a new list.
                             pair_in_order[new_pair] = True
                             pair_head[new_pair] = n_occurrences
                         else:
@@ -252,7 +252,7 @@ def _merge_group(ids, segment, offset_R, longest, max_merges, target, budget, le
         for index in range(n_touched):
             pair = touched[index]
             if pair_count[pair] > 0:
-                # An unsorted list does not know its first position yet: rank it as high as it can be.
+                # The first position of an unsorted list is unknown: rank it as high as possible.
                 position = 0
                 if pair_in_order[pair]:
                     head = pair_head[pair]
@@ -270,7 +270,7 @@ def _merge_group(ids, segment, offset_R, longest, max_merges, target, budget, le
 @compiled
 @no_type_check
 def _sort_occurrences(pair, pair_head, pair_tail, following, position_of, occurrence_at):
-    """Drops a pair's dead occurrences and brings the others in order of position."""
+    """Removes a pair's dead occurrences and sorts the others by position."""
     n_alive = 0
     occurrence = pair_head[pair]
     while occurrence != NONE:

@@ -1,4 +1,4 @@
-"""The compiled loop behind `segment_counts.py`: distinct sequences in a hash table."""
+"""Compiled loops for `vocabulary/segment_counts.py`: distinct sequences in a hash table."""
 
 from typing import no_type_check
 
@@ -34,15 +34,15 @@ def take_segments(ids_N, offset, rows):
 @compiled
 @no_type_check
 def count_rows(ids_N, segment_N, offset_R, weight_R, table, known_N, known_offset, length_K, count_K, n_known):
-    """Adds the segments of a batch to those known; segments of one subword and what lies in none are passed over.
+    """Adds the segments of a batch to the known ones; skips segments of one subword, and subwords outside of segments.
 
     Args:
       ids_N: subword ids, all rows end to end.
       segment_N: segment of each, below 0 for none.
       offset_R: where each row begins, and the end.
       weight_R: how often each row counts.
-      table: from `index_segments`, with room for all that may come.
-      known_N: subwords of the known segments, with room for all of `ids_N` behind them.
+      table: from `index_segments`, with room for all new ones.
+      known_N: subwords of the known segments, with room for all of `ids_N` after them.
       known_offset: where each begins, and the end; room for more.
       length_K: subwords of each; room for more.
       count_K: how often each was seen; room for more.
@@ -58,17 +58,17 @@ def count_rows(ids_N, segment_N, offset_R, weight_R, table, known_N, known_offse
             while end < offset_R[row + 1] and segment_N[end] == segment_N[start]:
                 end += 1
             if segment_N[start] >= 0 and end - start > 1:
-                # the candidate is laid behind the known ones, so that it compares with them and may stay
-                behind = known_offset[n_known]
+                # the candidate is written after the known ones, so that it can be compared with them and kept
+                end_of_known = known_offset[n_known]
                 for index in range(end - start):
-                    known_N[behind + index] = ids_N[start + index]
-                slot = find_sequence(table, known_offset, length_K, known_N, behind, end - start)
+                    known_N[end_of_known + index] = ids_N[start + index]
+                slot = find_sequence(table, known_offset, length_K, known_N, end_of_known, end - start)
                 if table[slot] == NONE:
                     table[slot] = n_known
                     length_K[n_known] = end - start
                     count_K[n_known] = 0
                     n_known += 1
-                    known_offset[n_known] = behind + end - start
+                    known_offset[n_known] = end_of_known + end - start
                 count_K[table[slot]] += weight_R[row]
             start = end
     return n_known

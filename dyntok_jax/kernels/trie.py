@@ -1,8 +1,8 @@
-"""Tries over strings of bytes, in hash tables: compiled, for `longest_prefix.py` and for training on pieces.
+"""Tries over strings of bytes, in hash tables: compiled, for `longest_prefix.py` and `covering.py`.
 
 M strings lie end to end in `bytes_N`, string m from `offset[m]` to `offset[m + 1]`. The trie's nodes are numbered:
-`FIRST` and `REST` are the roots for what begins a text and for what goes on in it; they differ for WordPiece alone,
-whose pieces say where they stand. Every other node stands for the edge that leads to it.
+`FIRST` and `REST` are the roots for pieces that begin a text and for pieces inside it; they differ for WordPiece only,
+whose pieces are marked. Every other node stands for the edge that leads to it.
 """
 
 from typing import no_type_check
@@ -24,7 +24,7 @@ def build_trie(bytes_N, offset, id_M, root_M):
       bytes_N: the strings.
       offset: where each begins, and the end.
       id_M: their ids.
-      root_M: the root that each hangs from.
+      root_M: the root of each.
 
     Returns:
       A hash table of edges, the key of each edge (its node before and its byte), and for each node the id of the string
@@ -51,6 +51,6 @@ def build_trie(bytes_N, offset, id_M, root_M):
 @compiled
 @no_type_check
 def step(table, key_E, node, byte):
-    """The node behind an edge; NONE if there is none."""
+    """The node that the edge of a byte leads to; NONE if there is none."""
     edge = table[find_pair(table, key_E, pair_key(node, byte))]
     return NONE if edge == NONE else edge + _N_ROOTS

@@ -1,9 +1,9 @@
 """Merging as a jitted pure function of arrays: under `jit`, `vmap` and sharding, without leaving the device.
 
-Gives exactly what `host.py` gives. Sequences are laid end to end; a token lives at the position of its first subword.
-Every pair has a slot in a table of counts, so that a merge looks once at all positions (which of them hold the most
-frequent pair?) and then, in chunks, only at the pair's own occurrences and their neighbours. Nothing is allocated: the
-right half of a merged token dies, and its position gives the new pairs a slot number that nobody else can have.
+Returns exactly what `host.py` returns. Sequences are laid end to end; a token is kept at the position of its first
+subword. Every pair has a slot in a table of counts, so that a merge looks once at all positions (which of them hold the
+most frequent pair?) and then, in chunks, only at the pair's own occurrences and their neighbours. Nothing is allocated:
+the right half of a merged token is no longer a token, so its position gives the new pairs slot numbers of their own.
 """
 
 from functools import partial
@@ -31,13 +31,13 @@ from dyntok_jax.options import (
 from dyntok_jax.types import NO_SEGMENT, AnyArray, MergedBatch
 
 _BLOCK = 32
-"""Positions are searched in blocks of so many."""
+"""Positions in a block of the search."""
 
 _CHUNK = 32
 """Occurrences merged at once."""
 
 _UNKNOWN = NO_LIMIT
-"""A slot that is not given out yet."""
+"""A slot that is not assigned yet."""
 
 
 def merge_batch(
@@ -51,15 +51,16 @@ def merge_batch(
 ) -> MergedBatch[Array]:
     """Merges the most frequent pairs until the goal is reached or no pair is left.
 
-    One compiled program a shape and scope: neither the goal nor `max_subwords` is compiled in. Arrays sharded over B on
-    Explicit mesh axes stay so; in scope `batch` every device does the same merges, since each depends on all sequences.
+    There is one compiled program for each shape and scope: neither the goal nor `max_subwords` is compiled in. Arrays
+    sharded over B on Explicit mesh axes stay so; in scope `batch` every device does the same merges, since each depends
+    on all sequences.
 
     Args:
       ids_BL: subword ids, 0 or more.
       segment_BL: segment of each subword; merging crosses none, and `NO_SEGMENT` never merges.
       mask_BL: False for padding, which is on the right.
-      goal: when to stop, or its limits (`limits_of`) where the numbers are traced. A `Budget` that cannot be met is no
-        error here: the sequences are as short as they get.
+      goal: when to stop, or its limits (`limits_of`) where the numbers are traced. A `Budget` that cannot be met is not
+        an error here: merging ends when nothing is left to merge.
       max_subwords: the longest token there may be, in subwords; None for no limit.
       scope: whether pairs are counted over the batch or in each sequence alone.
 
@@ -67,7 +68,12 @@ def merge_batch(
       T = L tokens a sequence.
 
     Raises:
-      InputError: `max_subwords` is less than 1, or `goal` or `scope` is none.
+      InputError: `max_subwords` is less than 1, or `goal` or `scope` is not one.
+
+    >>> from dyntok_jax.options import Share
+    >>> merged = merge_batch(batch.ids_BL, batch.segment_BL, batch.mask_BL, Share(100))
+    >>> merged.mask_BT.sum(axis=1)  # a token for each pretoken and each special token
+    Array([5, 9, 3], dtype=int32)
     """
     check_scope(scope)
     limits = goal if isinstance(goal, MergeLimits) else limits_of(goal)
@@ -86,7 +92,7 @@ def _merge_together(ids_BL, segment_BL, mask_BL, limits, longest):
     is_explicit = AxisType.Explicit in sharding.mesh.axis_types
     is_auto = set(sharding.mesh.axis_types) == {AxisType.Auto}
     if is_explicit or is_auto:
-        # Each merge depends on all sequences: a copy on every device costs less than talking at every merge.
+        # Each merge depends on all sequences: a copy on every device costs less than communication at every merge.
         replicate = jax.sharding.reshard if is_explicit else lax.with_sharding_constraint
         everywhere = NamedSharding(sharding.mesh, PartitionSpec())
         ids_BL, segment_BL, mask_BL = replicate((ids_BL, segment_BL, mask_BL), everywhere)
@@ -104,7 +110,7 @@ def _merge_alone(ids_BL, segment_BL, mask_BL, limits, longest):
     rows = jax.vmap(one)
     sharding = jax.typeof(ids_BL).sharding
     if AxisType.Explicit in sharding.mesh.axis_types:
-        # On Explicit axes every gather would have to name its sharding; on local arrays none has to.
+        # On Explicit axes every gather would have to name its sharding; local arrays need no sharding.
         spec = PartitionSpec(sharding.spec[0])
         rows = jax.shard_map(rows, mesh=sharding.mesh, in_specs=spec, out_specs=spec, check_vma=False)
     length_BL, n_merges_B = rows(ids_BL, segment_BL, mask_BL)
@@ -114,7 +120,7 @@ def _merge_alone(ids_BL, segment_BL, mask_BL, limits, longest):
 class _State(NamedTuple):
     """The tokens and pairs of a group of sequences laid end to end: P positions, padded to whole blocks.
 
-    A position P, a kind 2 P or a slot 3 P stands for none: reads there give a neutral value, writes there are dropped.
+    Position P, kind 2 P and slot 3 P mean none: reads there give a neutral value, writes there are dropped.
     """
 
     kind_P: Int32[Array, "P"]  # number of the token that begins here; below P subwords, above merged ones
@@ -213,11 +219,11 @@ def _merge_pair(ids_P, longest, width, state):
     chosen_P = state.slot_P == state.slot_P[state.at]
     chosen_P = _when(left == right, partial(_without_overlap, left_length), chosen_P)
 
-    # ab + c and a + bc are the same token: look for one with these subwords before giving out a new kind.
+    # ab + c and a + bc are the same token: look for one with these subwords before making a new kind.
     known_kind = jnp.where(_tokens_like(ids_P, state.length_P, state.at, new_length), state.kind_P, -1).max()
     new_kind = jnp.where(known_kind >= 0, known_kind, n + state.after_P[state.at])
 
-    # Slots of the pairs (x, new), by kind x, and behind them of (new, y), by kind y. (new, new) is among the latter.
+    # Slots of the pairs (x, new), by kind x, then of (new, y), by kind y. (new, new) is one of the latter.
     slot_K = jnp.full(4 * n, _UNKNOWN, jnp.int32)
     slot_K = _when(known_kind >= 0, partial(_add_existing_slots, state, new_kind), slot_K)
     state = state._replace(
@@ -263,7 +269,7 @@ def _tokens_like(ids_P, length_P, at, length):
 
 
 def _add_existing_slots(state, kind, slot_K):
-    """Notes the slots of pairs with a kind that is there already."""
+    """Records the slots of pairs with a kind that exists already."""
     n = state.kind_P.size
     right_P = state.kind_P.at[state.after_P].get(mode="fill", fill_value=2 * n)
     is_pair_P = state.slot_P < 3 * n
@@ -273,7 +279,7 @@ def _add_existing_slots(state, kind, slot_K):
 
 
 def _find_ranked(chosen_P, chosen_by_block, rank_C):
-    """Positions of the chosen ones by rank, counted from 0; P for a rank that none has."""
+    """Positions of the chosen ones by rank, counted from 0; P for ranks past the last."""
     block_C = jnp.searchsorted(chosen_by_block, rank_C, side="right").astype(jnp.int32)
     before_block_C = chosen_by_block.at[block_C - 1].get(mode="fill", fill_value=0, wrap_negative_indices=False)
     chosen_CW = chosen_P.reshape(-1, _BLOCK).at[block_C].get(mode="fill", fill_value=False)
@@ -322,9 +328,9 @@ def _merge_occurrences(state, slot_K, chosen_P, at_C, kind, length, longest, wid
 
 
 def _when(predicate, function, value):
-    """`function(value)` if the predicate holds, else `value`: a `lax.cond` that under vmap is skipped where none asks.
+    """`function(value)` if the predicate holds, else `value`: a `lax.cond` that vmap can skip.
 
-    (Under vmap `lax.cond` runs both branches always, but a loop only while some member needs it.)
+    Under vmap `lax.cond` always runs both branches, but a loop runs only while some member needs it.
     """
     return lax.while_loop(
         lambda carry: carry[0], lambda carry: (jnp.zeros_like(carry[0]), function(carry[1])), (predicate, value)

@@ -14,7 +14,7 @@ from dyntok_jax.options import Budget, Goal, Merges, Scope, Share
 from dyntok_jax.types import AnyArray, ArrayT
 
 NO_LIMIT = int(np.iinfo(np.int32).max)
-"""Stands for "no limit" where a number is needed."""
+"""No limit, where a number is needed."""
 
 _NEVER = -1
 
@@ -26,8 +26,13 @@ class MergeLimits(Generic[ArrayT]):
 
     Attributes:
       max_merges: how many merges there may be.
-      share: millionths of the maximum reduction to reach; -1 if that shall never stop merging.
-      budget: how many tokens a sequence may have, special tokens included; -1 if that shall never stop merging.
+      share: millionths of the maximum reduction to reach; -1 for no such limit.
+      budget: how many tokens a sequence may have, special tokens included; -1 for no such limit.
+
+    >>> from dyntok_jax.options import Merges
+    >>> limits = limits_of(Merges(50))
+    >>> int(limits.max_merges), int(limits.share), int(limits.budget)
+    (50, -1, -1)
     """
 
     max_merges: Int32[ArrayT, "*batch"]
@@ -39,7 +44,11 @@ def limits_of(goal: Goal) -> MergeLimits[np.ndarray]:
     """The goal as numbers (numpy scalars).
 
     Raises:
-      InputError: `goal` is none.
+      InputError: `goal` is not a Merges, Share or Budget.
+
+    >>> from dyntok_jax.options import Share
+    >>> int(limits_of(Share(12.5)).share)
+    125000
     """
     max_merges, share, budget = NO_LIMIT, _NEVER, _NEVER
     match goal:
@@ -60,7 +69,7 @@ def target_tokens(
     mask_BL: Bool[AnyArray, "B L"],
     longest: Int32[AnyArray, ""],
 ) -> Int32[AnyArray, ""]:
-    """The number of tokens, special ones not counted, at which the sequences together reach `limits.share`.
+    """The number of tokens, without special ones, at which the sequences together reach `limits.share`.
 
     Exact in int32, on the host and on the device: both must stop at the same merge.
 
@@ -80,7 +89,7 @@ def target_tokens(
 
 
 def check_scope(scope: str) -> None:
-    """Raises InputError if `scope` is none of `Scope`."""
+    """Raises InputError if `scope` is not a `Scope`."""
     if scope not in get_args(Scope):
         raise InputError(f"scope must be {' or '.join(map(repr, get_args(Scope)))}, got {scope!r}.")
 
@@ -94,5 +103,5 @@ def longest_token(max_subwords: int | None) -> np.ndarray:
     if max_subwords is None:
         return np.asarray(NO_LIMIT, np.int32)
     if max_subwords < 1:
-        raise InputError(f"max_subwords must be 1 or more, or None for no limit, not {max_subwords}.")
+        raise InputError(f"max_subwords must be 1 or more, or None for no limit, got {max_subwords}.")
     return np.asarray(min(max_subwords, NO_LIMIT), np.int32)

@@ -1,7 +1,7 @@
 """Merging on the host: for input pipelines, and for feeding an accelerator while it computes.
 
-Gives exactly what `device.py` gives. It follows the lists of a pair's occurrences instead of looking at every token,
-compiled by numba (`kernels.py`), and lets go of Python's lock while it runs.
+Returns exactly what `device.py` returns. It follows the lists of a pair's occurrences instead of looking at every
+token, is compiled by numba (`dyntok_jax/kernels`), and releases Python's lock while it runs.
 """
 
 from itertools import pairwise
@@ -52,15 +52,20 @@ def merge_batch_on_host(
       scope: whether pairs are counted over the batch or in each sequence alone.
       count_merges: full merging (`Share(100)`) without a limit needs no loop unless the number of merges is asked for;
         every other goal counts them anyway.
-      over_budget: what to do with a sequence that stays longer than a `Budget`: raise, or keep it as short as it got
-        (to be cut by `truncate_tokens`).
+      over_budget: what to do with a sequence that stays longer than a `Budget`: raise, or keep it (to be cut by
+        `truncate_tokens`).
 
     Returns:
       T = L tokens a sequence, as numpy arrays.
 
     Raises:
-      InputError: `max_subwords` is less than 1, or `goal` or `scope` is none.
+      InputError: `max_subwords` is less than 1, or `goal` or `scope` is not one.
       TooLongError: a sequence cannot be brought down to the budget.
+
+    >>> from dyntok_jax.options import Budget
+    >>> rows = batch.ids_BL, batch.segment_BL, batch.mask_BL
+    >>> merge_batch_on_host(*rows, Budget(9)).mask_BT.sum(axis=1).max()
+    np.int64(9)
     """
     check_scope(scope)
     if goal == Share(100) and max_subwords is None and not count_merges:
@@ -86,7 +91,7 @@ def merge_ragged(
     max_subwords: int | None,
     scope: Scope,
 ) -> tuple[Int32[np.ndarray, "N"], Int32[np.ndarray, "groups"]]:
-    """The same on sequences laid end to end, without padding; one that stays over a budget is kept as it is.
+    """The same on sequences laid end to end, without padding; sequences that stay over a budget are kept.
 
     Args:
       ids_N: subword ids, 0 or more.
@@ -101,7 +106,7 @@ def merge_ragged(
       `batch`, one a sequence in scope `example`.
 
     Raises:
-      InputError: `max_subwords` is less than 1, or `goal` is none.
+      InputError: `max_subwords` is less than 1, or `goal` is not one.
     """
     longest, limits = longest_token(max_subwords), limits_of(goal)
     bounds = offsets[[0, -1]] if scope == "batch" else offsets

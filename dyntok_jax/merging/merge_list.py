@@ -31,13 +31,18 @@ SubwordIds = tuple[int, ...]
 
 @dataclass(frozen=True)
 class MergeList:
-    """Pairs of tokens in the order learnt.
+    """Merges in the order learnt.
 
     Attributes:
-      pairs: left and right token of each merge. A pair may come twice: other merges may bring it about again.
+      pairs: left and right token of each merge. A pair may come twice, as later merges can make it again.
       tokenizer: fingerprint of the tokenizer whose ids these are.
       boundary: the boundary option that the segments were made with.
       max_subwords: the longest token there may be, in subwords; None for no limit.
+
+    >>> merges = learn_merges([batch], 5, tokenizer=tokenizer.fingerprint, boundary="pretoken")
+    >>> merges.save(folder / "merges.jsonl", tokenizer.pieces.__getitem__)
+    >>> merges.apply(batch.ids_BL, batch.segment_BL, batch.mask_BL).mask_BT.sum() < batch.mask_BL.sum()
+    np.True_
     """
 
     pairs: tuple[tuple[SubwordIds, SubwordIds], ...]
@@ -51,7 +56,7 @@ class MergeList:
         segment_BL: Int32[np.ndarray, "B L"],
         mask_BL: Bool[np.ndarray, "B L"],
     ) -> MergedBatch[np.ndarray]:
-        """Merges a batch of the same tokenizer and boundary: each pair wherever it stands when its turn comes.
+        """Merges a batch of the same tokenizer and boundary: pair after pair, each wherever it occurs at its turn.
 
         Args:
           ids_BL: subword ids.
@@ -88,7 +93,7 @@ class MergeList:
         return *index_pairs(left_M, right_M), joined_M
 
     def save(self, path: str | os.PathLike, piece_of: Callable[[int], str] | Mapping[int, str]) -> None:
-        """Writes the list; a file of that name is replaced once the new one is whole.
+        """Writes the list; a file of that name is replaced when the new one is complete.
 
         Args:
           path: the file.
@@ -129,19 +134,23 @@ def learn_merges(
 
     Args:
       batches: the corpus, as numpy arrays; it is held in memory, some 100 bytes a subword.
-      count: how many merges to learn; fewer if no pair is left before.
+      count: how many merges to learn; fewer if no pair is left to merge.
       tokenizer: fingerprint of the tokenizer that made the batches.
       boundary: the boundary option that made their segments.
       max_subwords: the longest token there may be, in subwords; None for no limit.
 
     Returns:
-      The merges in the order done.
+      The merges in order.
 
     Raises:
       InputError: `count` is negative or `max_subwords` less than 1.
+
+    >>> merges = learn_merges([batch], 5, tokenizer=tokenizer.fingerprint, boundary="pretoken")
+    >>> len(merges.pairs)
+    5
     """
     if count < 0:
-        raise InputError(f"The number of merges must be 0 or more, not {count}.")
+        raise InputError(f"The number of merges must be 0 or more, got {count}.")
     longest = longest_token(max_subwords)
     ids_N, segment_N = _as_one_sequence(batches)
     learnt_M3 = np.zeros((min(count, ids_N.size), 3), np.int32)
@@ -159,11 +168,16 @@ def load_merges(path: str | os.PathLike, *, tokenizer: str | None = None) -> Mer
 
     Args:
       path: a file that `MergeList.save` wrote.
-      tokenizer: fingerprint of the tokenizer in use; the list must have been learnt with it. None to check yourself.
+      tokenizer: fingerprint of the tokenizer in use; the list must have been learnt with it. None for no such check.
 
     Raises:
       InputError: there is no such file, it is damaged (the message names the line), of another version, or learnt with
         another tokenizer.
+
+    >>> merges = learn_merges([batch], 5, tokenizer=tokenizer.fingerprint, boundary="pretoken")
+    >>> merges.save(folder / "merges.jsonl", tokenizer.pieces.__getitem__)
+    >>> load_merges(folder / "merges.jsonl", tokenizer=tokenizer.fingerprint) == merges
+    True
     """
     path = Path(path)
     try:
@@ -180,7 +194,7 @@ def load_merges(path: str | os.PathLike, *, tokenizer: str | None = None) -> Mer
     name, boundary, max_subwords = (header.get(key) for key in ("tokenizer", "boundary", "max_subwords"))
     is_limit = max_subwords is None or (_is_whole_number(max_subwords) and max_subwords >= 1)
     if not (isinstance(name, str) and _is_boundary(boundary) and is_limit):
-        raise InputError(f"{path}, line 1: tokenizer, boundary or max_subwords is missing or not of its kind.")
+        raise InputError(f"{path}, line 1: tokenizer, boundary or max_subwords is missing or of the wrong type.")
     if tokenizer is not None and name != tokenizer:
         raise InputError(
             f"{path} was learnt with another tokenizer (fingerprint {name}, the one in use has {tokenizer}): "
@@ -192,7 +206,7 @@ def load_merges(path: str | os.PathLike, *, tokenizer: str | None = None) -> Mer
         left, right = _read_pair(path, number, line)
         for token in (left, right):
             if len(token) > 1 and token not in made:
-                raise InputError(f"{path}, line {number}: no line before it makes the token {list(token)}.")
+                raise InputError(f"{path}, line {number}: no earlier line makes the token {list(token)}.")
         if max_subwords is not None and len(left) + len(right) > max_subwords:
             raise InputError(f"{path}, line {number}: the token is longer than max_subwords, {max_subwords}.")
         made.add(left + right)

@@ -28,6 +28,10 @@ class TextTokens:
       type_T: which text of a pair.
       word_T: pre-split word, or -1.
       is_counted_T: False for special tokens and prefixes.
+
+    >>> text = tokens[2]
+    >>> text.strings(tokenizer), text.span_T2.tolist()
+    (['<s>', ' Freiheit', '</s>'], [[0, 0], [0, 8], [0, 0]])
     """
 
     subword_L: Int32[np.ndarray, "L"]
@@ -47,7 +51,7 @@ class TextTokens:
         return [self.subword_L[start:end].tolist() for start, end in zip(self.start_T, ends, strict=True)]
 
     def strings(self, tokenizer: ByteLevelTokenizer) -> list[str]:
-        """Each token as text; bytes that are no whole character show as U+FFFD."""
+        """Each token as text; parts of a character show as U+FFFD."""
         return [tokenizer.token_text(token) for token in self.ids()]
 
 
@@ -60,6 +64,11 @@ class RaggedTokens(Sequence[TextTokens]):
       start_M: index of each token's first subword among the N.
       length_M: subwords of each token.
       offsets: first token of each text, and M at the end.
+
+    >>> len(tokens), tokens.lengths - tokens.counts  # special tokens
+    (3, array([2, 2, 2]))
+    >>> [text.strings(tokenizer)[1] for text in tokens]
+    [' Freiheit', ' All', ' Freiheit']
     """
 
     subwords: RaggedSubwords
@@ -118,7 +127,7 @@ class RaggedTokens(Sequence[TextTokens]):
 
 
 def unmerged_tokens(subwords: RaggedSubwords) -> RaggedTokens:
-    """Every subword its own token: all there is to static tokenization.
+    """Every subword as its own token: all of static tokenization.
 
     >>> unmerged_tokens(subwords).lengths.tolist() == subwords.lengths.tolist()
     True
@@ -137,10 +146,15 @@ def merge_texts(
       merging: how, resolved (see `resolve_merging`).
       batch_size: texts whose pairs are counted together in scope `batch`.
       limit: the most tokens a text, special tokens included.
-      truncate: cut texts that stay longer; None where nobody can ask for that.
+      truncate: cut texts that stay longer; None if the caller has no such option, which the error then does not name.
 
     Raises:
       TooLongError: a text stays longer than `limit`, or than a token budget, and is not to be cut.
+
+    >>> from dyntok_jax.options import Budget, Merging
+    >>> merging = encoder.embedder.resolve(Merging(Budget(9)), scope="batch", merge_last=True)
+    >>> merge_texts(subwords, merging, batch_size=3, limit=64, truncate=None).lengths.max()
+    np.int64(9)
     """
     if isinstance(merging.goal, Budget):
         limit = min(limit, merging.goal.tokens)
@@ -158,7 +172,7 @@ def merge_texts(
 
 
 def _merge(subwords: RaggedSubwords, first: int, end: int, merging: Merging) -> Int32[np.ndarray, "n"]:
-    """The length of the token that begins at each subword of texts `first` to `end`, 0 where none does."""
+    """The length of the token that begins at each subword of texts `first` to `end`; 0 elsewhere."""
     offsets = subwords.offsets[first : end + 1]
     chosen = slice(offsets[0], offsets[-1])
     ids_N, segment_N = subwords.ids_N[chosen], subwords.segment_N[chosen]
@@ -177,7 +191,7 @@ def _merge(subwords: RaggedSubwords, first: int, end: int, merging: Merging) -> 
 def _without_last(
     segment_N: Int32[np.ndarray, "N"], offsets: Int[np.ndarray, "texts_and_one"]
 ) -> Int32[np.ndarray, "N"]:
-    """The same segments, where the one that ends a text merges no more; special tokens end it too."""
+    """The segments without the last one of each text, which then does not merge; it may be special tokens."""
     last_R = np.where(
         np.diff(offsets) > 0, segment_N[np.maximum(offsets[1:] - 1, 0)] if len(segment_N) else NO_SEGMENT, NO_SEGMENT
     )
@@ -205,7 +219,7 @@ def _fit(tokens: RaggedTokens, limit: int, truncate: bool | None) -> RaggedToken
 def _cut(tokens: RaggedTokens, rows: Int[np.ndarray, "rows"], limit: int) -> RaggedTokens:
     """Cuts some texts to `limit` tokens."""
     subwords, long = tokens.subwords, tokens.take(rows)
-    # a special token that stands in the text itself is cut like text; those around it have no characters
+    # a special token written in the text itself is cut like text; those around the text have no characters
     is_text_N = subwords.is_counted_N | (subwords.span_N2[:, 1] > 0)
     longest = int(long.lengths.max())
     index_M = np.arange(len(long.start_M), dtype=np.int32)
@@ -218,7 +232,7 @@ def _cut(tokens: RaggedTokens, rows: Int[np.ndarray, "rows"], limit: int) -> Rag
         )
     }
     segment_M = np.where(is_text_N[long.start_M], 0, NO_SEGMENT).astype(np.int32)
-    # token by token: each is a place of its own here, and `index_M` says which
+    # each token counts as one subword here, and `index_M` gives its index
     place_BT = MergedBatch(
         start_BT=np.broadcast_to(np.arange(longest, dtype=np.int32), (len(rows), longest)) * padded["mask_BT"],
         length_BT=padded["length_BT"],

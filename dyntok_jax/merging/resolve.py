@@ -1,4 +1,4 @@
-"""`resolve_merging`: the one place where what a caller asked for meets the model that the texts are for."""
+"""`resolve_merging`: the one place where a caller's options are checked against the model that the texts are for."""
 
 from dataclasses import replace
 
@@ -9,21 +9,26 @@ from dyntok_jax.options import Merging, Scope
 def resolve_merging(
     merging: Merging, *, tokenizer: str, scope: Scope, merge_last: bool, longest: int, is_longest_strict: bool
 ) -> Merging:
-    """Fills in what is left to the model and its reader, and checks a merge list against them.
+    """Fills in every `auto`, and checks a merge list against the model.
 
     Args:
-      merging: as asked for.
+      merging: the caller's options.
       tokenizer: fingerprint of the model's tokenizer.
-      scope: what `auto` stands for.
-      merge_last: what `auto` stands for.
-      longest: the most subwords a token that embeddings are made for.
-      is_longest_strict: whether longer tokens cannot be embedded well, as by a hypernetwork; the mean takes any length.
+      scope: the meaning of `auto`.
+      merge_last: the meaning of `auto`.
+      longest: the longest token that embeddings are made for, in subwords.
+      is_longest_strict: whether longer tokens cannot be embedded well (by a hypernetwork; the mean takes any length).
 
     Returns:
-      The same without any `auto`; with a merge list, its limit.
+      The options without any `auto`; with a merge list, its limit.
 
     Raises:
       InputError: a merge list of another tokenizer or boundary, or with longer tokens than can be embedded.
+
+    >>> model = {"tokenizer": tokenizer.fingerprint, "longest": 7, "is_longest_strict": True}
+    >>> merging = resolve_merging(Merging(), scope="batch", merge_last=True, **model)
+    >>> merging.scope, merging.max_subwords, merging.merge_last
+    ('batch', 7, True)
     """
     scope = scope if merging.scope == "auto" else merging.scope
     merge_last = merge_last if merging.merge_last == "auto" else merging.merge_last

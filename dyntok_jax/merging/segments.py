@@ -1,4 +1,4 @@
-"""What the segments alone say: how few tokens there can be, and full merging without a loop.
+"""What follows from segments alone: how few tokens there can be, and full merging without a loop.
 
 Each function works on numpy arrays on the host and on JAX arrays, traced or not, on the device.
 """
@@ -22,6 +22,9 @@ def merge_segments(segment_BL: Int32[ArrayT, "B L"], mask_BL: Bool[ArrayT, "B L"
 
     Returns:
       T = L tokens a sequence; `n_merges` is None.
+
+    >>> merge_segments(batch.segment_BL, batch.mask_BL).mask_BT.sum(axis=1)
+    array([5, 9, 3])
     """
     return _tokens(segment_starts(_without_padding(segment_BL, mask_BL)) & mask_BL, mask_BL, None)
 
@@ -31,12 +34,12 @@ def tokens_from_lengths(
     mask_BL: Bool[ArrayT, "B L"],
     n_merges: Int32[ArrayT, "*scope"] | None,
 ) -> MergedBatch[ArrayT]:
-    """Moves tokens to the left of their rows, from lengths noted at each token's first subword (0 elsewhere)."""
+    """Moves tokens to the left of their rows, given lengths at each token's first subword (0 elsewhere)."""
     return _tokens((length_BL > 0) & mask_BL, mask_BL, n_merges)
 
 
 def count_mergeable(segment_BL: Int32[ArrayT, "B L"], mask_BL: Bool[ArrayT, "B L"]) -> Int32[ArrayT, "B"]:
-    """How many subwords of each sequence lie in segments: its static tokens, special tokens not counted."""
+    """How many subwords of each sequence lie in segments: its static tokens without special tokens."""
     xp = _namespace(segment_BL)
     return (_without_padding(segment_BL, mask_BL) != NO_SEGMENT).sum(axis=1, dtype=xp.int32)
 
@@ -46,7 +49,7 @@ def count_fewest(
     mask_BL: Bool[ArrayT, "B L"],
     longest: Int32[AnyArray, ""],
 ) -> Int32[ArrayT, "B"]:
-    """How few tokens each sequence can have, special tokens not counted: a segment of n subwords ⌈n ÷ longest⌉."""
+    """The fewest tokens each sequence can have, without special tokens: ⌈n ÷ longest⌉ for a segment of n subwords."""
     xp = _namespace(segment_BL)
     segment_BL = _without_padding(segment_BL, mask_BL)
     position_1L = xp.arange(segment_BL.shape[1], dtype=xp.int32)[None]
@@ -57,7 +60,7 @@ def count_fewest(
 
 
 def segment_starts(segment_BL: Int32[ArrayT, "B L"]) -> Bool[ArrayT, "B L"]:
-    """True where a segment begins, and at each subword that lies in none."""
+    """True where a segment begins, and at each subword outside of segments."""
     xp = _namespace(segment_BL)
     differs_BL = segment_BL[:, 1:] != segment_BL[:, :-1]
     return xp.concatenate([xp.ones_like(segment_BL[:, :1], dtype=bool), differs_BL], axis=1) | (
@@ -78,7 +81,7 @@ def _tokens(is_start_BL, mask_BL, n_merges):
     xp = _namespace(is_start_BL)
     position_1L = xp.arange(is_start_BL.shape[1], dtype=xp.int32)[None]
     end_B1 = mask_BL.sum(axis=1, dtype=xp.int32)[:, None]
-    # Sorted, the starts stand at the left in order, and behind them what is none, marked by the row's end.
+    # Sorting moves the starts to the left, in order; all other positions are set to the row's end and come after them.
     start_BT = xp.sort(xp.where(is_start_BL, position_1L, end_B1), axis=1)
     mask_BT = start_BT < end_B1
     next_BT = xp.concatenate([start_BT, end_B1], axis=1)[:, 1:]

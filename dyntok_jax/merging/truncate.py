@@ -13,9 +13,9 @@ def truncate_tokens(
     type_BL: Int32[np.ndarray, "B L"],
     limit: int,
 ) -> MergedBatch[np.ndarray]:
-    """Cuts every sequence to at most `limit` tokens: the last ones of its text go, special tokens stay.
+    """Cuts every sequence to at most `limit` tokens: the last tokens of its text are dropped, special tokens kept.
 
-    Of a pair, tokens go one by one from the text that is longer at that moment, from the second if both are as long.
+    In a pair, tokens are dropped one by one from the text that is longer at that time; from the second if equally long.
 
     Args:
       merged: the tokens, as numpy arrays.
@@ -24,14 +24,17 @@ def truncate_tokens(
       limit: how many tokens a sequence may have, special tokens included.
 
     Returns:
-      The tokens that stay, T as before; `n_merges` as before.
+      The tokens that are kept; T and `n_merges` as before.
 
     Raises:
       InputError: `limit` is less than 1.
       TooLongError: a sequence has more special tokens than `limit`.
+
+    >>> truncate_tokens(merged, batch.segment_BL, batch.type_BL, limit=4).mask_BT.sum(axis=1)
+    array([4, 4, 3])
     """
     if limit < 1:
-        raise InputError(f"The limit must be 1 token or more, not {limit}.")
+        raise InputError(f"The limit must be 1 token or more, got {limit}.")
     is_text_BT = merged.mask_BT & (np.take_along_axis(segment_BL, merged.start_BT, axis=1) != NO_SEGMENT)
     is_second_BT = is_text_BT & (np.take_along_axis(type_BL, merged.start_BT, axis=1) == 1)
     is_first_BT = is_text_BT & ~is_second_BT
@@ -40,10 +43,10 @@ def truncate_tokens(
     if (n_special_B > limit).any():
         row = int(np.argmax(n_special_B > limit))
         raise TooLongError(
-            f"Sequence {row} cannot be cut to {limit} tokens: it has {n_special_B[row]} special tokens, and they stay."
+            f"Sequence {row} cannot be cut to {limit} tokens: it has {n_special_B[row]} special tokens, which are kept."
         )
     room_B = limit - n_special_B
-    # Taking from the longer text first evens the two out: each gets half the room, the first the odd token, unless the
+    # Cutting the longer text first makes the two equal: each gets half the room, the first the odd token, unless the
     # other needs less.
     first_share_B = np.maximum(room_B - n_second_B, (room_B + 1) // 2)
     first_kept_B = np.minimum(n_first_B, first_share_B)
@@ -60,6 +63,6 @@ def truncate_tokens(
 
 
 def _to_the_left(values_BT: np.ndarray, keep_BT: Bool[np.ndarray, "B T"]) -> np.ndarray:
-    """The values to keep, in order, and zeros behind them."""
+    """Moves the values to keep to the left, in order; zeros after them."""
     order_BT = np.argsort(~keep_BT, axis=1, kind="stable")
     return np.where(np.sort(~keep_BT, axis=1), values_BT.dtype.type(0), np.take_along_axis(values_BT, order_BT, axis=1))

@@ -1,8 +1,8 @@
 """XLM-R, RoBERTa and BERT: one config, one parameter tree, three pure functions.
 
-Devlin et al. 2019 (BERT), Liu et al. 2019 (RoBERTa), Conneau et al. 2020 (XLM-R). The three differ in where positions
-start and in token types; the layers are the same. `encode` takes word embeddings, so a batch may hold rows of the
-model's table and predicted ones side by side.
+Devlin et al. 2019 (BERT), Liu et al. 2019 (RoBERTa), Conneau et al. 2020 (XLM-R). They differ in where positions start
+and in token types; the layers are the same. `encode` takes word embeddings, so a batch may mix rows of the
+model's table with predicted ones.
 """
 
 from dataclasses import dataclass
@@ -42,9 +42,13 @@ class EncoderConfig:
       ffn_width: feed-forward width F.
       max_positions: rows of the position table.
       n_token_types: rows of the token-type table.
-      pad_token_id: id of the padding token; RoBERTa's positions start behind it.
+      pad_token_id: id of the padding token; RoBERTa's positions start after it.
       norm_eps: epsilon of every LayerNorm.
       activation: feed-forward activation, by Hugging Face's name.
+
+    >>> config = EncoderConfig("bert", vocab_size=9, width=8, n_layers=1, n_heads=2, ffn_width=16)
+    >>> config.max_tokens, EncoderConfig.from_hf(config.to_hf()) == config
+    (512, True)
     """
 
     model_type: str
@@ -69,11 +73,13 @@ class EncoderConfig:
         if self.width % self.n_heads:
             raise ConfigError(f"{self.n_heads} attention heads do not divide a width of {self.width}.")
         if self.max_tokens < 1:
-            raise ConfigError(f"{self.max_positions} positions from {self.position_offset} on leave room for no token.")
+            raise ConfigError(
+                f"{self.max_positions} positions from {self.position_offset} on leave no room for a token."
+            )
 
     @property
     def position_offset(self) -> int:
-        """Row of the position table for the first token: RoBERTa counts from behind the padding id, BERT from 0."""
+        """Row of the position table for the first token: RoBERTa counts from after the padding id, BERT from 0."""
         return 0 if self.model_type == "bert" else self.pad_token_id + 1
 
     @property
@@ -139,7 +145,12 @@ class EncoderConfig:
 
 
 class Encoder(nnx.Module):
-    """Parameters of an encoder, and its config as a static field: a pytree for `jax.jit`, `jax.grad` and the rest."""
+    """Parameters of an encoder, and its config as a static field: a pytree for `jax.jit`, `jax.grad` and the rest.
+
+    >>> config = EncoderConfig("bert", vocab_size=9, width=8, n_layers=3, n_heads=2, ffn_width=16)
+    >>> Encoder(config, jax.random.key(0)).layers.query.kernel.shape  # layers, D, N, H
+    (3, 8, 2, 4)
+    """
 
     def __init__(self, config: EncoderConfig, key: Key[Array, ""], dtype: DTypeLike = jnp.float32):
         """Draws fresh parameters; wrap it in `jax.eval_shape` for shapes alone."""
@@ -163,7 +174,7 @@ def encode(
     Args:
       model: the parameters.
       embeddings_BTD: one word embedding a token, without position or type.
-      mask_BT: True for tokens; padding stands on the right, so position t of a row is its t-th token.
+      mask_BT: True for tokens; padding is on the right, so position t of a row is its t-th token.
       type_BT: BERT's token types; a model with a single type takes its row 0 for every token.
 
     Returns:
@@ -171,6 +182,11 @@ def encode(
 
     Raises:
       TooLongError: T is more than the model has positions for.
+
+    >>> ids_BT, mask_BT, type_BT = map(jnp.asarray, (batch.ids_BL, batch.mask_BL, batch.type_BL))
+    >>> embeddings_BTD = embed_ids(encoder.encoder, ids_BT)
+    >>> encode(encoder.encoder, embeddings_BTD, mask_BT, type_BT).shape == embeddings_BTD.shape
+    True
     """
     config = model.config
     length = embeddings_BTD.shape[1]

@@ -1,4 +1,4 @@
-"""The numbers of a config, checked before anything is built from them: the one place that says what a number is."""
+"""The numbers of a config, checked before anything is built from them: the one place that defines what a number is."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -8,7 +8,7 @@ from typing import Any
 from dyntok_jax.errors import ConfigError
 
 LARGEST = 2**31 - 1
-"""Of whole numbers; sizes and ids are int32."""
+"""The largest whole number; sizes and ids are int32."""
 _NO_DEFAULTS: Mapping[str, int] = MappingProxyType({})
 
 
@@ -33,7 +33,7 @@ def read_numbers(
       The whole numbers by field, and the fractions by field.
 
     Raises:
-      ConfigError: fields that are missing or hold no number of their kind, all of them listed.
+      ConfigError: fields are missing or do not hold a number of their kind; all are listed.
 
     >>> read_numbers({"hidden_size": 8}, "a model", needed=["hidden_size"], fractions={"norm_eps": 1e-5})
     ({'hidden_size': 8}, {'norm_eps': 1e-05})
@@ -49,22 +49,31 @@ def read_numbers(
 
 
 def is_number(value: object, *, takes_fractions: bool) -> bool:
-    """Whether a value from a file is a whole number that fits int32 or, with `takes_fractions`, a finite float."""
+    """Whether a value from a file is a whole number that fits int32 or, with `takes_fractions`, a finite float.
+
+    >>> is_number(3, takes_fractions=False), is_number(0.5, takes_fractions=True), is_number(True, takes_fractions=True)
+    (True, True, False)
+    """
     if isinstance(value, int) and not isinstance(value, bool):
         return abs(value) <= LARGEST
     return takes_fractions and isinstance(value, float) and math.isfinite(value)
 
 
 def check_at_least(config: object, least: Mapping[str, int | float], *, of: str = "") -> None:
-    """Compares fields of a config with the least that each may be.
+    """Checks that fields of a config are not less than their minimum.
 
     Args:
       config: the dataclass.
-      least: by field.
-      of: whose fields they are, for the error.
+      least: the minimum of each field.
+      of: the name of the config, for the error.
 
     Raises:
-      ConfigError: a field is less.
+      ConfigError: a field is less than its minimum.
+
+    >>> check_at_least(encoder.config, {"width": 1, "n_layers": 3})
+    Traceback (most recent call last):
+        ...
+    dyntok_jax.errors.ConfigError: n_layers is 2: it must be at least 3.
     """
     for name, low in least.items():
         if not getattr(config, name) >= low:

@@ -1,4 +1,4 @@
-"""What stands on an encoder: the masked-LM head, and sentence embeddings by mean pooling."""
+"""Heads of encoders: the masked-LM head, and sentence embeddings by mean pooling."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,11 @@ from dyntok_jax.models.layers import ACTIVATIONS, Dense, LayerNorm, dense, layer
 
 
 class MaskedLmHead(nnx.Module):
-    """Parameters of a masked-LM head, without the output table: that is the encoder's word table (tied)."""
+    """Parameters of a masked-LM head, without the output table: that is the encoder's word table (tied).
+
+    >>> MaskedLmHead(encoder.config, jax.random.key(0)).transform.kernel.shape
+    (32, 32)
+    """
 
     def __init__(self, config: EncoderConfig, key: Key[Array, ""], dtype: DTypeLike = jnp.float32):
         self.config = config
@@ -21,9 +25,13 @@ class MaskedLmHead(nnx.Module):
 
 
 def mlm_features(head: MaskedLmHead, hidden_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-    """The hidden states as the output table meets them: dense, gelu, LayerNorm.
+    """The hidden states that the output table is multiplied with: dense, gelu, LayerNorm.
 
     RoBERTa's head always uses the exact gelu, BERT's the activation of its config (Hugging Face's implementations).
+
+    >>> head = MaskedLmHead(encoder.config, jax.random.key(0))
+    >>> mlm_features(head, jnp.ones((1, 3, 32))).shape
+    (1, 3, 32)
     """
     activation = head.config.activation if head.config.model_type == "bert" else "gelu"
     return layer_norm(head.norm, ACTIVATIONS[activation](dense(head.transform, hidden_BTD)), head.config.norm_eps)
@@ -45,14 +53,21 @@ def mlm_logits(
 def mean_pool(hidden_BTD: Float[Array, "B T D"], mask_BT: Bool[Array, "B T"]) -> Float32[Array, "B D"]:
     """The mean hidden state over tokens under a True mask; zeros for a row without any.
 
-    Summed and returned in float32 whatever the dtype: bfloat16 cannot even count 301 tokens.
+    Summed and returned in float32 whatever the dtype: bfloat16 cannot even count to 301.
+
+    >>> mean_pool(jnp.array([[[1.0, 2.0], [3.0, 4.0], [9.0, 9.0]]]), jnp.array([[True, True, False]]))
+    Array([[2., 3.]], dtype=float32)
     """
     count_B1 = jnp.maximum(mask_BT.sum(axis=1, keepdims=True), 1).astype(jnp.float32)
     return hidden_BTD.sum(axis=1, where=mask_BT[:, :, None], dtype=jnp.float32) / count_B1
 
 
 def l2_normalize(x: Float[Array, "*rows D"], eps: float = 1e-12) -> Float32[Array, "*rows D"]:
-    """Rows of length 1, in float32 whatever the dtype; a zero row stays zero, with a zero gradient."""
+    """Rows of length 1, in float32 whatever the dtype; a zero row stays zero, with a zero gradient.
+
+    >>> l2_normalize(jnp.array([3.0, 4.0])).round(3)
+    Array([0.6, 0.8], dtype=float32)
+    """
     x = x.astype(jnp.float32)
     square = jnp.square(x).sum(axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.maximum(square, eps**2))

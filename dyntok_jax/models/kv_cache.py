@@ -1,8 +1,8 @@
-"""The key/value cache, and attention of new tokens to what it holds and to one another.
+"""The key/value cache, and attention of new tokens to it and to one another.
 
-Every sequence keeps its tokens in the order of their positions: position p lies in slot p mod C. A model with a sliding
+Every sequence keeps its tokens in the order of their positions: position p is in slot p mod C. A model with a sliding
 window needs no more slots than its window, so its cache is a ring; without one, C is at least the longest sequence and
-nothing wraps. Which position a slot holds follows from the sequence's length alone, so no mask is stored.
+nothing wraps. The length of a sequence alone determines the position that each slot holds, so no mask is stored.
 """
 
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
 BLOCK = 256
-"""Slots that attention reads at a time: the longest sequence, not C, decides how many blocks are read."""
+"""Slots that attention reads at a time. The longest sequence, not C, determines how many blocks are read."""
 QUERY_CHUNK = 512
 """Queries of a long sequence that attend at a time."""
 
@@ -26,9 +26,14 @@ class KeyValueCache:
     """Keys and values of the tokens that a model has read.
 
     Attributes:
-      key: [layers, B, K, C, H], rotated; or a tuple of one [B, K, C, H] a layer, beside unstacked layers.
+      key: [layers, B, K, C, H], rotated; or, with unstacked layers, a tuple of one [B, K, C, H] a layer.
       value: the same shapes.
       length_B: how many tokens of each sequence the cache has seen.
+
+    >>> from dyntok_jax.models import empty_cache
+    >>> cache = empty_cache(decoder.decoder, n_batch=2, capacity=16)
+    >>> cache.capacity, cache.take(jnp.array([0, 0, 1])).length_B.tolist()
+    (16, [0, 0, 0])
     """
 
     key: Any
@@ -52,12 +57,12 @@ NewTokens = tuple[Float[Array, "B T K H"], Float[Array, "B T K H"]]
 
 @dataclass(frozen=True)
 class LayerCache:
-    """The keys and values of one layer, where they lie: nothing is copied out of the stack of all layers.
+    """The keys and values of one layer, read in place: nothing is copied out of the stack of all layers.
 
     Attributes:
-      key: [B, K, C, H]; or [layers, B, K, C, H], of which `layer` says which.
+      key: [B, K, C, H]; or [layers, B, K, C, H], where `layer` is the index.
       value: the same shapes.
-      layer: its number in the stack; None where the arrays are its own.
+      layer: its index in the stack; None where the arrays are the layer's own.
     """
 
     key: Array
@@ -99,7 +104,7 @@ class AttentionSpan:
 
 
 def length_after(span: AttentionSpan) -> Int32[Array, "B"]:
-    """Tokens of each sequence in the cache once the new ones are there."""
+    """Tokens of each sequence in the cache after the new ones are added."""
     return span.length_B + span.is_new_BT.sum(axis=1, dtype=jnp.int32)
 
 
@@ -112,7 +117,7 @@ def slot_positions(length_B: Int32[Array, "B"], slot_C: Int32[Array, "C"], capac
 def sees(
     query_BT: Int32[Array, "B T"], key_BS: Int32[Array, "B S"], is_key_BS: Bool[Array, "B S"], window: int | None
 ) -> Bool[Array, "B T S"]:
-    """Whether the token at one position attends to the one at another: none after itself, none out of the window."""
+    """Whether the token at one position attends to the one at another: not if that is later or outside the window."""
     distance_BTS = query_BT[:, :, None] - key_BS[:, None, :]
     seen_BTS = (distance_BTS >= 0) & is_key_BS[:, None, :]
     return seen_BTS if window is None else seen_BTS & (distance_BTS < window)
@@ -142,7 +147,7 @@ def _add_keys(
     value_BKSH: Float[Array, "B K S H"],
     sees_BTS: Bool[Array, "B T S"],
 ) -> _Partial:
-    """Takes more keys into a softmax (Milakov & Gimelshein 2018, alg. 3), in float32."""
+    """Adds keys to a softmax (Milakov & Gimelshein 2018, alg. 3), in float32."""
     scores_BKGTS = jnp.einsum("BTKGH,BKSH->BKGTS", query_BTKGH, key_BKSH, preferred_element_type=jnp.float32)
     is_seen = sees_BTS[:, None, None]
     top_BKGT = jnp.maximum(partial.top_BKGT, jnp.where(is_seen, scores_BKGTS, partial.top_BKGT[..., None]).max(axis=-1))
@@ -220,7 +225,11 @@ def _in_chunks(array_BT: Array) -> Array:
 
 
 def block_size(n_tokens: int, capacity: int) -> int:
-    """Slots that attention of `n_tokens` a sequence reads at a time; a single one reads a quarter of a long cache."""
+    """Slots that attention of `n_tokens` a sequence reads at a time; a single one reads a quarter of a long cache.
+
+    >>> block_size(8, 4096), block_size(1, 4096)
+    (256, 1024)
+    """
     return min(capacity, BLOCK if n_tokens > 1 else max(BLOCK, capacity // 4))
 
 
@@ -248,9 +257,9 @@ def _add_past(
 def writes_first(past: LayerCache | None, span: AttentionSpan) -> TypeGuard[LayerCache]:
     """Whether a layer's new tokens are written into its cache before attention reads it, not after the last layer.
 
-    A cache that is read and written afterwards is copied by XLA, whole and in every turn of a loop; the other way round
-    it is written where it lies. It takes a layer with arrays of its own. Of several tokens a sequence, the last ones
-    could overwrite in a ring what the first ones must still see.
+    If a cache is read and then written, XLA copies all of it in every step of a loop; if it is written first, XLA
+    writes in place. This needs a layer with arrays of its own, and no sliding window unless a single token comes: in a
+    ring, the last of several tokens could overwrite what the first ones must still see.
     """
     n_tokens = span.position_BT.shape[1]
     return past is not None and past.layer is None and (n_tokens == 1 or span.window is None)
@@ -272,10 +281,10 @@ def write_and_attend(
 def add_tokens(cache: KeyValueCache, key: Any, value: Any, is_new_BT: Bool[Array, "B T"]) -> KeyValueCache:
     """Puts the keys and values of new tokens into the slots of their positions; padding is not written.
 
-    Where more tokens come than there are slots, the last ones stay.
+    If there are more tokens than slots, the last ones are kept.
 
     Args:
-      cache: what came before.
+      cache: the tokens before.
       key: of the new tokens, [layers, B, T, K, H], or a tuple of one [B, T, K, H] a layer.
       value: the same shapes.
       is_new_BT: True for tokens, padding on the right.
@@ -295,8 +304,8 @@ def _write(old: Any, new: Any, length_B: Int32[Array, "B"], is_new_BT: Bool[Arra
 
     if n_tokens == 1 or n_tokens > capacity:
         return write(_write_each, old)
-    # prompts that are read together from their beginnings fill the same slots: one slice, where a scatter of every
-    # token takes accelerators far longer
+    # prompts that are read together from their beginnings fill the same slots: one slice, which is far faster on
+    # accelerators than a scatter of every token
     first = jnp.where(count_B > 0, length_B, 0).max()
     is_level = ((count_B == 0) | (length_B == first)).all()
     is_level &= jnp.remainder(first, capacity) + n_tokens <= capacity
@@ -313,10 +322,10 @@ class _Chunk:
 
 
 def _write_each(cache_BKCH: Array, new_BTKH: Array, chunk: _Chunk) -> Array:
-    """Every token to its own slot, wherever those of the sequences lie.
+    """Writes every token to its own slot, which may differ between sequences.
 
     All of layer, sequence, head and slot are indexed, in the order of the axes: a scatter that moved whole columns of
-    layers would make the TPU compiler lay the cache out anew, and copy it, for each step.
+    layers would make the TPU compiler change the cache's layout, and copy it, in each step.
     """
     capacity, n_tokens = cache_BKCH.shape[-2], new_BTKH.shape[-3]
     step_1T = jnp.arange(n_tokens, dtype=jnp.int32)[None]
@@ -329,7 +338,7 @@ def _write_each(cache_BKCH: Array, new_BTKH: Array, chunk: _Chunk) -> Array:
 
 
 def _write_level(cache_BKCH: Array, new_BTKH: Array, chunk: _Chunk) -> Array:
-    """All sequences' tokens to the same slots."""
+    """Writes the tokens of all sequences to the same slots."""
     capacity, n_tokens = cache_BKCH.shape[-2], new_BTKH.shape[-3]
     slot = jnp.remainder(jnp.where(chunk.count_B > 0, chunk.length_B, 0).max(), capacity)
     old_BKTH = lax.dynamic_slice_in_dim(cache_BKCH, slot, n_tokens, axis=-2)

@@ -1,6 +1,6 @@
 """What models and the hypernetwork share: word tables, dense maps, LayerNorm, masked attention, the post-norm layer.
 
-Modules here only hold parameters; the functions beside them compute. A dense kernel is stored [in, out] (attention
+Modules here only hold parameters; functions compute with them. A dense kernel is stored [in, out] (attention
 kernels keep heads as their own axis), so every contraction reads as an einsum.
 """
 
@@ -33,17 +33,29 @@ class HasWordTable(Protocol):
 
 
 def embed_ids(model: HasWordTable, ids_BT: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-    """The source rows of tokens that are subwords of the model's own vocabulary; zeros for ids past the table."""
+    """The source rows of tokens that are subwords of the model's own vocabulary; zeros for ids past the table.
+
+    >>> embed_ids(encoder.encoder, jnp.array([[0, 5, 2]])).shape
+    (1, 3, 32)
+    """
     return model.word_embeddings[...].at[ids_BT].get(mode="fill", fill_value=0)
 
 
 def normal_param(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> nnx.Param:
-    """A parameter drawn from N(0, `INIT_STD`²)."""
+    """A parameter drawn from N(0, `INIT_STD`²).
+
+    >>> normal_param(jax.random.key(0), (2, 3), jnp.float32).shape
+    (2, 3)
+    """
     return nnx.Param(INIT_STD * jax.random.normal(key, shape, dtype))
 
 
 class Dense(nnx.Module):
-    """y = x · kernel + bias; `inputs` and `outputs` may each be several axes (heads stay apart)."""
+    """y = x · kernel + bias; `inputs` and `outputs` may each be several axes (heads stay apart).
+
+    >>> Dense(jax.random.key(0), (4,), (2, 3), jnp.float32).kernel.shape
+    (4, 2, 3)
+    """
 
     def __init__(self, key: Key[Array, ""], inputs: tuple[int, ...], outputs: tuple[int, ...], dtype: DTypeLike):
         self.kernel = normal_param(key, (*inputs, *outputs), dtype)
@@ -51,7 +63,11 @@ class Dense(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """Scale and bias of a normalisation over the last axis."""
+    """Scale and bias of a normalisation over the last axis.
+
+    >>> LayerNorm(8, jnp.float32).scale.shape
+    (8,)
+    """
 
     def __init__(self, width: int, dtype: DTypeLike):
         self.scale = nnx.Param(jnp.ones((width,), dtype))
@@ -77,18 +93,31 @@ class PostNormLayer(nnx.Module):
 def stacked_layers(
     key: Key[Array, ""], count: int, width: int, heads: int, ffn_width: int, dtype: DTypeLike
 ) -> PostNormLayer:
-    """`count` layers in one module: every parameter has a leading layer axis, ready for `jax.lax.scan`."""
+    """`count` layers in one module: every parameter has a leading layer axis, ready for `jax.lax.scan`.
+
+    >>> layers = stacked_layers(jax.random.key(0), 3, width=8, heads=2, ffn_width=16, dtype=jnp.float32)
+    >>> layers.query.kernel.shape  # layers, D, N, H
+    (3, 8, 2, 4)
+    """
     return jax.vmap(lambda one: PostNormLayer(one, width, heads, ffn_width, dtype))(jax.random.split(key, count))
 
 
 def dense(module: Dense, x: Float[Array, "*rows D"]) -> Float[Array, "*rows F"]:
-    """A linear map of the last axis."""
+    """A linear map of the last axis.
+
+    >>> dense(Dense(jax.random.key(0), (4,), (3,), jnp.float32), jnp.ones((2, 4))).shape
+    (2, 3)
+    """
     bias = module.bias[...]
     return jnp.matmul(x, module.kernel[...]) + jnp.expand_dims(bias, tuple(range(x.ndim - 1)))
 
 
 def layer_norm(module: LayerNorm, x: Float[Array, "*rows D"], eps: float) -> Float[Array, "*rows D"]:
-    """LayerNorm over the last axis (Ba et al. 2016, eq. 4), in float32 whatever the dtype of `x`."""
+    """LayerNorm over the last axis (Ba et al. 2016, eq. 4), in float32 whatever the dtype of `x`.
+
+    >>> layer_norm(LayerNorm(2, jnp.float32), jnp.array([1.0, 3.0]), eps=1e-6).round(3)
+    Array([-1.,  1.], dtype=float32)
+    """
     leading = tuple(range(x.ndim - 1))
     wide = x.astype(jnp.float32)
     centred = wide - wide.mean(axis=-1, keepdims=True)
@@ -105,7 +134,7 @@ def masked_attention(
 ) -> Float[Array, "B T N H"]:
     """Scaled dot-product attention (Vaswani et al. 2017, eq. 1) that sees only positions under a True mask.
 
-    Where a whole row of the mask is False every position weighs the same: a finite value that nobody reads.
+    Where a whole row of the mask is False, every position has the same weight: a finite value that is not used.
     """
     scale = query_BTNH.shape[-1] ** -0.5
     scores_BNTS = jnp.einsum("BTNH,BSNH->BNTS", query_BTNH * scale, key_BSNH).astype(jnp.float32)
@@ -126,7 +155,13 @@ def post_norm_layer(
     eps: float,
     activation: str,
 ) -> Float[Array, "B T D"]:
-    """Runs one layer for the positions `x_BTD`, which attend to `context_BSD` (self-attention: the same array)."""
+    """Runs one layer for the positions `x_BTD`, which attend to `context_BSD` (self-attention: the same array).
+
+    >>> layers = stacked_layers(jax.random.key(0), 1, width=8, heads=2, ffn_width=16, dtype=jnp.float32)
+    >>> layer, x_BTD = jax.tree.map(lambda stack: stack[0], layers), jnp.ones((1, 3, 8))
+    >>> post_norm_layer(layer, x_BTD, x_BTD, jnp.ones((1, 3), bool), eps=1e-5, activation="gelu").shape
+    (1, 3, 8)
+    """
 
     def heads(module: Dense, rows: Array) -> Array:
         return jnp.einsum("BSD,DNH->BSNH", rows, module.kernel[...]) + module.bias[...][None, None]

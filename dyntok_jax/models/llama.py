@@ -2,7 +2,7 @@
 
 Jiang et al. 2023 (Mistral 7B), Touvron et al. 2023 (Llama 2), Grattafiori et al. 2024 (Llama 3): pre-norm layers of
 grouped-query attention with rotary positions and a SwiGLU feed-forward (Shazeer 2020). All functions take word
-embeddings, so a prompt may hold rows of the model's table and predicted ones side by side. Positions count tokens.
+embeddings, so a prompt may mix rows of the model's table with predicted ones. Positions count tokens.
 """
 
 from functools import partial
@@ -31,7 +31,7 @@ from dyntok_jax.models.llama_config import DecoderConfig
 from dyntok_jax.models.rotary import rotary_angles, rotary_frequencies, rotate
 
 FEW_ROWS = 32
-"""Sequences up to which the product with the output table is bound by reading the table."""
+"""The most sequences for which the product with the output table is limited by reading the table."""
 
 
 class Kernel(nnx.Module):
@@ -71,6 +71,9 @@ class Decoder(nnx.Module):
 
     `layers` is one module whose parameters have a leading layer axis, run by `lax.scan`; or, from `unstacked`, a tuple
     of one module a layer. `output_embeddings` is None where the word table is the output table too.
+
+    >>> Decoder(decoder.config, jax.random.key(0)).layers.query.kernel.shape  # layers, D, N, H
+    (2, 32, 4, 8)
     """
 
     layers: DecoderLayer | tuple[DecoderLayer, ...]
@@ -92,8 +95,12 @@ class Decoder(nnx.Module):
 def unstacked(model: Decoder) -> Decoder:
     """The same model with a tuple of layers, each with arrays of its own.
 
-    On a CPU a scan copies every layer's weights out of the stack before it multiplies by them, which costs a decoding
-    step of a few sequences a third of its time; arrays of their own are read where they lie. Compilation takes longer.
+    On a CPU a scan copies every layer's weights out of the stack before it multiplies by them: a third of the time of a
+    decoding step of a few sequences. Arrays of their own are read in place. Compilation takes longer.
+
+    >>> model = unstacked(Decoder(decoder.config, jax.random.key(0)))
+    >>> len(model.layers), model.layers[0].query.kernel.shape
+    (2, (32, 4, 8))
     """
     taken = jax.jit(lambda layers, index: jax.tree.map(lambda stack: stack[index], layers))
     copy = nnx.merge(*nnx.split(model))
@@ -109,18 +116,27 @@ def rms_norm(module: RmsNorm, x: Float[Array, "*rows D"], eps: float) -> Float[A
 
 
 def logits(model: Decoder, hidden: Float[Array, "*rows D"]) -> Float32[Array, "*rows V"]:
-    """Scores of the vocabulary for the token that follows each hidden state."""
+    """Scores of the vocabulary for the token that follows each hidden state.
+
+    >>> logits(decoder.decoder, jnp.ones((3, 32))).shape == (3, decoder.config.vocab_size)
+    True
+    """
     table = model.word_embeddings if model.output_embeddings is None else model.output_embeddings
     if hidden.ndim == 2 and 1 < len(hidden) <= FEW_ROWS:
-        # XLA's CPU kernels read the table half as fast again if its rows are the product's rows, and would turn the
-        # product round to how it is used, if nothing stood between
+        # XLA's CPU kernels read the table 1.5 times as fast if its rows are the product's rows; without the barrier
+        # XLA would transpose the product back to how it is used
         logits_VB = jnp.einsum("VD,BD->VB", table[...], hidden, preferred_element_type=jnp.float32)
         return lax.optimization_barrier(logits_VB).T
     return jnp.einsum("...D,VD->...V", hidden, table[...], preferred_element_type=jnp.float32)
 
 
 def empty_cache(model: Decoder, n_batch: int, capacity: int) -> KeyValueCache:
-    """A cache for `n_batch` sequences of up to `capacity` tokens; a sliding window keeps no more than its own."""
+    """A cache for `n_batch` sequences of up to `capacity` tokens; with a sliding window, no more slots than the window.
+
+    >>> cache = empty_cache(decoder.decoder, n_batch=2, capacity=16)
+    >>> cache.capacity, cache.length_B.tolist()
+    (16, [0, 0])
+    """
     config = model.config
     if config.sliding_window is not None:
         capacity = min(capacity, config.sliding_window)
@@ -141,13 +157,19 @@ def forward(
     Args:
       model: the parameters.
       embeddings_BTD: one word embedding a token.
-      mask_BT: True for tokens; padding stands on the right.
+      mask_BT: True for tokens; padding is on the right.
 
     Returns:
       Final hidden states, normalised, in the dtype of the embeddings; finite but meaningless under a False mask.
 
     Raises:
       TooLongError: T is more than the model has positions for.
+
+    >>> from dyntok_jax.models import embed_ids
+    >>> model, mask_BT = decoder.decoder, jnp.array([[True, True, True], [True, True, False]])
+    >>> embeddings_BTD = embed_ids(model, jnp.array([[5, 6, 7], [8, 9, 1]]))
+    >>> forward(model, embeddings_BTD, mask_BT).shape
+    (2, 3, 32)
     """
     check_length(model.config, embeddings_BTD.shape[1])
     n_batch, length, _ = embeddings_BTD.shape
@@ -163,16 +185,24 @@ def extend(
     is_new_BT: Bool[Array, "B T"],
     cache: KeyValueCache,
 ) -> tuple[Float[Array, "B T D"], KeyValueCache]:
-    """Reads tokens that follow those in the cache: one step of decoding (T = 1), or a prefill chunk.
+    """Reads tokens that come after those in the cache: one step of decoding (T = 1), or a prefill chunk.
 
     Args:
       model: the parameters.
       embeddings_BTD: word embeddings of the new tokens.
       is_new_BT: True for tokens, padding on the right; a sequence may have none.
-      cache: what came before; its capacity must hold the new tokens too, unless the model has a sliding window.
+      cache: the tokens before; its capacity must suffice for the new tokens too, unless the model has a sliding
+        window.
 
     Returns:
       Final hidden states, normalised; and the cache with the new tokens in it.
+
+    >>> from dyntok_jax.models import embed_ids
+    >>> model, mask_BT = decoder.decoder, jnp.array([[True, True, True], [True, True, False]])
+    >>> embeddings_BTD = embed_ids(model, jnp.array([[5, 6, 7], [8, 9, 1]]))
+    >>> hidden_BTD, cache = extend(model, embeddings_BTD, mask_BT, empty_cache(model, n_batch=2, capacity=16))
+    >>> hidden_BTD.shape, cache.length_B.tolist()
+    ((2, 3, 32), [3, 2])
     """
     n_tokens = embeddings_BTD.shape[1]
     position_BT = cache.length_B[:, None] + jnp.arange(n_tokens, dtype=jnp.int32)[None]
@@ -197,14 +227,21 @@ def prefill(
     Args:
       model: the parameters.
       embeddings_BTD: word embeddings; T must be a multiple of `chunk`.
-      mask_BT: True for tokens; padding stands on the right.
-      cache: what came before, most often empty.
+      mask_BT: True for tokens; padding is on the right.
+      cache: the tokens before; usually empty.
       chunk: tokens read at a time.
       last_chunk: the same for what is left after the last whole chunk; it must divide `chunk`. Long chunks keep the
         device busy, short ones read less padding.
 
     Returns:
       Final hidden states, zeros after the last chunk; and the cache with the prompts in it.
+
+    >>> from dyntok_jax.models import embed_ids
+    >>> model, mask_BT = decoder.decoder, jnp.array([[True, True, True], [True, True, False]])
+    >>> embeddings_BTD = embed_ids(model, jnp.array([[5, 6, 7], [8, 9, 1]]))
+    >>> _, cache = prefill(model, embeddings_BTD, mask_BT, empty_cache(model, n_batch=2, capacity=16), chunk=3)
+    >>> cache.length_B.tolist()
+    [3, 2]
     """
 
     def read(index, state, size):
@@ -305,7 +342,7 @@ def _to_heads(module: Kernel, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T
 
 
 def _from_heads(module: Kernel, x_BTNH: Float[Array, "B T N H"]) -> Float[Array, "B T D"]:
-    # heads and their widths joined by hand: einsum would contract them in an order that copies the kernel at every step
+    # joins heads and their widths by hand: einsum would contract them in an order that copies the kernel at every step
     kernel_NHD = module.kernel[...]
     joined_BTM = x_BTNH.reshape(*x_BTNH.shape[:2], -1)
     return jnp.einsum("BTM,MD->BTD", joined_BTM, kernel_NHD.reshape(-1, kernel_NHD.shape[-1]))

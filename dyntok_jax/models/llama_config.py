@@ -13,11 +13,11 @@ ROPE_TYPES = ("default", "linear", "llama3")
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """How a model's rotary frequencies were stretched after pre-training.
+    """How a model's rotary frequencies were scaled after pre-training.
 
     Attributes:
-      kind: `linear` (every frequency ÷ factor) or `llama3` (only the slow ones, with a smooth passage).
-      factor: by how much.
+      kind: `linear` (every frequency ÷ factor) or `llama3` (only the slow ones, with a smooth transition).
+      factor: how much frequencies are divided by.
       low_frequency_factor: `llama3`: waves longer than original_positions ÷ this are divided by `factor`.
       high_frequency_factor: `llama3`: waves shorter than original_positions ÷ this stay.
       original_positions: `llama3`: the context that the model was pre-trained with.
@@ -56,9 +56,13 @@ class DecoderConfig:
       max_positions: the longest sequence, in tokens.
       norm_eps: epsilon of every RMSNorm.
       rope_theta: base of the rotary frequencies.
-      rope_scaling: how they are stretched, or None.
+      rope_scaling: how they are scaled, or None.
       sliding_window: how many tokens, itself included, a token attends to; None for all before it.
       ties_embeddings: whether the word table is the output table too.
+
+    >>> config = decoder.config
+    >>> config.n_heads, config.n_kv_heads, DecoderConfig.from_hf(config.to_hf()) == config
+    (4, 2, True)
     """
 
     model_type: str
@@ -105,7 +109,7 @@ class DecoderConfig:
                 raise ConfigError(f"{flag} is set: only maps without bias are supported.")
         if (activation := config.get("hidden_act", "silu")) != "silu":
             raise ConfigError(f"hidden_act {activation!r} is not supported: only 'silu' is.")
-        # what transformers takes where a config is silent
+        # transformers' own defaults
         is_mistral = model_type == "mistral"
         needed = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
         numbers, _ = read_numbers(config, f"a {model_type} model", needed=needed)
@@ -173,7 +177,7 @@ class DecoderConfig:
 
 
 def _read_rope(config: dict[str, Any]) -> tuple[float, RopeScaling | None]:
-    """The base and the stretching of the rotary frequencies, from either spelling."""
+    """The base and the scaling of the rotary frequencies, from either spelling."""
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(rope, dict):
         raise ConfigError(f"The rope parameters are {rope!r}: they must be an object with a rope_type.")
@@ -187,7 +191,7 @@ def _read_rope(config: dict[str, Any]) -> tuple[float, RopeScaling | None]:
         return theta, None
     numbers, fractions = read_numbers(
         rope,
-        "a decoder with stretched rope",
+        "a decoder with scaled rope",
         whole={"original_max_position_embeddings": 8192},
         fractions={"factor": 1.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
     )

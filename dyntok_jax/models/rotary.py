@@ -10,11 +10,11 @@ from dyntok_jax.models.llama_config import RopeScaling
 
 
 def rotary_frequencies(head_width: int, theta: float, scaling: RopeScaling | None) -> Float32[np.ndarray, "H_half"]:
-    """Radians a position, for each pair of a head's numbers: θ^(−2i/H), stretched as `scaling` says.
+    """Radians a position, for each pair of a head's numbers: θ^(−2i/H), scaled by `scaling`.
 
-    Llama-3's stretching (Grattafiori et al. 2024; formula from the released code): a wave longer than the pre-training
-    context ÷ low factor is slowed by `factor`, one shorter than the context ÷ high factor is kept, between them the two
-    are mixed linearly in context ÷ wavelength.
+    Llama-3's scaling (Grattafiori et al. 2024; formula from the released code): a wave longer than the pre-training
+    context ÷ low factor is slowed by `factor`, one shorter than the context ÷ high factor is kept, and in between the
+    two are mixed linearly in context ÷ wavelength.
     """
     frequency = 1.0 / theta ** (np.arange(0, head_width, 2) / head_width)
     if scaling is None:

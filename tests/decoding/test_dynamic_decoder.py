@@ -82,7 +82,7 @@ def test_a_merge_list_is_applied_without_a_goal(decoder):
     assert merged.n_tokens[0] < static.n_tokens[0]
     with pytest.raises(InputError, match="Give goal or merging, not both"):
         decoder.read([GREEK], goal=Merges(2), merging=Merging(merge_list=learnt))
-    with pytest.raises(InputError, match="give no goal beside it"):
+    with pytest.raises(InputError, match="give it without a goal"):
         Merging(Merges(2), merge_list=learnt)
 
 

@@ -293,7 +293,7 @@ def test_learnt_merges_are_applied(fvt):
     assert [tokens.ids() for tokens in learnt.tokens] == [tokens.ids() for tokens in direct.tokens]
     with pytest.raises(InputError, match="boundary"):
         fvt.encode(TEXTS, merging=Merging(boundary="word", merge_list=merges))
-    with pytest.raises(InputError, match="give no goal"):
+    with pytest.raises(InputError, match="give it without a goal"):
         fvt.encode(TEXTS, merging=Merging(Share(50), merge_list=merges))
 
 

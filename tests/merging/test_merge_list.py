@@ -113,7 +113,7 @@ def test_a_failed_save_leaves_the_old_file(saved):
         (lambda lines: [*lines[:3], lines[3][:-5], *lines[4:]], "line 4: not a JSON object"),
         (lambda lines: [*lines[:3], '{"ids": [[1], []]}', *lines[4:]], "line 4: 'ids' is not two lists"),
         (lambda lines: [*lines[:3], '{"ids": [[1], [true]]}', *lines[4:]], "line 4: 'ids' is not two lists"),
-        (lambda lines: [lines[0], '{"ids": [[1, 2], [3]]}', *lines[1:]], r"line 2: no line before it makes .*\[1, 2\]"),
+        (lambda lines: [lines[0], '{"ids": [[1, 2], [3]]}', *lines[1:]], r"line 2: no earlier line makes .*\[1, 2\]"),
         (lambda lines: lines[:-2], "is cut off: it has 18 merges of 20"),
     ],
 )

@@ -48,13 +48,13 @@ def test_the_longer_text_gives_its_last_tokens_first(sizes, limit):
 
 def test_special_tokens_alone_may_be_too_many():
     with pytest.raises(
-        TooLongError, match=r"^Sequence 0 cannot be cut to 3 tokens: it has 4 special tokens, and they stay\.$"
+        TooLongError, match=r"^Sequence 0 cannot be cut to 3 tokens: it has 4 special tokens, which are kept\.$"
     ):
         truncate([(2, 2)], 3)
 
 
 def test_a_limit_below_one_is_refused():
-    with pytest.raises(InputError, match=r"^The limit must be 1 token or more, not 0\.$"):
+    with pytest.raises(InputError, match=r"^The limit must be 1 token or more, got 0\.$"):
         truncate([(2, 2)], 0)
 
 
