@@ -70,6 +70,7 @@ class TokenEmbedder:
         self._hypernet_source_VM = source_VD
         self.languages: tuple[str, ...] = ()
         self._cache: EmbeddingCache | None = None
+        self._filler_D = filler_row(tokenizer, source_VD) if hypernet is None else None
         if hypernet is not None:
             config, _ = hypernet
             check_hypernet_fits(
@@ -256,17 +257,13 @@ class TokenEmbedder:
         language_1M = np.repeat(language_B, tokens.lengths)[None]
         return wanted_1M[0], *distinct_forms(ids_1N, merged, wanted_1M, language_1M, width=width)
 
-    @cached_property
-    def _filler(self) -> Float[Array, " D"]:
-        return filler_row(self.tokenizer, self.source_VD)
-
     @property
     def _rewrite(self) -> Callable[..., tuple] | None:
         return partial(retokenized, self.tokenizer) if self.surface == "retokenized" else None
 
     def _predict(self, surface_US, is_subword_US, language_U) -> Float[Array, "U D"]:
         if self.hypernet is None:
-            return _average(surface_US, is_subword_US, self.source_VD, self._filler, self.tokenizer.n_own)
+            return _average(surface_US, is_subword_US, self.source_VD, self._filler_D, self.tokenizer.n_own)
         _, parameters = self.hypernet
         return _predict_input(
             parameters, surface_US, is_subword_US, self._hypernet_source_VM, language_U if self.languages else None
