@@ -343,7 +343,7 @@ def test_a_folder_appears_whole_or_not_at_all(vocabulary, folder, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(vocabulary_folder, "save_file", fail)
+    monkeypatch.setattr(vocabulary_folder, "save_arrays", fail)
     with pytest.raises(CheckpointError, match="disk full"):
         save_vocabulary(folder, vocabulary, overwrite=True)
     np.testing.assert_array_equal(load_file(folder / "entries.safetensors")["constituents"], before)
