@@ -167,7 +167,7 @@ def test_a_budget_that_cannot_be_met_names_sequence_length_and_budget():
     [
         (lambda: Merges(-1), r"^The number of merges must be 0 or more, got -1\.$"),
         (lambda: Share(100.5), r"^The share of .* from 0 to 100 %, got 100.5\.$"),
-        (lambda: Share(float("nan")), "from 0 to 100 %, not nan"),
+        (lambda: Share(float("nan")), "from 0 to 100 %, got nan"),
         (lambda: Budget(0), r"^The token budget must be 1 or more, got 0\.$"),
         (lambda: merge_batch(*pad([[1]], [[0]], **SHAPE), Merges(1), max_subwords=0), "max_subwords must be 1 or more"),
         (lambda: merge_batch_on_host(*pad([[1]], [[0]]), Merges(1), max_subwords=0), "max_subwords must be 1 or more"),
