@@ -180,6 +180,24 @@ def first_token() -> str:
     return _table(["", "static tokens", "merged", "static", "merged", "fewer tokens", "faster"], rows)
 
 
+def start_up() -> str:
+    """Seconds from a command's start, with no program compiled yet and with those of the first time."""
+    figures = figures_of("bench_startup")
+    titles = {
+        "generate_first_text": "`dyntok generate`, first text",
+        "generate": "`dyntok generate`, 24 tokens",
+        "score": "`dyntok score`, one continuation",
+        "encode": "`dyntok encode`, one short file",
+    }
+    moments = ("first", "later")
+    rows = [
+        [title, *(f"{figures[f'{name}_{when}_seconds']:.1f} s" for when in moments)] for name, title in titles.items()
+    ]
+    helps = [seconds for name, seconds in figures.items() if name.endswith("help_seconds")]
+    rows.append(["`--help`, the slowest command", "", f"{max(helps):.2f} s"])
+    return _table(["from the start of the process", "first time", "later"], rows)
+
+
 def data_speed() -> str:
     """The pipeline of training batches beside a step."""
     figures = figures_of("bench_data")
@@ -450,6 +468,7 @@ TABLES = {
     "decoder_speed": decoder_speed,
     "first_token": first_token,
     "data_speed": data_speed,
+    "start_up": start_up,
     "vocabulary_steps": vocabulary_steps,
     "vocabulary_growth": vocabulary_growth,
     "written_bits": written_bits,

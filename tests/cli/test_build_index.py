@@ -52,6 +52,7 @@ def run(tiny, tmp_path, monkeypatch, capsys):
     return build
 
 
+@pytest.mark.slow
 def test_the_index_finds_the_tables_rows_and_says_how_many(run, tiny):
     said = run("--output", "index")
     table = open_table(tiny / "table")

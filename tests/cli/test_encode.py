@@ -89,6 +89,7 @@ def test_the_sample_without_limit_gives_the_figures_of_the_design(e5_tokenizer_f
     assert {name: rows.shape for name, rows in embeddings.items()} == dict.fromkeys(load_sample(), (50, 8))
 
 
+@pytest.mark.slow
 def test_files_hold_what_the_library_computes(run, tiny, tmp_path):
     out = run("texts.txt", "--share", 60, "--hypernet", tiny / "mono", "--output", "out")
     encoder = DynamicEncoder.load(tiny / "model", tiny / "mono")
@@ -212,6 +213,7 @@ def test_too_long_texts_are_told_and_cut_only_when_asked(run, tmp_path):
     assert line["n_static"] == line["n_tokens"] == 62
 
 
+@pytest.mark.slow
 def test_a_line_of_a_megabyte_is_no_error_where_truncation_is_allowed(run, tmp_path):
     (tmp_path / "long.txt").write_text("The quick brown fox, 你好 " * 40_000, encoding="utf-8")
     started = time.perf_counter()

@@ -120,6 +120,7 @@ def test_each_stage_starts_from_the_one_before():
     ]
 
 
+@pytest.mark.slow
 def test_a_shipped_file_trains(tmp_path, monkeypatch):
     (file,) = (file for file in SHIPPED if file.parent.name == "smollm2")
     monkeypatch.chdir(tmp_path)

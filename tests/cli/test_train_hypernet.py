@@ -42,6 +42,7 @@ def validations(folder: Path) -> list[dict]:
     return [line for line in lines if "validation_loss" in line]
 
 
+@pytest.mark.slow
 def test_training_beats_fvt_on_text_that_was_held_out(given, tmp_path, capsys):
     output = tmp_path / "run"
     options = ["--steps", "120", "--validate-every", "60", "--learning-rate", "3e-3", "--objectives", "sentences"]
@@ -72,6 +73,7 @@ def started(given: Path, output: Path, *options: str) -> subprocess.Popen:
 KILLED = ("--steps", "40", "--checkpoint-every", "5", "--validate-every", "20", "--pieces-per-batch", "16")
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_bit_for_bit(given, tmp_path):
     """Killed as nothing can be caught, some way into the run."""
     killed = started(given, tmp_path / "killed")
@@ -93,6 +95,7 @@ def test_a_killed_run_goes_on_bit_for_bit(given, tmp_path):
     assert validations(tmp_path / "killed") == validations(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_options_may_come_from_a_file(given, tmp_path):
     config = tmp_path / "run.toml"
     config.write_text(
@@ -113,6 +116,7 @@ def multilingual(given, tmp_path) -> tuple[Path, list[str]]:
     return tmp_path / "run", arguments(given, tmp_path / "run", *options, "--validation", str(given / "de.txt"))
 
 
+@pytest.mark.slow
 def test_texts_train_their_own_language(multilingual, tmp_path):
     output, run = multilingual
     assert main(run) == 0
@@ -123,6 +127,7 @@ def test_texts_train_their_own_language(multilingual, tmp_path):
     assert not np.array_equal(after[1], before[1])
 
 
+@pytest.mark.slow
 def test_it_is_contents_that_a_resumed_run_must_share(multilingual, given, tmp_path, capsys):
     _, run = multilingual
     assert main(run) == 0

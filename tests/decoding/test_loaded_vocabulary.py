@@ -109,6 +109,7 @@ def oracle(decoder, folder, entries, prompt, n_tokens):
     return found, entries.decode(found)
 
 
+@pytest.mark.slow
 def test_the_text_is_the_best_row_of_the_table_at_each_step(decoder, tiny):
     vocabulary = loaded(decoder, tiny / "grown")
     (text,) = written(decoder, vocabulary, ["Alle Menschen"], goal=None, max_tokens=6)
@@ -209,6 +210,7 @@ def test_bytes_that_no_text_contains_are_barred_and_never_written(tmp_path):
     assert not found & set(appended)
 
 
+@pytest.mark.slow
 def test_on_a_mesh_everything_is_the_same(tmp_path):
     write_tiny_decoder(tmp_path / "model", n_layers=1, **HEADS)
     write_large(tmp_path, tmp_path / "model")

@@ -195,6 +195,7 @@ def test_output_rows_come_in_the_order_of_input_rows(decoder):
             np.testing.assert_allclose(found[row], np.asarray(output)[ids].mean(axis=0), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_hypernetwork_gives_output_rows_too_or_says_that_it_has_none(folder):
     for name, separate in (("both", True), ("input", False)):
         write_tiny_decoder_hypernet(folder / name, folder / "model", separate_output=separate)

@@ -88,6 +88,7 @@ def test_tied_tables_are_one():
     assert written(decoder, large, ids, mask, SamplingConfig())[0] == generated(decoder, ids, mask, SamplingConfig())[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_8_bit", [False, True])
 @pytest.mark.parametrize("penalty", [1.0, 2.5])
 def test_new_tokens_are_read_and_written_and_penalised_by_their_string(penalty, is_8_bit):
@@ -164,6 +165,7 @@ def test_logits_that_are_no_numbers_end_a_sequence():
     assert int(state.n_chosen_B[0]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2, 4), (1, 8)])
 def test_sharded_decoding_is_unsharded_decoding(shape):
     decoder = random_decoder(WIDE)

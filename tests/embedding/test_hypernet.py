@@ -121,6 +121,7 @@ def test_what_stands_under_a_false_mask_does_not_matter():
     assert_close(padded.input_UD[:5], out[:5], 1e-6)
 
 
+@pytest.mark.slow
 def test_jit_equals_eager_and_vmap_equals_batch():
     config = small_config(n_langs=3, rescale=True)
     hypernet = filled(config)

@@ -55,6 +55,7 @@ def close(found, expected, tolerance=1e-5):
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_static_is_the_model_on_its_own_ids(fvt):
     found = fvt.encode(TEXTS, goal=None, pooling="none")
     for text, tokens, hidden in zip(TEXTS, found.tokens, found.hidden, strict=True):

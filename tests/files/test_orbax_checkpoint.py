@@ -59,6 +59,7 @@ def test_bfloat16_comes_back_and_dtypes_are_cast(tmp_path):
     assert_same(wide, jax.tree.map(lambda x: x.astype(jnp.float32), encoder))
 
 
+@pytest.mark.slow
 def test_sharded_trees_are_written_and_read_into_shards(tmp_path, saved):
     folder, encoder = saved
     abstract = shapes()

@@ -104,6 +104,7 @@ def assert_trees_close(one, other, tolerance=2e-5) -> None:
 # ---- each objective against a loop
 
 
+@pytest.mark.slow
 def test_pieces(case):
     hypernet, frozen, batch, _, metrics, _ = case
     found = jax.jit(predict_embeddings)(
@@ -189,6 +190,7 @@ def test_the_loss_is_the_weighted_sum(case, kind):
 # ---- what it depends on
 
 
+@pytest.mark.slow
 def test_jitted_equals_eager(case, kind):
     hypernet, frozen, batch, loss, metrics, _ = case
     eager, of_eager = total_loss(hypernet, frozen, jax.tree.map(jnp.asarray, batch), WEIGHTS[kind])
@@ -249,6 +251,7 @@ def padded(batch: TrainingBatch) -> TrainingBatch:
     )
 
 
+@pytest.mark.slow
 def test_padding_changes_neither_loss_nor_gradients(case, kind):
     hypernet, frozen, batch, loss, metrics, gradient = case
     (with_it, of_it), gradient_with_it = loss_and_gradient(hypernet, frozen, padded(batch), WEIGHTS[kind])

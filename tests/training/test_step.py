@@ -81,6 +81,7 @@ def test_scalers_stay_and_kernels_alone_decay():
             assert bool(np.asarray(update).any()) == moves(path), path
 
 
+@pytest.mark.slow
 def test_batches_of_a_step_are_averaged():
     kind = "encoder"
     frozen, batches = tiny_frozen(kind), jax.tree.map(jnp.asarray, [random_batch(1), random_batch(2)])
@@ -103,6 +104,7 @@ def test_batches_of_a_step_are_averaged():
     assert state.step == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "shape"), [("encoder", (8, 1)), ("decoder", (2, 4))])
 def test_sharded_equals_unsharded(kind, shape):
     frozen, optimizer = tiny_frozen(kind), make_optimizer(QUICK, N_STEPS)
@@ -125,6 +127,7 @@ def test_sharded_equals_unsharded(kind, shape):
         assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(spread.hypernet))
 
 
+@pytest.mark.slow
 def test_half_precision_keeps_whole_parameters():
     frozen, optimizer = tiny_frozen(dtype=jnp.bfloat16), make_optimizer(QUICK, N_STEPS)
     state = init_state(cast(random_hypernet(), jnp.bfloat16), optimizer)

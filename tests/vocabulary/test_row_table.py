@@ -201,6 +201,7 @@ def test_rows_are_stored_in_the_dtype_asked_for(tmp_path, dtype):
     np.testing.assert_array_equal(all_rows(table), wide.astype(jnp.dtype(dtype)))
 
 
+@pytest.mark.slow
 def test_batches_compile_one_program_a_length(tmp_path):
     jax.clear_caches()
     embed(tmp_path / "table")

@@ -48,10 +48,11 @@ class CompileClock:
 
 
 def keep_compiled_programs() -> None:
-    """Has JAX keep what it compiles for the next time, if nothing else was said: a decoder compiles for half a minute.
+    """Has JAX keep what it compiles for the next time, unless the user has said where to.
 
-    The programs lie in the user's cache, beside the packaged models.
+    The programs are in the user's cache, beside the packaged models. Small ones too: a command compiles dozens.
     """
     # jax adds its options to `config` at run time
     if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -69,8 +69,8 @@ class ModelOptions:
     dtype: Literal["float32", "bfloat16"] = "float32"
     mesh: Annotated[str | None, arg(metavar="DATAxMODEL", help_behavior_hint="")] = None
 
-    def load(self) -> "DynamicDecoder":
-        """The model, its programs kept for the next time.
+    def load(self, *, is_merging: bool) -> "DynamicDecoder":
+        """The model, its programs kept for the next time; and its hypernetwork, if prompts are merged.
 
         Raises:
           DyntokError: what `DynamicDecoder.load` and `make_mesh` raise.
@@ -82,7 +82,8 @@ class ModelOptions:
         keep_compiled_programs()
         shape = mesh_shape(self.mesh)
         mesh = None if shape is None else make_mesh(*shape)
-        return DynamicDecoder.load(self.model, hypernet_of(self.hypernet), dtype=self.dtype, mesh=mesh)
+        hypernet = hypernet_of(self.hypernet) if is_merging else None
+        return DynamicDecoder.load(self.model, hypernet, dtype=self.dtype, mesh=mesh)
 
 
 @dataclass(frozen=True)
