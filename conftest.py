@@ -2,8 +2,8 @@
 
 `encoder`, `decoder` (a `DynamicEncoder`, a `DynamicDecoder`, 32 wide), `tokenizer`, `text_encoder`, `subwords` and
 `tokens` (three texts, before and after full merging), `batch` and `merged` (the same, padded), `hypernet_config` and
-`hypernet`, the folders `encoder_folder`, `decoder_folder`, `hypernet_folder`, an empty one, `folder`; `np`, `jax` and
-`jnp`.
+`hypernet`, `start_generation` (makes a `GenerationState` of a prompt) with its `limits` and `greedy` sampling, the
+folders `encoder_folder`, `decoder_folder`, `hypernet_folder`, an empty one, `folder`; `np`, `jax` and `jnp`.
 """
 
 from pathlib import Path
@@ -22,7 +22,9 @@ def example_objects(tmp_path_factory) -> dict[str, Any]:
     import numpy as np
 
     from dyntok_jax import DynamicDecoder, DynamicEncoder
+    from dyntok_jax.decoding import Limits, SamplingConfig, sampling_of, sequence_keys, start
     from dyntok_jax.merging import merge_batch_on_host, merge_texts
+    from dyntok_jax.models import embed_ids
     from dyntok_jax.options import FULL, Merging
     from dyntok_jax.text import TextEncoder, pad_batch
     from tests.support.tiny import write_tiny_decoder, write_tiny_encoder, write_tiny_hypernet
@@ -46,6 +48,19 @@ def example_objects(tmp_path_factory) -> dict[str, Any]:
     made["merged"] = merge_batch_on_host(batch.ids_BL, batch.segment_BL, batch.mask_BL, FULL, max_subwords=7)
     assert encoder.embedder.hypernet is not None
     made["hypernet_config"], made["hypernet"] = encoder.embedder.hypernet
+    made["limits"] = Limits(np.array(made["decoder"].end_ids, np.int32), np.array([8], np.int32))
+    made["greedy"] = sampling_of([SamplingConfig()])
+    made["start_generation"] = lambda: start(
+        made["decoder"].decoder,
+        embed_ids(made["decoder"].decoder, jnp.array([[300, 301, 302]])),
+        jnp.ones((1, 3), bool),
+        None,
+        sequence_keys(np.zeros(1, np.uint32), np.zeros(1, np.uint32)),
+        made["greedy"],
+        made["limits"],
+        capacity=16,
+        chunk=3,
+    )
     return made
 
 
