@@ -33,7 +33,6 @@ TO_DO: dict[str, set[str]] = {
         "write_weights",
     },
     "convert/offline": {"is_gguf", "write_e5_small", "write_gguf"},
-    "encoding": {"DynamicEncoder", "EncodedTexts", "Timings", "default_prompt", "encode_batch"},
     "files": {
         "LoadedModel",
         "Tables",
