@@ -115,16 +115,16 @@ class BatchDecoder:
         digest_B = np.array([crc32(read.texts[int(row)].encode()) for row in rows], np.uint32)
         limits = Limits(
             end_E=np.array(self.end_ids or (NO_TOKEN,), np.int32),
-            max_tokens_B=self._place(padded(np.full(len(rows), max_tokens, np.int32))),
+            max_tokens_B=self._shard(padded(np.full(len(rows), max_tokens, np.int32))),
         )
-        settings = self._place(sampling_of([sampling] * n_batch))
+        settings = self._shard(sampling_of([sampling] * n_batch))
         inputs = self._inputs(read, rows, n_batch, capacity)
         candidates = self._vocabulary(vocabulary, read, rows, inputs)
         state = _start(
             self.model,
             candidates,
-            inputs.place(self.mesh),
-            self._place(self._seen(read, rows, n_batch)) if sampling.repetition_penalty != 1 else None,
+            inputs.shard(self.mesh),
+            self._shard(self._seen(read, rows, n_batch)) if sampling.repetition_penalty != 1 else None,
             sequence_keys(padded(seed_B), padded(digest_B)),
             settings,
             limits,
@@ -147,7 +147,7 @@ class BatchDecoder:
             if is_over:
                 return
             if (is_stopped_B & ~is_done_B).any():
-                state = stop_sequences(state, self._place(is_stopped_B))
+                state = stop_sequences(state, self._shard(is_stopped_B))
             state, chosen_BO = advance(
                 self.model,
                 state,
@@ -190,10 +190,10 @@ class BatchDecoder:
         capacity = self._capacity(int(read.n_tokens[rows].max()) + int(lengths_B.max()))
         log_BO, best_BO = _score(
             self.model,
-            self._inputs(read, rows, bucket(len(rows), self._batch_buckets()), capacity).place(self.mesh),
-            self._place(np.pad(prompt_B, (0, n_batch - len(ids)))),
-            self._place(lay_out(ids_M, padding=0)),
-            self._place(lay_out(np.ones(len(ids_M), bool), padding=False)),
+            self._inputs(read, rows, bucket(len(rows), self._batch_buckets()), capacity).shard(self.mesh),
+            self._shard(np.pad(prompt_B, (0, n_batch - len(ids)))),
+            self._shard(lay_out(ids_M, padding=0)),
+            self._shard(lay_out(np.ones(len(ids_M), bool), padding=False)),
             capacity=capacity,
             mesh=self.mesh,
         )
@@ -250,7 +250,7 @@ class BatchDecoder:
     def _capacity(self, needed: int) -> int:
         return min(bucket(needed, CAPACITY_BUCKETS), self.config.max_positions)
 
-    def _place(self, values: Any) -> Any:
+    def _shard(self, values: Any) -> Any:
         return shard_batch(values, self.mesh)
 
     def _batch_buckets(self) -> tuple[int, ...]:

@@ -21,7 +21,7 @@ from dyntok_jax.decoding.results import Choice, GeneratedText, ScoredText
 from dyntok_jax.decoding.sampling import SamplingConfig
 from dyntok_jax.decoding.text_stream import TextStream
 from dyntok_jax.decoding.vocabularies import LargeVocabulary
-from dyntok_jax.decoding.written_in import WrittenIn, candidates_of
+from dyntok_jax.decoding.vocabulary_choice import VocabularyChoice, candidates_of
 from dyntok_jax.embedding import DEFAULT_CACHE_ROWS, TokenEmbedder
 from dyntok_jax.errors import InputError
 from dyntok_jax.files import load_model
@@ -216,7 +216,7 @@ class DynamicDecoder:
         stop: Sequence[str] = (),
         sampling: SamplingConfig = GREEDY,
         seed: int | Sequence[int] = 0,
-        vocabulary: WrittenIn = None,
+        vocabulary: VocabularyChoice = None,
         batch_size: int = 8,
         on_text: Callable[[int, str], None] | None = None,
         on_progress: Callable[[int], None] | None = None,
@@ -279,7 +279,7 @@ class DynamicDecoder:
         stop: Sequence[str] = (),
         sampling: SamplingConfig = GREEDY,
         seed: int = 0,
-        vocabulary: WrittenIn = None,
+        vocabulary: VocabularyChoice = None,
     ) -> Iterator[str]:
         """Continues one prompt and yields the text as it is generated, whole characters at a time.
 
@@ -399,7 +399,7 @@ class DynamicDecoder:
         return [choice_of([next(scored) for _ in of_question], style) for of_question in options]
 
     def _streams(
-        self, read: ReadPrompts, stop: Sequence[str], sampling: SamplingConfig, vocabulary: WrittenIn
+        self, read: ReadPrompts, stop: Sequence[str], sampling: SamplingConfig, vocabulary: VocabularyChoice
     ) -> tuple[list[TextStream], LargeVocabulary | list[PromptEntries] | None]:
         """The stream that takes the tokens of each text, and the candidates."""
         stop = _stop_strings(stop)

@@ -33,7 +33,7 @@ class TokenInputs(Generic[ArrayT]):
     rows_RD: Float32[ArrayT, "R D"] | None
     mask_BT: Bool[ArrayT, "B T"]
 
-    def place(self, mesh: Mesh | None) -> "TokenInputs":
+    def shard(self, mesh: Mesh | None) -> "TokenInputs":
         """Shards the batch over the mesh axis `data` and replicates the rows; without a mesh nothing changes."""
         if mesh is None:
             return self

@@ -217,7 +217,7 @@ class DynamicEncoder:
         inputs = self.embedder.inputs(tokens, language_B, n_batch=n_batch, length=length, is_static=is_static)
         type_M = tokens.subwords.type_N[tokens.start_M]
         type_BT = pad_ragged(type_M, tokens.offsets, n_batch, length, padding=0)
-        return inputs.place(self.mesh), shard_batch(type_BT, self.mesh)
+        return inputs.shard(self.mesh), shard_batch(type_BT, self.mesh)
 
     def _batch_buckets(self) -> tuple[int, ...]:
         """Batch sizes that the mesh divides."""

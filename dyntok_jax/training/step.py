@@ -161,17 +161,17 @@ def state_shardings(state: TrainState, optimizer: optax.GradientTransformation, 
     return TrainState(of_parameters, of_optimizer, replicated)
 
 
-def place_batch(batch: TrainingBatch, mesh: Mesh | None) -> TrainingBatch:
+def put_batch(batch: TrainingBatch, mesh: Mesh | None) -> TrainingBatch:
     """Moves a batch to the device; on a mesh, shards each array over `data` by its first axis where that divides."""
     if mesh is None:
         return jax.device_put(batch)
     replicated, split = NamedSharding(mesh, P()), batch_sharding(mesh)
 
-    def place(array):
+    def put(array):
         divides = np.ndim(array) > 0 and np.shape(array)[0] % mesh.shape["data"] == 0
         return jax.device_put(array, split if divides else replicated)
 
-    return jax.tree.map(place, batch)
+    return jax.tree.map(put, batch)
 
 
 def _is_fixed(path: str) -> bool:

@@ -35,7 +35,7 @@ from dyntok_jax.training.step import (
     init_state,
     make_optimizer,
     make_step,
-    place_batch,
+    put_batch,
     state_shardings,
 )
 
@@ -206,7 +206,7 @@ class _Session:
 
     def take_step(self) -> None:
         """One step, and the reading, validation and saving that are due after it."""
-        batches = [place_batch(next(self.job.batches), self.mesh) for _ in range(self.job.config.optimizer.accumulate)]
+        batches = [put_batch(next(self.job.batches), self.mesh) for _ in range(self.job.config.optimizer.accumulate)]
         self.state, metrics = self.step_of(self.state, self.job.frozen, batches)
         self.done += 1
         self.waiting.append((self.done, metrics))

@@ -12,12 +12,12 @@ from dyntok_jax.decoding.vocabularies import LargeVocabulary
 from dyntok_jax.errors import InputError
 from dyntok_jax.text import ByteLevelTokenizer
 
-WrittenIn = LoadedVocabulary | Literal["prompt"] | None
+VocabularyChoice = LoadedVocabulary | Literal["prompt"] | None
 """A large vocabulary; the model's own plus the tokens that the prompt was merged to; or its own alone."""
 
 
 def candidates_of(
-    vocabulary: WrittenIn, read: ReadPrompts, tokenizer: ByteLevelTokenizer, n_own: int, sampling: SamplingConfig
+    vocabulary: VocabularyChoice, read: ReadPrompts, tokenizer: ByteLevelTokenizer, n_own: int, sampling: SamplingConfig
 ) -> tuple[LargeVocabulary | list[PromptEntries] | None, Sequence[NewEntries | None]]:
     """The candidates for all texts, and for each text the strings of those that the model's own vocabulary lacks.
 
