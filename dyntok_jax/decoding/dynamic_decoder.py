@@ -93,10 +93,10 @@ class DynamicDecoder:
           model: a folder, a Hub id, or an offline package's name (`smollm2`).
           hypernet: a folder or Hub id of a ZeTT hypernetwork; `auto` for the one that comes with the model, if any;
             None for FVT.
-          dtype: of the parameters, and so of the computation; logits are float32 whatever it is.
+          dtype: of the parameters and the computation; logits are always float32.
           mesh: shards parameters, key/value cache and batches by the rules in `sharding.py`.
           keep_normalizer: normalise text as in the model's training; ZeTT and the paper's reference do not.
-          surface: how a token is shown to the hypernetwork.
+          surface: the surface form of a token that the hypernetwork reads.
           predict_all: predict the embeddings of single subwords too, as the paper does.
           cache_rows: the most embeddings kept.
 
@@ -425,7 +425,7 @@ def _stop_strings(stop: Sequence[str]) -> tuple[str, ...]:
 def _seeds(seed: int | Sequence[int], count: int) -> UInt32[np.ndarray, "prompts"]:
     seeds = [seed] * count if isinstance(seed, int) else list(seed)
     if len(seeds) != count:
-        raise InputError(f"There are {count} prompts and {len(seeds)} seeds: give one, or one a prompt.")
+        raise InputError(f"There are {count} prompts and {len(seeds)} seeds: give one for all, or one each.")
     if any(not 0 <= one < 2**32 for one in seeds):
         raise InputError("A seed must be a whole number from 0 to 2³² − 1.")
     return np.array(seeds, np.uint32)

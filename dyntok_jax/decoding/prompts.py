@@ -88,7 +88,7 @@ def read_prompts(
 
 
 def prompt_texts(prompts: Sequence[Prompt], chat: ChatTemplate | None) -> tuple[list[str], bool]:
-    """The text of each prompt, and whether the tokenizer is to add its special tokens.
+    """The text of each prompt, and whether the tokenizer should add its special tokens.
 
     Raises:
       InputError, ConfigError: as `read_prompts`.

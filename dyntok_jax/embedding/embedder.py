@@ -100,9 +100,14 @@ class TokenEmbedder:
     def cache(self, cache: EmbeddingCache) -> None:
         """Raises InputError without a hypernetwork, or if the cache's rows have another width."""
         if self.hypernet is None:
-            raise InputError("Without a hypernetwork nothing is predicted, so there is nothing to cache.")
+            raise InputError(
+                "Without a hypernetwork nothing is predicted, so there is nothing to cache: load the model with one."
+            )
         if cache.width != self.source_VD.shape[1]:
-            raise InputError(f"The cache's rows are {cache.width} wide and the model's {self.source_VD.shape[1]}.")
+            raise InputError(
+                f"The cache's rows are {cache.width} wide and the model's {self.source_VD.shape[1]}: give a cache that "
+                "was saved for this model."
+            )
         self._cache = cache
 
     @property

@@ -73,7 +73,7 @@ class Hypernet(nnx.Module):
         self.input_block = Projector(keys[2], hidden, ffn, dtype)
         self.position_embeddings = normal_param(keys[3], (config.max_positions, hidden), dtype)
         self.type_embeddings = normal_param(keys[4], (config.n_token_types, hidden), dtype)
-        # The released body allocates word embeddings that nothing reads; they survive export.
+        # The released body has word embeddings that nothing reads; they are kept for export.
         self.unused_word_embeddings = normal_param(keys[5], (config.pad_token_id + 1, hidden), dtype)
         self.embedding_norm = LayerNorm(hidden, dtype)
         self.layers = stacked_layers(keys[6], config.n_layers, hidden, config.n_heads, ffn, dtype)

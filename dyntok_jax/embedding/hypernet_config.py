@@ -174,7 +174,7 @@ def _read_langs(config: dict[str, Any]) -> tuple[str, ...] | None:
     if codes is None:
         return None
     if not isinstance(codes, list) or not all(isinstance(code, str) for code in codes):
-        raise ConfigError(f"langs of the hypernetwork must be a list of language codes, not {codes!r}.")
+        raise ConfigError(f"langs of the hypernetwork must be a list of language codes, got {codes!r}.")
     return tuple(codes)
 
 

@@ -104,7 +104,7 @@ class DynamicEncoder:
           model: a folder, a Hub id, or an offline package's name (`e5-small`).
           hypernet: a folder or Hub id of a ZeTT hypernetwork; `auto` for the one that comes with the model, if any;
             None for FVT.
-          dtype: of the parameters, and so of the computation; results are float32 whatever it is.
+          dtype: of the parameters and the computation; results are always float32.
           mesh: shards the parameters by the rules in `sharding.py`, and batches over `data`.
           keep_normalizer: normalise text as in the model's training; ZeTT and the paper's reference do not.
           surface: the surface form of a token that the hypernetwork reads.

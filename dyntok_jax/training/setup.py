@@ -65,7 +65,7 @@ def fresh_hypernet(
         n_heads=network.heads,
         vocab_size=tokenizer.n_own,
         n_extra_tokens=tokenizer.vocab_size - tokenizer.n_own,
-        pad_token_id=0,  # sizes a table that nothing reads
+        pad_token_id=0,  # only the size of a table that nothing reads
         max_subwords=max_subwords,
         max_positions=max_subwords + 1,
         separate_output=frozen.source_VM.shape[1] > width,

@@ -261,7 +261,7 @@ class _Session:
         self.checkpoints.wait()
         kept = self.checkpoints.latest
         good = (
-            "No checkpoint is from before that"
+            "There is no checkpoint from before that"
             if kept is None
             else f"The checkpoint of step {kept} in {self.checkpoints.folder} and the best parameters in "
             f"{self.folder / HYPERNET} (--start-from) are from before that"

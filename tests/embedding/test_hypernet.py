@@ -219,7 +219,7 @@ def test_absent_fields_have_zett_defaults():
         ({"n_embd": None}, "n_embd"),
         ({"hn_num_attention_heads": 3}, "3 heads do not divide"),
         ({"hn_single_head": True}, "hn_single_head"),
-        ({"langs": 5}, "langs .* must be a list of language codes, not 5"),
+        ({"langs": 5}, "langs .* must be a list of language codes, got 5"),
         ({"langs": "en"}, "must be a list"),
         ({"langs": [["en"]] * 26}, "must be a list"),
         ({"langs": ["en", "de"]}, "26 languages and its config names 2"),

@@ -219,7 +219,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, keep):
 
 def test_a_start_that_gives_no_number_leaves_nothing(tmp_path):
     spoilt = jax.tree.map(lambda leaf: leaf * np.float32(1e30), random_hypernet(residual=True))
-    with pytest.raises(TrainingError, match=r"of step 1 is NaN or infinite\. No checkpoint is from before"):
+    with pytest.raises(TrainingError, match=r"of step 1 is NaN or infinite\. There is no checkpoint from before"):
         train(job_of(validate=None, hypernet=spoilt), RUN, tmp_path)
     assert run_folder.Checkpoints(tmp_path, 2).latest is None
 
