@@ -2,10 +2,14 @@
 
 `encoder`, `decoder` (a `DynamicEncoder`, a `DynamicDecoder`, 32 wide), `tokenizer`, `text_encoder`, `subwords` and
 `tokens` (three texts, before and after full merging), `batch` and `merged` (the same, padded), `hypernet_config` and
-`hypernet`, the folders `encoder_folder`, `decoder_folder`, `hypernet_folder`, an empty one, `folder`; `np`, `jax` and
-`jnp`.
+`hypernet`, `start_generation` (makes a `GenerationState` of a prompt) with its `limits` and `greedy` sampling, the
+folders `encoder_folder`, `decoder_folder`, `hypernet_folder`, an empty one, `folder`; `np`, `jax` and `jnp`.
+
+Those of training have besides: `data_config` of some German text, a `training_batch` of it, the `frozen` encoder, and a
+`job` of two steps on vocabulary pieces.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +26,9 @@ def example_objects(tmp_path_factory) -> dict[str, Any]:
     import numpy as np
 
     from dyntok_jax import DynamicDecoder, DynamicEncoder
+    from dyntok_jax.decoding import Limits, SamplingConfig, sampling_of, sequence_keys, start
     from dyntok_jax.merging import merge_batch_on_host, merge_texts
+    from dyntok_jax.models import embed_ids
     from dyntok_jax.options import FULL, Merging
     from dyntok_jax.text import TextEncoder, pad_batch
     from tests.support.tiny import write_tiny_decoder, write_tiny_encoder, write_tiny_hypernet
@@ -46,7 +52,41 @@ def example_objects(tmp_path_factory) -> dict[str, Any]:
     made["merged"] = merge_batch_on_host(batch.ids_BL, batch.segment_BL, batch.mask_BL, FULL, max_subwords=7)
     assert encoder.embedder.hypernet is not None
     made["hypernet_config"], made["hypernet"] = encoder.embedder.hypernet
+    made["limits"] = Limits(np.array(made["decoder"].end_ids, np.int32), np.array([8], np.int32))
+    made["greedy"] = sampling_of([SamplingConfig()])
+    made["start_generation"] = lambda: start(
+        made["decoder"].decoder,
+        embed_ids(made["decoder"].decoder, jnp.array([[300, 301, 302]])),
+        jnp.ones((1, 3), bool),
+        None,
+        sequence_keys(np.zeros(1, np.uint32), np.zeros(1, np.uint32)),
+        made["greedy"],
+        made["limits"],
+        capacity=16,
+        chunk=3,
+    )
     return made
+
+
+@pytest.fixture(scope="session")
+def training_objects(example_objects) -> dict[str, Any]:
+    """What the examples of training may use besides."""
+    from dyntok_jax.assets import load_sample
+    from dyntok_jax.training import NetworkConfig, Objectives, RunConfig, TrainingConfig, load_frozen, prepare_job
+    from dyntok_jax.training.data import DataConfig, training_batches
+
+    model: Path = example_objects["encoder_folder"]
+    text = model.with_name("de.txt")
+    text.write_text("\n".join(load_sample()["de"][:20]), encoding="utf-8")
+    data = DataConfig({"de": (str(text),)}, held_out=4, batch_size=4, max_length=48, pieces_per_batch=16, threads=0)
+    network, run = NetworkConfig(layers=1, hidden=32, ffn=64, heads=4), RunConfig(steps=2, log_every=1)
+    config = TrainingConfig(str(model), replace(data, text={}), Objectives(pieces=1.0), network, run=run)
+    return {
+        "data_config": data,
+        "training_batch": next(training_batches(data, example_objects["tokenizer"])),
+        "frozen": load_frozen(str(model))[0],
+        "job": prepare_job(config),
+    }
 
 
 @pytest.fixture(autouse=True)
@@ -54,3 +94,5 @@ def examples(request, doctest_namespace, tmp_path) -> None:
     """Gives a doctest the names above."""
     if isinstance(request.node, pytest.DoctestItem):
         doctest_namespace.update(request.getfixturevalue("example_objects"), folder=tmp_path)
+        if "training" in request.path.parts:
+            doctest_namespace.update(request.getfixturevalue("training_objects"))

@@ -1,4 +1,4 @@
-"""Prompts as a decoder reads them: plain text or chats, tokenized, merged, and what may follow them."""
+"""Prompts as a decoder reads them: plain text or chats, tokenized and merged; and the tokens of continuations."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ from dyntok_jax.text import ByteLevelTokenizer, ChatTemplate, Message, RaggedSub
 Prompt = str | Sequence[Message]
 """Plain text, which gets the special tokens that the model's tokenizer adds; or the turns of a chat."""
 GUARD = "\n"
-"""Text that merges with nothing behind it, put before a continuation to tokenize it in the middle of a text."""
+"""Text that merges with nothing after it, put before a continuation to tokenize it as if within a text."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class ReadPrompts:
     """Prompts, tokenized and merged.
 
     Attributes:
-      texts: the text of each, chats by their template.
+      texts: the text of each; of a chat, the rendered template.
       tokens: their tokens after merging.
       language_N: index of each one's language, for a hypernetwork.
-      is_static: whether they were left to the model's own tokenizer.
-      encode_static: what tokenizes them so.
+      is_static: whether they have the tokens of the model's own tokenizer.
+      encode_static: that tokenizer.
     """
 
     texts: Sequence[str]
@@ -45,7 +45,7 @@ class ReadPrompts:
 
     @cached_property
     def n_static(self) -> Int[np.ndarray, "prompts"]:
-        """How many tokens each is to the model's own tokenizer, special tokens not counted; found when first asked."""
+        """Tokens of each by the model's own tokenizer, special tokens not counted; computed on first use."""
         return self.tokens.subwords.counts if self.is_static else self.encode_static(self.texts).counts
 
 
@@ -71,8 +71,8 @@ def read_prompts(
       limit: the most tokens a prompt.
 
     Raises:
-      InputError: no prompts, one without a token, of two kinds, or what is no text or chat.
-      ConfigError: a chat, and the model has no template.
+      InputError: there are no prompts, one has no tokens, plain texts and chats are mixed, or one is neither.
+      ConfigError: a prompt is a chat and the model has no template.
       TooLongError: a prompt is longer than `limit`.
     """
     texts, adds_special = prompt_texts(prompts, chat)
@@ -82,13 +82,13 @@ def read_prompts(
     else:
         subwords = text_encoder.encode(texts, boundary=merging.boundary, add_special_tokens=adds_special)
     if empty := np.flatnonzero(subwords.lengths == 0).tolist():
-        raise InputError(f"Prompt {empty[0]} is empty and the model has no token that begins a text: write something.")
+        raise InputError(f"Prompt {empty[0]} is empty and the model has no token to begin a text with: add some text.")
     tokens = merge_texts(subwords, merging, batch_size=batch_size, limit=limit, truncate=None)
     return ReadPrompts(texts, tokens, language_N, merging.is_static, encode_static)
 
 
 def prompt_texts(prompts: Sequence[Prompt], chat: ChatTemplate | None) -> tuple[list[str], bool]:
-    """The text of each prompt, and whether the tokenizer is to add its special tokens.
+    """The text of each prompt, and whether the tokenizer should add its special tokens.
 
     Raises:
       InputError, ConfigError: as `read_prompts`.
@@ -101,11 +101,11 @@ def prompt_texts(prompts: Sequence[Prompt], chat: ChatTemplate | None) -> tuple[
     if len(plain) == len(prompts):
         return plain, True
     if plain:
-        raise InputError("Plain texts and chats in one call: ask for each kind by itself.")
+        raise InputError("The prompts mix plain texts and chats: give each kind in a call of its own.")
     if chat is None:
         raise ConfigError(
             "The model has no chat template (tokenizer_config.json has no chat_template, and there is no "
-            "chat_template.jinja): give plain text, or take a model that was tuned on chats."
+            "chat_template.jinja): give plain text, or use a model that was tuned on chats."
         )
     chats = []
     for number, turns in enumerate(prompts):
@@ -116,10 +116,10 @@ def prompt_texts(prompts: Sequence[Prompt], chat: ChatTemplate | None) -> tuple[
 
 
 def continuation_ids(tokenizer: ByteLevelTokenizer, prompt: str, continuation: str) -> list[int]:
-    """A text as the model's own tokenizer writes it behind another one.
+    """The ids of a text that follows another one, by the model's own tokenizer.
 
-    What it makes of both together, where that leaves the prompt's tokens as they are. Where the border lies within a
-    token of both, the continuation is tokenized alone, but as text within a text: without a space put before it.
+    Both are tokenized together if that leaves the prompt's tokens unchanged. If a token would cross the border, the
+    continuation is tokenized alone, but as text within a text: no space is put before it.
     """
 
     def encode(text: str) -> list[int]:
@@ -133,10 +133,14 @@ def continuation_ids(tokenizer: ByteLevelTokenizer, prompt: str, continuation: s
 
 
 def end_ids(folder: Path, tokenizer: ByteLevelTokenizer) -> tuple[int, ...]:
-    """The tokens at which generation ends: what the model's folder says, in the files that may say so.
+    """The tokens at which generation ends, from the config files of the model's folder.
 
     Raises:
-      ConfigError: a file is no JSON object.
+      ConfigError: a file is not a JSON object.
+
+    >>> ids = end_ids(decoder_folder, decoder.tokenizer)
+    >>> [decoder.tokenizer.own.id_to_token(index) for index in ids]
+    ['</s>']
     """
     found: list[int] = []
     for name in ("generation_config.json", "config.json"):
@@ -146,7 +150,7 @@ def end_ids(folder: Path, tokenizer: ByteLevelTokenizer) -> tuple[int, ...]:
         try:
             ids = dict(json.loads(path.read_text(encoding="utf-8"))).get("eos_token_id")
         except (ValueError, TypeError) as error:
-            raise ConfigError(f"{path} is not a JSON object ({error}): mend it, or fetch it again.") from error
+            raise ConfigError(f"{path} is not a JSON object ({error}): repair it, or download it again.") from error
         found += [index for index in (ids if isinstance(ids, list) else [ids]) if isinstance(index, int)]
         if found:
             break

@@ -13,7 +13,7 @@ from dyntok_jax.models import Decoder, embed_ids, empty_cache, logits, prefill
 from dyntok_jax.sharding import constrain_cache
 
 POSITIONS = 32
-"""Positions whose logits lie in memory at a time."""
+"""Positions whose logits are in memory at a time."""
 
 
 @partial(jax.jit, static_argnames=("capacity", "chunk", "mesh"))
@@ -40,7 +40,7 @@ def score_continuations(
       mask_BO: their tokens, padding on the right.
       capacity: slots of the cache; at least the longest prompt and continuation together.
       chunk: tokens read at a time.
-      mesh: places the caches by the rules in `sharding.py`.
+      mesh: shards the caches by the rules in `sharding.py`.
 
     Returns:
       Natural logarithms, 0 for padding; and the most probable token at each place.
@@ -49,7 +49,7 @@ def score_continuations(
     hidden_PTD, cache = prefill(model, embeddings_PTD, mask_PT, cache, chunk=chunk)
     first_B1D = last_token(hidden_PTD, mask_PT)[prompt_B][:, None]
     cache = constrain_cache(cache.take(prompt_B), mesh)
-    # the last token of each continuation is asked for, but nothing is asked behind it
+    # the last token of a continuation is scored, but never read: nothing follows it
     is_read_BO = jnp.pad(mask_BO[:, 1:], ((0, 0), (0, 1)))
     width = min(chunk, continuation_BO.shape[1])
     hidden_BOD, _ = prefill(model, embed_ids(model, continuation_BO), is_read_BO, cache, chunk=width)
@@ -65,7 +65,7 @@ def target_log_probabilities(
 ) -> tuple[Float32[Array, "B O"], Int32[Array, "B O"]]:
     """Log p(target | hidden state before it), and the arg max, a few positions at a time.
 
-    No more than `POSITIONS` × V logits a sequence lie in memory; blocks that are all padding cost nothing.
+    No more than `POSITIONS` × V logits a sequence are in memory; blocks that are all padding cost nothing.
     """
     width = min(POSITIONS, target_BO.shape[1])
 

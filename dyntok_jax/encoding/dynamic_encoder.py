@@ -1,4 +1,4 @@
-"""`DynamicEncoder`: a trained encoder with dynamic tokenization. Parameters, and the steps in order."""
+"""`DynamicEncoder`: a trained encoder with dynamic tokenization."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -42,15 +42,20 @@ from dyntok_jax.types import AnyArray
 
 
 class DynamicEncoder:
-    """An encoder, its tokenizer, and what embeds new tokens: a hypernetwork, or FVT without one.
+    """An encoder, its tokenizer, and the embedder of new tokens: a hypernetwork, or FVT without one.
 
     Attributes:
       config: of the encoder.
       encoder: its parameters.
-      text_encoder: its tokenizer, as texts go through it.
-      embedder: rows for new tokens, and their cache.
-      prefix: what the model expects before a text (`query: `).
-      mesh: where parameters and batches lie, or None for the default device.
+      text_encoder: splits texts into subwords.
+      embedder: predicts rows for new tokens, and caches them.
+      prefix: text that the model expects before each text (`query: `).
+      mesh: over which parameters and batches are sharded; None for the default device.
+
+    >>> encoder = DynamicEncoder.load(encoder_folder, hypernet_folder)
+    >>> texts = encoder.encode(["Freiheit und Gleichheit", "All human beings are born free."])
+    >>> texts.n_subwords.tolist(), texts.n_tokens.tolist(), texts.embeddings_ND.shape
+    ([11, 20], [4, 7], (2, 32))
     """
 
     def __init__(
@@ -73,7 +78,7 @@ class DynamicEncoder:
 
     @property
     def cache(self) -> EmbeddingCache | None:
-        """Embeddings predicted so far; None under FVT. Assign a loaded one of the model's width to start warm."""
+        """Embeddings predicted so far; None under FVT. Assign a loaded cache to start with its embeddings."""
         return self.embedder.cache
 
     @cache.setter
@@ -99,10 +104,10 @@ class DynamicEncoder:
           model: a folder, a Hub id, or an offline package's name (`e5-small`).
           hypernet: a folder or Hub id of a ZeTT hypernetwork; `auto` for the one that comes with the model, if any;
             None for FVT.
-          dtype: of the parameters, and so of the computation; results are float32 whatever it is.
-          mesh: places the parameters by the rules in `sharding.py` and splits batches over `data`.
-          keep_normalizer: normalise text as the model was trained; ZeTT and the paper's reference do not.
-          surface: how a token is shown to the hypernetwork.
+          dtype: of the parameters and the computation; results are always float32.
+          mesh: shards the parameters by the rules in `sharding.py`, and batches over `data`.
+          keep_normalizer: normalise text as in the model's training; ZeTT and the paper's reference do not.
+          surface: the surface form of a token that the hypernetwork reads.
           predict_all: predict the embeddings of single subwords too, as the paper does.
           cache_rows: the most embeddings kept.
 
@@ -141,23 +146,23 @@ class DynamicEncoder:
         Args:
           texts: strings, pairs (tuples) or pre-split words (lists).
           goal: when merging stops; None is static tokenization: the model's own tokenizer and ids.
-          merging: all that merging may do, instead of `goal`; texts are merged to whole words together with those of
-            their batch, unless this says otherwise.
+          merging: all merging options, instead of `goal`; by default the texts of a batch are merged together, up to
+            whole words.
           language: code of the texts' language, one for all or one each; only for multilingual hypernetworks.
-          prefix: put before each text; by default what the model expects.
+          prefix: text put before each text; by default the one that the model expects.
           pooling: `mean` over tokens, the `first` token, or `none` for hidden states.
           normalize: scale embeddings to length 1.
           batch_size: texts a batch.
           truncate: cut texts that are longer, after merging, than the model's positions.
-          on_progress: called with the number of texts of each batch handed to the device.
-          stopwatch: takes the seconds of each stage; each batch is then waited for, which nothing else does.
+          on_progress: called with the number of texts of each batch sent to the device.
+          stopwatch: records the seconds of each stage; encoding then waits for each batch, which it does not otherwise.
 
         Returns:
           Embeddings or hidden states in float32, with tokens and counts.
 
         Raises:
-          InputError: texts, language or options that cannot be used, a merge list of another tokenizer or boundary.
-          TooLongError: a text longer than the model's positions, unless `truncate`.
+          InputError: invalid texts, language or options, or a merge list of another tokenizer or boundary.
+          TooLongError: a text has more tokens than the model has positions, unless `truncate`.
 
         >>> encoder.encode(["Freiheit und Gleichheit"]).n_tokens.tolist()
         [4]
@@ -183,7 +188,7 @@ class DynamicEncoder:
                 subwords, merging, batch_size=batch_size, limit=self.config.max_tokens, truncate=truncate
             )
         pending, padded_tokens = [], 0
-        for rows in group_by_length(tokens.lengths, batch_size):  # those that the model sees hold texts of like length
+        for rows in group_by_length(tokens.lengths, batch_size):  # the model's batches have texts of similar length
             with timed(stopwatch, "embed"):
                 inputs, type_BT = self._inputs(tokens.take(rows), language_N[rows], is_static=merging.is_static)
             with timed(stopwatch, "model"):
@@ -206,13 +211,13 @@ class DynamicEncoder:
     def _inputs(
         self, tokens: RaggedTokens, language_B: Int32[np.ndarray, "texts"], *, is_static: bool
     ) -> tuple[TokenInputs, Int32[AnyArray, "B T"]]:
-        """The tokens of a batch as the model reads them, padded to buckets, and which text of a pair each is of."""
+        """The tokens of a batch as the model reads them, padded to buckets, and which text of a pair each is in."""
         n_batch = bucket(len(tokens), self._batch_buckets())
         length = min(bucket(max(1, int(tokens.lengths.max()))), self.config.max_tokens)
         inputs = self.embedder.inputs(tokens, language_B, n_batch=n_batch, length=length, is_static=is_static)
         type_M = tokens.subwords.type_N[tokens.start_M]
         type_BT = pad_ragged(type_M, tokens.offsets, n_batch, length, padding=0)
-        return inputs.place(self.mesh), shard_batch(type_BT, self.mesh)
+        return inputs.shard(self.mesh), shard_batch(type_BT, self.mesh)
 
     def _batch_buckets(self) -> tuple[int, ...]:
         """Batch sizes that the mesh divides."""
@@ -220,7 +225,13 @@ class DynamicEncoder:
 
 
 def default_prompt(folder: Path) -> str:
-    """What a model expects before each text, where its folder says so in the sentence-transformers way."""
+    """The text that a model expects before each text, from its sentence-transformers config; empty without one.
+
+    >>> path = folder / "config_sentence_transformers.json"
+    >>> _ = path.write_text('{"prompts": {"query": "query: "}, "default_prompt_name": "query"}')
+    >>> default_prompt(folder)
+    'query: '
+    """
     path = folder / "config_sentence_transformers.json"
     if not path.is_file():
         return ""
@@ -228,7 +239,7 @@ def default_prompt(folder: Path) -> str:
         config = json.loads(path.read_text(encoding="utf-8"))
         return (config.get("prompts") or {}).get(config.get("default_prompt_name") or "", "")
     except (ValueError, AttributeError) as error:
-        raise ConfigError(f"{path} is not a JSON object with prompts ({error}): mend it, or delete it.") from error
+        raise ConfigError(f"{path} is not a JSON object with prompts ({error}): repair it, or delete it.") from error
 
 
 @partial(jax.jit, static_argnames=("pooling", "normalize"))
@@ -240,7 +251,13 @@ def encode_batch(
     pooling: Pooling,
     normalize: bool,
 ) -> Float[Array, "B *T D"]:
-    """Source or predicted embeddings, the encoder, pooling."""
+    """The jitted steps: source or predicted embeddings, the encoder, pooling.
+
+    >>> inputs = encoder.embedder.inputs(tokens, np.zeros(3, np.int32), n_batch=4, length=12)
+    >>> type_BT = jnp.zeros((4, 12), jnp.int32)
+    >>> encode_batch(encoder.encoder, inputs, type_BT, pooling="mean", normalize=True).shape
+    (4, 32)
+    """
     mask_BT = inputs.mask_BT
     hidden_BTD = encode(encoder, embed_tokens(encoder.word_embeddings[...], inputs), mask_BT, type_BT)
     if pooling == "none":

@@ -256,7 +256,7 @@ def test_learnt_merges_are_applied_and_foreign_ones_refused(run, tiny, tmp_path)
         (["texts.txt", "--mesh", "100x100"], "does not fit"),
         (["texts.txt", "--only", "de"], "leave it out"),
         (["--only", "xx"], "no text in xx"),
-        (["texts.txt", "--cache", "x"], "without --hypernet"),
+        (["texts.txt", "--cache", "x"], "without a hypernetwork"),
         (["texts.txt", "--output", "texts.txt"], "not a folder"),
         (["texts.txt", "--json", "."], "is a folder"),
         (["texts.txt", "--merge-list", "gone.jsonl"], "cannot be read"),
@@ -264,8 +264,8 @@ def test_learnt_merges_are_applied_and_foreign_ones_refused(run, tiny, tmp_path)
         (["texts.txt", "--model", "bare"], "is no model: it lacks config.json, weights"),
         (["texts.txt", "--hypernet", "NARROW"], "width 16"),
         (["texts.txt", "--hypernet", "LANGS"], "--language"),
-        (["--hypernet", "LANGS"], "knows no language 'th'"),
-        (["texts.txt", "--hypernet", "LANGS", "--language", "tlh"], "knows no language 'tlh'"),
+        (["--hypernet", "LANGS"], "was not trained for the language 'th'"),
+        (["texts.txt", "--hypernet", "LANGS", "--language", "tlh"], "was not trained for the language 'tlh'"),
     ],
 )
 def test_what_a_user_can_put_right_is_one_line_and_nothing_is_written(run, tiny, tmp_path, options, said):

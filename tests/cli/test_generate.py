@@ -252,7 +252,7 @@ def test_the_clock_tells_what_was_compiled_until_a_moment():
         (["x", "--prompt-vocab"], "give a goal too, such as --share 100"),
         (["x", "--samples", "0"], "1 or more"),
         (["x", "--samples", "2"], "would be the same text"),
-        (["x", "--top-k", "5"], "temperature 0 draws nothing"),
+        (["x", "--top-k", "5"], "Temperature 0 always takes"),
         (["x", "--temperature", "-1"], "temperature must be"),
         (["x", "--temperature", "1", "--top-p", "1.5"], "top_p must be"),
         (["x", "--repetition-penalty", "0"], "more than 0"),

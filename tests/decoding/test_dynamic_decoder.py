@@ -320,7 +320,7 @@ def test_a_mesh_that_does_not_divide_the_heads_is_told_before_anything_is_compil
     [
         ([], {}, InputError, "There is no prompt"),
         ([""], {}, InputError, "Prompt 0 is empty"),
-        (["x", CHAT], {}, InputError, "Plain texts and chats in one call"),
+        (["x", CHAT], {}, InputError, "mix plain texts and chats"),
         ([[]], {}, InputError, "Chat 0 must be a list of turns"),
         (["x"], {"max_tokens": 0}, InputError, "max_tokens must be 1 or more"),
         (["x"], {"max_tokens": 512}, TooLongError, "Prompt 0 has 1 tokens after merging and 512 more"),
@@ -360,7 +360,7 @@ def test_a_missing_template_is_told(tmp_path):
 def test_weights_that_are_no_numbers_stop_with_an_error(folder):
     decoder = DynamicDecoder.load(folder)
     decoder.decoder.final_norm.scale[...] = jnp.full_like(decoder.decoder.final_norm.scale[...], jnp.nan)
-    with pytest.raises(NotANumberError, match="behind prompt 0 are NaN or infinite"):
+    with pytest.raises(NotANumberError, match="after prompt 0 are NaN or infinite"):
         decoder.generate(["x"])
-    with pytest.raises(NotANumberError, match="behind prompt 0 are NaN or infinite"):
+    with pytest.raises(NotANumberError, match="after prompt 0 are NaN or infinite"):
         decoder.score(["x"], ["y"])

@@ -162,7 +162,7 @@ def test_what_cannot_be_is_told(decoder, monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # users have no check of types before ours
     with pytest.raises(InputError, match=r"merges nothing.*: give a goal \(goal=Share\(100\), --share 100\)"):
         decoder.generate(PROMPTS, vocabulary="prompt")
-    with pytest.raises(InputError, match="'promt' is no vocabulary"):
+    with pytest.raises(InputError, match="got 'promt'"):
         decoder.generate(PROMPTS, vocabulary="promt")
 
 

@@ -106,14 +106,14 @@ def test_rows_that_hold_no_number_are_told():
         ({"temperature": -0.1}, "temperature must be 0"),
         ({"temperature": float("nan")}, "temperature must be"),
         ({"temperature": float("inf")}, "temperature must be"),
-        ({"temperature": 1.0, "top_k": 0}, "top_k must be 1 or more, not 0"),
+        ({"temperature": 1.0, "top_k": 0}, "top_k must be 1 or more, got 0"),
         ({"temperature": 1.0, "top_p": 0.0}, "top_p must be more than 0"),
         ({"temperature": 1.0, "top_p": 1.1}, "top_p must be"),
         ({"temperature": 1.0, "min_p": -0.5}, "min_p must be from 0 to 1"),
         ({"repetition_penalty": 0.0}, "repetition_penalty must be more than 0"),
         (
             {"top_k": 5, "top_p": 0.9},
-            "top_k and top_p would cut off what is drawn from, and temperature 0 draws nothing",
+            "Temperature 0 always takes the most probable token, so top_k and top_p can have no effect",
         ),
     ],
 )

@@ -245,7 +245,7 @@ def test_languages_are_chosen_once_or_per_text(folders):
     close(mixed[1::2], german[1::2])
     with pytest.raises(InputError, match="multilingual"):
         encoder.encode(TEXTS)
-    with pytest.raises(InputError, match="knows no language 'zz'"):
+    with pytest.raises(InputError, match="was not trained for the language 'zz'"):
         encoder.encode(TEXTS, language="zz")
     with pytest.raises(InputError, match="6 texts and 1 languages"):
         encoder.encode(TEXTS, language=["en"])

@@ -25,7 +25,7 @@ from dyntok_jax.training.objectives import freeze, total_loss
 from dyntok_jax.training.step import (
     cast,
     learning_rate_schedule,
-    place_batch,
+    put_batch,
 )
 from tests.support.tiny_training import (
     MASK_ROW,
@@ -120,7 +120,7 @@ def test_sharded_equals_unsharded(kind, shape):
     frozen_there = freeze(body_there, head_there, MASK_ROW if frozen.head else None)
     for batch in batches:
         alone, metrics = step(alone, frozen, [batch])
-        spread, metrics_there = step(spread, frozen_there, [place_batch(batch, mesh)])
+        spread, metrics_there = step(spread, frozen_there, [put_batch(batch, mesh)])
         assert_close(metrics_there, metrics, rtol=2e-4, atol=1e-6)
     assert_close(spread.hypernet, alone.hypernet, atol=1e-3)
     if shape == (2, 4):

@@ -142,7 +142,7 @@ def test_a_finished_run_is_left_as_it_is(whole):
 
 
 def test_a_run_is_not_overwritten(whole):
-    with pytest.raises(CheckpointError, match="holds a run already, up to step 6: go on with it"):
+    with pytest.raises(CheckpointError, match="already holds a run, up to step 6: continue it"):
         train(job_of(), RUN, whole)
 
 
@@ -198,7 +198,7 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
     """Before the second has touched what the first is writing."""
     writing = tmp_path / run_folder.CHECKPOINTS / "9.orbax-checkpoint-tmp"
     writing.mkdir(parents=True)
-    with run_folder.held_alone(tmp_path), pytest.raises(CheckpointError, match="Another process trains in"):
+    with run_folder.locked(tmp_path), pytest.raises(CheckpointError, match="Another process trains in"):
         train(job_of(), RUN, tmp_path, resume=True)
     assert writing.exists()
     train(job_of(), replace(RUN, steps=1), tmp_path)
@@ -218,7 +218,7 @@ def test_patience_ends_a_run(tmp_path):
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path, keep):
     """The first update blows up, but its parameters are numbers still: only the next loss tells."""
     job = job_of(validate=None, config=EXPLOSIVE)
-    with pytest.raises(TrainingError, match=r"of step 2 came out as no finite number.*checkpoint of step 0.*lower"):
+    with pytest.raises(TrainingError, match=r"of step 2 is NaN or infinite.*checkpoint of step 0.*lower"):
         train(job, replace(RUN, checkpoint_every=1, log_every=1, keep=keep), tmp_path)
     assert run_folder.Checkpoints(tmp_path, keep).steps == [0]
     exported = jax.tree.leaves(load_hypernet(tmp_path / "hypernet")[1])
@@ -227,7 +227,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, keep):
 
 def test_a_start_that_gives_no_number_leaves_nothing(tmp_path):
     spoilt = jax.tree.map(lambda leaf: leaf * np.float32(1e30), random_hypernet(residual=True))
-    with pytest.raises(TrainingError, match=r"of step 1 came out as no finite number\. No checkpoint is from before"):
+    with pytest.raises(TrainingError, match=r"of step 1 is NaN or infinite\. There is no checkpoint from before"):
         train(job_of(validate=None, hypernet=spoilt), RUN, tmp_path)
     assert run_folder.Checkpoints(tmp_path, 2).latest is None
 

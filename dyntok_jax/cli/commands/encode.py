@@ -1,4 +1,4 @@
-"""`dyntok encode`: texts in, embeddings and tokens out, and a table of what was saved."""
+"""`dyntok encode`: texts in, embeddings and tokens out, and a table of the reduction."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,33 +44,33 @@ EMBEDDINGS, TOKENS = "embeddings.safetensors", "tokens.jsonl"
 
 @dataclass(frozen=True)
 class Encode:
-    """Encodes texts with dynamic tokenization, and says what that saved.
+    """Encodes texts with dynamic tokenization, and reports the reduction.
 
     Attributes:
-      file: UTF-8 text with one text a line (.gz too), aligned JSON lines (.jsonl, .jsonl.gz; a field a language), or -
-        for standard input. Left out: the packaged sample.
+      file: UTF-8 text with one text a line (.gz too), aligned JSON lines (.jsonl, .jsonl.gz; one field a language), or
+        - for standard input. Left out: the packaged sample.
       model: a folder, a Hugging Face Hub id, or a packaged model.
       hypernet: folder or Hub id of a ZeTT hypernetwork; auto: the one that comes with the model, if any; none: a new
         token is the mean of its subwords (FVT).
       share: merge until this share of the maximum reduction is reached.
-      merges: merge this many times a batch.
-      budget: merge until every text has at most so many tokens, special tokens included.
+      merges: merge this many times in each batch.
+      budget: merge until every text has at most this many tokens, special tokens included.
       merge_list: apply the merges that `dyntok learn-merges` wrote to this file.
       boundary: what merging may not cross (default: pretoken, or the merge list's own).
       scope: count pairs over a batch, or in each text alone.
       max_subwords: the longest token, in subwords (default: what the hypernetwork was trained for, or 7).
-      only: codes of the languages to read, of those that there are.
+      only: codes of the languages to read, from those in the file.
       language: code of the texts' language, for a multilingual hypernetwork (default: the file's own codes).
-      surface: how a token is shown to the hypernetwork.
+      surface: the surface form of a token that the hypernetwork reads.
       predict_all: predict the embeddings of single subwords too, as the paper does.
       pooling: mean over tokens, the first token, or none (hidden states).
       prefix: put before each text (default: what the model expects).
       batch_size: texts a batch.
       truncate: cut texts that are longer than the model's positions, instead of stopping.
       output: folder for embeddings.safetensors and the token report, tokens.jsonl.
-      cache: file of predicted embeddings; read if it is there, written at the end.
+      cache: file of predicted embeddings; read if it exists, written at the end.
       mesh: devices that share the batches × devices that share the model, such as 4x2.
-      no_static: do not run static tokenization for comparison.
+      no_static: skip the comparison with static tokenization.
       json: file for the table's figures.
     """
 
@@ -111,7 +111,7 @@ class Encode:
         goal = goal_of(self.share, self.merges, self.budget)
         shape = mesh_shape(self.mesh)
         if self.batch_size < 1:
-            raise InputError(f"--batch-size must be 1 or more, not {self.batch_size}.")
+            raise InputError(f"--batch-size must be 1 or more, got {self.batch_size}.")
         columns = read_columns(self.file, self.only)
         outputs = [Path(self.output) / EMBEDDINGS, Path(self.output) / TOKENS]
         for path in [*outputs, *(Path(path) for path in (self.json, self.cache) if path is not None)]:
@@ -165,24 +165,27 @@ class Encode:
         if self.cache is None:
             return encoder
         if encoder.cache is None:
-            raise InputError("--cache keeps predicted embeddings, and without --hypernet nothing is predicted.")
+            raise InputError(
+                "--cache stores predicted embeddings, and without a hypernetwork nothing is predicted: leave --cache "
+                "out, or give --hypernet."
+            )
         if Path(self.cache).exists():
             capacity, width = encoder.cache.capacity, encoder.config.width
             encoder.cache = EmbeddingCache.load(self.cache, capacity=capacity, width=width)
         return encoder
 
     def _language(self, encoder: "DynamicEncoder", column: TextColumn) -> str | None:
-        """The code to give with a column's texts; None where the hypernetwork has no languages."""
+        """The language code for a column's texts; None where the hypernetwork has no languages."""
         own = column.language if encoder.embedder.languages else None
         try:
             encoder.embedder.language_indices(self.language or own, 1)
         except InputError as error:
-            hint = "Name one for all texts with --language, or read only some of the languages with --only."
+            hint = "Give one for all texts with --language, or read only some of the languages with --only."
             raise InputError(f"{column.name}: {error} {hint}") from error
         return self.language or own
 
     def _metadata(self, goal: str) -> dict[str, str]:
-        """The options that decide about the embeddings."""
+        """The options that the embeddings depend on."""
         names = ("model", "hypernet", "boundary", "scope", "max_subwords", "merge_list", "language", "surface")
         names += ("predict_all", "pooling", "prefix", "truncate")
         options = {name: str(getattr(self, name)) for name in names if getattr(self, name) is not None}

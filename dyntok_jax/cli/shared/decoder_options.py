@@ -24,7 +24,7 @@ from dyntok_jax.errors import InputError
 from dyntok_jax.options import DEFAULT_DECODER, STATIC, Merging, Scope
 
 if TYPE_CHECKING:
-    from dyntok_jax.decoding import DynamicDecoder, WrittenIn
+    from dyntok_jax.decoding import DynamicDecoder, VocabularyChoice
 
 flattened = tyro.conf.arg(name="")
 """Puts a group's options among the command's own: `--share`, not `--merging.share`."""
@@ -129,7 +129,7 @@ class VocabularyOptions:
         if self.probes is not None and self.index is None:
             raise InputError("--probes says how much of an index is read: give --index too, or leave it out.")
 
-    def load(self, decoder: "DynamicDecoder") -> "WrittenIn":
+    def load(self, decoder: "DynamicDecoder") -> "VocabularyChoice":
         """What `DynamicDecoder.generate` takes.
 
         Raises:

@@ -16,7 +16,7 @@ from dyntok_jax.decoding import (
     GeneratedText,
     Prompt,
     SamplingConfig,
-    WrittenIn,
+    VocabularyChoice,
 )
 from dyntok_jax.options import FULL
 from dyntok_jax.text import ByteLevelTokenizer, Message
@@ -90,7 +90,7 @@ def write_texts(
     *,
     max_tokens: int,
     sampling: SamplingConfig = GREEDY,
-    vocabulary: WrittenIn = None,
+    vocabulary: VocabularyChoice = None,
     **options: Any,
 ) -> Writing:
     """Generates, on a clock that leaves compilation out.
