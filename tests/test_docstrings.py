@@ -93,7 +93,6 @@ TO_DO: dict[str, set[str]] = {
         "read_shapes",
         "save_checkpoint",
     },
-    "storage": {"check_writable", "save_arrays", "written_together"},
     "training": {
         "FrozenModel",
         "Job",
