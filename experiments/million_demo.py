@@ -59,7 +59,7 @@ def demo(
     output.mkdir(parents=True, exist_ok=True)
     for made, command in steps:
         if made is not None and Path(made).exists() and command[0] != "embed-vocab":  # which goes on by itself
-            console.print(f"[dim]{made} is there already.[/]", highlight=False, soft_wrap=True)
+            console.print(f"[dim]{made} exists already.[/]", highlight=False, soft_wrap=True)
             continue
         if command[0] == "generate":
             command += ["--max-tokens", str(max_tokens)]

@@ -15,24 +15,6 @@ FOLDERS = sorted(
 )
 MODULES = sorted(path.stem for path in [*PACKAGE.glob("[!_]*.py"), PACKAGE / "assets"])
 TO_DO: dict[str, set[str]] = {
-    "convert": {
-        "Checkpoint",
-        "LazyTensor",
-        "check_not_lfs_pointer",
-        "load_decoder",
-        "load_encoder",
-        "load_hypernet",
-        "load_masked_lm_head",
-        "load_tables",
-        "open_checkpoint",
-        "plain_name",
-        "read_config",
-        "save_decoder",
-        "save_encoder",
-        "save_hypernet",
-        "write_weights",
-    },
-    "convert/offline": {"is_gguf", "write_e5_small", "write_gguf"},
     "decoding": {
         "Choice",
         "DynamicDecoder",
@@ -79,20 +61,6 @@ TO_DO: dict[str, set[str]] = {
         "with_table_scalers",
     },
     "encoding": {"DynamicEncoder", "EncodedTexts", "Timings", "default_prompt", "encode_batch"},
-    "files": {
-        "LoadedModel",
-        "Tables",
-        "cache_folder",
-        "check_free",
-        "convert_folder",
-        "find_hypernet",
-        "find_model",
-        "is_checkpoint",
-        "load_checkpoint",
-        "new_folder",
-        "read_shapes",
-        "save_checkpoint",
-    },
     "training": {
         "FrozenModel",
         "Job",

@@ -123,7 +123,7 @@ def test_what_cannot_be_is_told_in_a_line(run, tiny, tmp_path, options, said):
 def test_another_vocabulary_is_replaced_only_when_asked_for(build, tmp_path):
     build("de.txt")
     before = (tmp_path / "vocab" / "tokenizer.json").read_bytes()
-    assert "is there already" in build("el.txt.gz", status=2)
+    assert "exists already" in build("el.txt.gz", status=2)
     assert (tmp_path / "vocab" / "tokenizer.json").read_bytes() == before
     build("el.txt.gz", "--overwrite")
     assert (tmp_path / "vocab" / "tokenizer.json").read_bytes() != before

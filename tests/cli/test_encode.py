@@ -259,7 +259,7 @@ def test_learnt_merges_are_applied_and_foreign_ones_refused(run, tiny, tmp_path)
         (["texts.txt", "--json", "."], "is a folder"),
         (["texts.txt", "--merge-list", "gone.jsonl"], "cannot be read"),
         (["texts.txt", "--model", "./gone"], "There is no folder"),
-        (["texts.txt", "--model", "bare"], "is no model: it lacks config.json, weights"),
+        (["texts.txt", "--model", "bare"], "is not a model: it lacks config.json, weights"),
         (["texts.txt", "--hypernet", "NARROW"], "width 16"),
         (["texts.txt", "--hypernet", "LANGS"], "--language"),
         (["--hypernet", "LANGS"], "knows no language 'th'"),

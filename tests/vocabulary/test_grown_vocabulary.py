@@ -336,7 +336,7 @@ def test_damaged_files_are_named(folder, vocabulary):
 
 
 def test_a_folder_appears_whole_or_not_at_all(vocabulary, folder, monkeypatch):
-    with pytest.raises(CheckpointError, match="is there already"):
+    with pytest.raises(CheckpointError, match="exists already"):
         save_vocabulary(folder, vocabulary)
     before = load_file(folder / "entries.safetensors")["constituents"]
 

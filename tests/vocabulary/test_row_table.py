@@ -268,7 +268,7 @@ def test_no_other_folder_is_touched(tmp_path):
     (tmp_path / "photos" / "a.jpg").write_bytes(b"x")
     (tmp_path / "file").write_bytes(b"x")
     for name in ("photos", "file"):
-        with pytest.raises(InputError, match="is there already and is no table"):
+        with pytest.raises(InputError, match="exists already and is no table"):
             embed(tmp_path / name, overwrite=True)
     with pytest.raises(CheckpointError, match="cannot be written"):
         embed(tmp_path / "file" / "below")
