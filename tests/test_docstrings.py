@@ -14,74 +14,6 @@ FOLDERS = sorted(
     if stub.relative_to(PACKAGE).parts[0] not in NO_EXAMPLES
 )
 MODULES = sorted(path.stem for path in [*PACKAGE.glob("[!_]*.py"), PACKAGE / "assets"])
-TO_DO: dict[str, set[str]] = {
-    "convert": {
-        "Checkpoint",
-        "LazyTensor",
-        "check_not_lfs_pointer",
-        "load_decoder",
-        "load_encoder",
-        "load_hypernet",
-        "load_masked_lm_head",
-        "load_tables",
-        "open_checkpoint",
-        "plain_name",
-        "read_config",
-        "save_decoder",
-        "save_encoder",
-        "save_hypernet",
-        "write_weights",
-    },
-    "convert/offline": {"is_gguf", "write_e5_small", "write_gguf"},
-    "files": {
-        "LoadedModel",
-        "Tables",
-        "cache_folder",
-        "check_free",
-        "convert_folder",
-        "find_hypernet",
-        "find_model",
-        "is_checkpoint",
-        "load_checkpoint",
-        "new_folder",
-        "read_shapes",
-        "save_checkpoint",
-    },
-    "storage": {"check_writable", "save_arrays", "written_together"},
-    "vocabulary": {
-        "GrownVocabulary",
-        "RowSource",
-        "TableConfig",
-        "VocabularyTable",
-        "WordList",
-        "count_segments",
-        "embed_vocabulary",
-        "grow_entries",
-        "load_vocabulary",
-        "load_word_list",
-        "open_table",
-        "read_vocabulary_config",
-        "readable",
-        "save_vocabulary",
-        "word_texts",
-    },
-    "vocabulary/index": {
-        "MipsIndex",
-        "RowBlocks",
-        "best",
-        "build_index",
-        "exact_search",
-        "load_index",
-        "measure_recall",
-        "place_index",
-        "recall_of",
-        "rescore",
-        "save_index",
-        "search",
-        "table_identity",
-    },
-}
-"""Public names that lack an example, by folder: to become empty."""
 
 
 def definitions(path: Path) -> dict[str, ast.AST]:
@@ -118,7 +50,7 @@ def without_example(public: dict[str, ast.AST]) -> set[str]:
 def test_every_public_name_of_a_folder_has_an_example(folder):
     public = handed_on(PACKAGE / folder)
     assert public
-    assert without_example(public) == TO_DO.get(folder, set())
+    assert without_example(public) == set()
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -1,4 +1,4 @@
-"""A step of decoding in a large vocabulary, and the search alone, to compile ahead of time."""
+"""A step of decoding in a large vocabulary, and its search alone, to compile ahead of time."""
 
 from functools import partial
 from typing import Any
@@ -14,9 +14,9 @@ from dyntok_jax.vocabulary.index import BLOCK_ROWS, MipsIndex, RowBlocks, exact_
 from tpu.programs import Program, decode_program, shape
 
 FILLED = 0.9
-"""How full the blocks of an index are, about."""
+"""How full the blocks of an index are, roughly."""
 SUBWORDS = 7
-"""The longest entry."""
+"""Subwords of the longest entry."""
 CANDIDATES, PROBES = 64, 64
 N_SPECIAL = 8
 
@@ -51,7 +51,7 @@ def search_program(config: DecoderConfig, mesh: Mesh, dtype: Any, *, n_batch: in
 
 
 def exact_program(config: DecoderConfig, mesh: Mesh, dtype: Any, *, n_batch: int, n_rows: int) -> Program:
-    """The same by scoring the whole table."""
+    """The same search by scoring the whole table."""
     table_VD = abstract_vocabulary(config, mesh, dtype, n_rows).output_VD
     queries_BD = shape((n_batch, config.width), dtype, batch_sharding(mesh))
     return Program(

@@ -136,7 +136,7 @@ def test_what_cannot_be_converted_is_told_and_nothing_is_written(tiny, tmp_path,
     cases = {
         ("gone/a/b", "out"): "There is no folder",
         ("empty", "out"): "lacks config.json",
-        ("damaged", "out"): "truncated or no safetensors file",
+        ("damaged", "out"): "truncated or not a safetensors file",
         ("other", "out"): "word_embeddings.weight is [",
         ("damaged", "damaged"): "choose another name",
         ("damaged", "."): "choose another name",

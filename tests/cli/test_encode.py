@@ -208,7 +208,7 @@ def test_too_long_texts_are_told_and_cut_only_when_asked(run, tmp_path):
     assert "Text 1 has" in run("long.txt", status=2)
     assert not (tmp_path / "dyntok-output").exists()
     out = run("long.txt", "--truncate")
-    assert "Texts cut to the positions there are: 1" in out
+    assert "Texts truncated to the model's positions: 1" in out
     line = token_lines(tmp_path / "dyntok-output")[1]
     assert line["n_static"] == line["n_tokens"] == 62
 
@@ -227,9 +227,7 @@ def test_learnt_merges_are_applied_and_foreign_ones_refused(run, tiny, tmp_path)
     assert main([*learn, "--model", str(tiny / "model"), "--boundary", "word"]) == 0
     run("corpus.txt", "--merge-list", "merges.jsonl", "--no-static")
     assert token_lines(tmp_path / "dyntok-output")[0]["n_tokens"] == 3
-    assert "leave --boundary out" in run(
-        "corpus.txt", "--merge-list", "merges.jsonl", "--boundary", "pretoken", status=2
-    )
+    assert "omit --boundary" in run("corpus.txt", "--merge-list", "merges.jsonl", "--boundary", "pretoken", status=2)
     assert "leave out" in run("corpus.txt", "--merge-list", "merges.jsonl", "--share", 50, status=2)
     header, _, rest = (tmp_path / "merges.jsonl").read_text().partition("\n")
     (tmp_path / "foreign.jsonl").write_text(json.dumps(json.loads(header) | {"tokenizer": "other"}) + "\n" + rest)
@@ -254,14 +252,14 @@ def test_learnt_merges_are_applied_and_foreign_ones_refused(run, tiny, tmp_path)
         (["texts.txt", "--batch-size", "0"], "1 or more"),
         (["texts.txt", "--mesh", "4"], "DATAxMODEL"),
         (["texts.txt", "--mesh", "100x100"], "does not fit"),
-        (["texts.txt", "--only", "de"], "leave it out"),
+        (["texts.txt", "--only", "de"], "omit --only"),
         (["--only", "xx"], "no text in xx"),
         (["texts.txt", "--cache", "x"], "without a hypernetwork"),
         (["texts.txt", "--output", "texts.txt"], "not a folder"),
         (["texts.txt", "--json", "."], "is a folder"),
         (["texts.txt", "--merge-list", "gone.jsonl"], "cannot be read"),
         (["texts.txt", "--model", "./gone"], "There is no folder"),
-        (["texts.txt", "--model", "bare"], "is no model: it lacks config.json, weights"),
+        (["texts.txt", "--model", "bare"], "is not a model: it lacks config.json, weights"),
         (["texts.txt", "--hypernet", "NARROW"], "width 16"),
         (["texts.txt", "--hypernet", "LANGS"], "--language"),
         (["--hypernet", "LANGS"], "was not trained for the language 'th'"),

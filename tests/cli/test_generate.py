@@ -179,7 +179,7 @@ def test_a_file_holds_a_prompt_a_line(run, decoder, tmp_path, monkeypatch):
     for file in ("prompts.txt", "prompts.txt.gz", "-"):
         out, err = run("--file", file, "--output", "out.jsonl")
         assert lines(tmp_path / "out.jsonl") == expected
-        assert "Blank lines left out: 1." in out
+        assert "Blank lines skipped: 1." in out
         assert err == ""
 
 
@@ -244,11 +244,11 @@ def test_the_clock_tells_what_was_compiled_until_a_moment():
         (["x", "--system", "Be brief."], "give --chat too"),
         (["x", "--static", "--share", "50"], "--static merges nothing: leave out --share"),
         (["x", "--share", "50", "--merges", "3"], "give one of them"),
-        (["x", "--boundary", "word"], "--boundary would do nothing: ask for merging too"),
-        (["x", "--scope", "batch", "--max-subwords", "3"], "--scope, --max-subwords would do nothing"),
-        (["x", "--merge-last"], "--merge-last would do nothing"),
-        (["x", "--language", "de"], "--language would do nothing"),
-        (["x", "--hypernet", "./gone"], "--hypernet would do nothing"),
+        (["x", "--boundary", "word"], "--boundary would have no effect: turn merging on"),
+        (["x", "--scope", "batch", "--max-subwords", "3"], "--scope, --max-subwords would have no effect"),
+        (["x", "--merge-last"], "--merge-last would have no effect"),
+        (["x", "--language", "de"], "--language would have no effect"),
+        (["x", "--hypernet", "./gone"], "--hypernet would have no effect"),
         (["x", "--prompt-vocab"], "give a goal too, such as --share 100"),
         (["x", "--samples", "0"], "1 or more"),
         (["x", "--samples", "2"], "would be the same text"),

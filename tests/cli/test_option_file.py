@@ -74,8 +74,8 @@ def test_what_the_file_lacks_is_asked_for(read, capsys):
             'share = "half"',
             "invalid choice 'half' for argument '--share'. Expected one of ('uniform', 'gaussian', 'fixed')",
         ),
-        ("[data]\nsteps = 3", "has no option data"),
-        ("config = 'other.toml'", "has no option config"),
+        ("[data]\nsteps = 3", "remove data"),
+        ("config = 'other.toml'", "remove config"),
         ("threads = 2", "threads"),  # code alone sets it
         ("steps = 0", "steps must be at least 1, got 0"),
         ("objectives = ['sentence']", "language_model, got 'sentence'"),

@@ -231,7 +231,7 @@ def test_a_mesh_that_does_not_divide_the_rows_is_told(decoder, tiny, monkeypatch
     ("vocabulary", "table", "index", "options", "said"),
     [
         ("grown", "own", None, {}, "rows of another vocabulary"),
-        ("grown", "grown", "own", {}, "index in .* is one of another table"),
+        ("grown", "grown", "own", {}, "index in .* indexes another table"),
         ("grown", "half", None, {}, "holds rows for another model"),
         ("grown", "half", "grown", {}, "holds rows for another model"),
         ("gone", "grown", None, {}, "`dyntok build-vocab` wrote"),
@@ -308,7 +308,7 @@ def test_without_an_index_every_row_is_scored(run, decoder, tiny):
     ("options", "said"),
     [
         (["--vocab", "@grown/vocab"], "give --table too"),
-        (["--table", "@grown/table"], "--table is of a large vocabulary: give --vocab too"),
+        (["--table", "@grown/table"], "--table needs a large vocabulary: give --vocab too"),
         (["--index", "@grown/index"], "give --vocab too"),
         (["--candidates", "5"], "give --vocab too"),
         ([*LARGE, "--probes", "5"], "give --index too"),

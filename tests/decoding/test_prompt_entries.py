@@ -177,7 +177,11 @@ def test_the_command_writes_what_the_library_writes(decoder, folder, tmp_path, m
     line = json.loads((tmp_path / "out.jsonl").read_text())
     assert (line["n_written"], line["n_new"]) == (40, text.n_new)
     needs_goal = "prompts are static by default: give a goal too, such as --share 100"
-    for more, said in (([], needs_goal), (["--static"], needs_goal), ([*full, "--vocab", "v"], "names others")):
+    for more, said in (
+        ([], needs_goal),
+        (["--static"], needs_goal),
+        ([*full, "--vocab", "v"], "different vocabularies to write in"),
+    ):
         assert main([*generate, *more]) == 2
         out, err = capsys.readouterr()
         assert said in err

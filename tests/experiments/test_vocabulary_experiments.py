@@ -100,7 +100,7 @@ def test_million_demo(folder, tmp_path, capsys):
     demo.demo((tmp_path / "de.txt.gz",), **options)  # what is there is used again
     again = capsys.readouterr()
     assert again.out.splitlines()[-1] == first.out.splitlines()[-1]
-    assert "is there already" in again.err
+    assert "exists already" in again.err
 
 
 @pytest.mark.parametrize("is_real", [True, False], ids=["table", "synthetic"])

@@ -185,7 +185,7 @@ def test_a_model_fetched_before_is_found_without_a_network(point_hub_to, monkeyp
 
 def test_a_hub_repository_with_pickles_only_is_refused(hub_server):
     hub_server.repositories["org/old"] = {"config.json": b"{}", "tokenizer.json": b"{}", "pytorch_model.bin": b"."}
-    with pytest.raises(CheckpointError, match="Hub repository org/old is no model: it lacks weights"):
+    with pytest.raises(CheckpointError, match="Hub repository org/old is not a model: it lacks weights"):
         find_model("org/old")
     assert "pytorch_model.bin" not in hub_server.fetched
 

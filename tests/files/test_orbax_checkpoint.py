@@ -81,7 +81,7 @@ def test_a_checkpoint_of_another_config_is_refused_with_all_faults(saved):
 def test_folders_that_are_no_checkpoints_are_refused(tmp_path):
     for folder in (tmp_path, tmp_path / "gone"):
         assert not is_checkpoint(folder)
-        with pytest.raises(CheckpointError, match="is no checkpoint"):
+        with pytest.raises(CheckpointError, match="is not a checkpoint"):
             read_shapes(folder)
 
 
@@ -111,7 +111,7 @@ def test_what_is_there_stays_unless_overwriting(saved):
 def test_only_model_folders_are_ever_replaced(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").touch()
-    with pytest.raises(CheckpointError, match="no model folder"), new_folder(tmp_path / "photos", overwrite=True):
+    with pytest.raises(CheckpointError, match="not a model folder"), new_folder(tmp_path / "photos", overwrite=True):
         pass
     assert (tmp_path / "photos" / "cat.jpg").exists()
 

@@ -142,7 +142,7 @@ class Generate:
             raise InputError(f"--static merges nothing: leave out {', '.join(self.merging.given)}.")
         if not self.static:
             self.merging.check(self.source)
-        self.large.check(is_merging=self.merging.is_asked)
+        self.large.check(is_merging=self.merging.is_merging)
         if self.samples < 1:
             raise InputError(f"--samples must be 1 or more, got {self.samples}.")
         if self.samples > 1 and self.temperature == 0:

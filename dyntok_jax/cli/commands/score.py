@@ -67,7 +67,7 @@ class Score:
 
         decoder = self.source.load(is_merging=self.merging.is_asked)
         reading = self.merging.reading(self.source.language)
-        runs = 2 if self.merging.is_asked else 1
+        runs = 2 if self.merging.is_merging else 1
         with progress_bar("Scoring", runs * sum(row.n_texts for row in rows)) as advance:
             scores = score_rows(decoder, rows, reading, style=self.style, on_progress=advance)
         notes = scores.notes()

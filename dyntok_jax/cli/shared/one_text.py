@@ -8,7 +8,7 @@ from dyntok_jax.text import ByteLevelTokenizer, TextEncoder
 
 
 class OneText:
-    """The tokens of a text as strings, special tokens left out."""
+    """The tokens of a text as strings, without special tokens."""
 
     def __init__(self, tokenizer: ByteLevelTokenizer, text: str, merging: Merging):
         self.tokenizer, self.merging = tokenizer, merging
@@ -21,7 +21,7 @@ class OneText:
         return self._strings(unmerged_tokens(self._static))
 
     def merged(self, goal: Goal | None = None) -> list[str]:
-        """The tokens after merging, as asked for, or to another goal than that."""
+        """The tokens after merging, or after merging to another goal."""
         merging = self.merging if goal is None else replace(self.merging, goal=goal, merge_list=None)
         limit = len(self._subwords.ids_N)
         return self._strings(merge_texts(self._subwords, merging, batch_size=1, limit=limit, truncate=None))

@@ -10,12 +10,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 PIPE_WIDTH = 120
-"""Columns where no terminal says how many there are."""
+"""Columns where there is no terminal."""
 
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        raise BrokenPipeError  # rich would end the process here, with the status of a failure
+        raise BrokenPipeError  # rich would exit here with a failure status
 
 
 def make_console(*, stderr: bool = False) -> Console:
@@ -25,20 +25,20 @@ def make_console(*, stderr: bool = False) -> Console:
 
 
 def print_out(*parts: RenderableType) -> None:
-    """Prints tables, and texts as they stand."""
+    """Prints tables, and texts unchanged."""
     _print(make_console(), *parts)
 
 
 def print_beside_text(*parts: RenderableType) -> None:
-    """The same where a text went to standard output: on a terminal below it, else to standard error."""
+    """Prints beside a text on standard output: below it on a terminal, else to standard error."""
     _print(make_console(stderr=not sys.stdout.isatty()), *parts)
 
 
 @contextmanager
 def text_out() -> Iterator[Callable[[str], None]]:
-    """Gives what writes a text to standard output, piece by piece, exactly as it is, nothing held back.
+    """Yields a function that writes a text to standard output piece by piece, unchanged and without delay.
 
-    On a terminal, characters that would command it show as U+FFFD, and the text's last line is ended.
+    On a terminal, control characters are shown as U+FFFD, and a line break ends the text.
     """
     is_terminal, last = sys.stdout.isatty(), ""
 
@@ -70,7 +70,7 @@ def _print(console: Console, *parts: RenderableType) -> None:
 
 @contextmanager
 def progress_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error, gone when done; nothing where that is no terminal, or of 0. Gives what advances it."""
+    """A bar on standard error, removed when done; none without a terminal or for a total of 0. Yields its advance."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not (total and console.is_terminal)) as bars:
