@@ -70,7 +70,7 @@ class ModelOptions:
     mesh: Annotated[str | None, arg(metavar="DATAxMODEL", help_behavior_hint="")] = None
 
     def load(self, *, is_merging: bool) -> "DynamicDecoder":
-        """Loads the model, with its hypernetwork if prompts are merged, and keeps its compiled programs for the next run.
+        """Loads the model, and its hypernetwork if prompts are merged; keeps compiled programs for the next run.
 
         Raises:
           DyntokError: what `DynamicDecoder.load` and `make_mesh` raise.
