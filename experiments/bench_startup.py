@@ -65,7 +65,8 @@ class Started:
 def run(options: Options, console: Console) -> Figures:
     """Times everything."""
     figures: Figures = {}
-    find_model(options.encoder), find_model(options.decoder)
+    for model in (options.encoder, options.decoder):
+        find_model(model)
     quick = {
         "python": ("-c", "pass"),
         "import": ("-c", "import dyntok_jax"),

@@ -104,7 +104,7 @@ class Generate:
 
         names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
         sampling = SamplingConfig(**{name: getattr(self, name) for name in names})
-        decoder = self.source.load(is_merging=self.merging.is_asked)
+        decoder = self.source.load(is_merging=self.merging.is_merging)
         vocabulary = self.large.load(decoder)
         reading = self.merging.reading(self.source.language)
         prompts = [prompt for prompt in prompts for _ in range(self.samples)]

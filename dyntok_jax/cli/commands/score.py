@@ -65,7 +65,7 @@ class Score:
 
         from dyntok_jax.cli.shared import score_rows
 
-        decoder = self.source.load(is_merging=self.merging.is_asked)
+        decoder = self.source.load(is_merging=self.merging.is_merging)
         reading = self.merging.reading(self.source.language)
         runs = 2 if self.merging.is_merging else 1
         with progress_bar("Scoring", runs * sum(row.n_texts for row in rows)) as advance:
