@@ -80,7 +80,10 @@ Goal = Merges | Share | Budget
 
 SurfaceMode = Literal["constituents", "retokenized"]
 
-Pooling = Literal["mean", "first", "none"]
+Pooling = Literal["auto", "mean", "first", "max", "last", "weighted_mean", "mean_sqrt", "none"]
+"""How the hidden states of a text's tokens become one row: their mean; that of the first token (`cls`) or of the last;
+their largest numbers; their mean weighted by position; their sum divided by the root of their number. `auto`: as the
+model's folder declares, the mean if it declares nothing. `none`: not at all."""
 
 Style = Literal["letters", "full"]
 """Whether the answer is a letter after the listed options (Hendrycks et al. 2021), or the option itself."""

@@ -1,10 +1,9 @@
 """`DynamicEncoder`: a trained encoder with dynamic tokenization. Parameters, and the steps in order."""
 
-import json
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +21,11 @@ from dyntok_jax.embedding import (
     embed_tokens,
 )
 from dyntok_jax.encoding.encoded_texts import EncodedTexts, Timings, timed
-from dyntok_jax.errors import ConfigError, InputError
+from dyntok_jax.encoding.sentence_modules import SentenceModules
+from dyntok_jax.errors import InputError
 from dyntok_jax.files import load_model
 from dyntok_jax.merging import RaggedTokens, merge_texts
-from dyntok_jax.models import Encoder, EncoderConfig, encode, l2_normalize, mean_pool
+from dyntok_jax.models import Encoder, EncoderConfig, SentenceHead, embed_sentences, encode
 from dyntok_jax.options import AUTO, DEFAULT_MODEL, FULL, Goal, Merging, Pooling, SurfaceMode, one_merging
 from dyntok_jax.sharding import data_parts, shard_batch
 from dyntok_jax.text import (
@@ -50,6 +50,7 @@ class DynamicEncoder:
       text_encoder: its tokenizer, as texts go through it.
       embedder: rows for new tokens, and their cache.
       prefix: what the model expects before a text (`query: `).
+      sentence: how the model was trained to make sentence embeddings of hidden states, and its prompts.
       mesh: where parameters and batches lie, or None for the default device.
     """
 
@@ -60,16 +61,34 @@ class DynamicEncoder:
         embedder: TokenEmbedder,
         *,
         prefix: str = "",
+        sentence: SentenceModules | None = None,
         mesh: Mesh | None = None,
     ):
         self.config, self.encoder, self.embedder = config, encoder, embedder
         self.text_encoder = TextEncoder(embedder.tokenizer)
+        self.sentence = SentenceModules() if sentence is None else sentence
         self.prefix, self.mesh = prefix, mesh
 
     @property
     def tokenizer(self) -> ByteLevelTokenizer:
         """The model's tokenizer and its byte-level form."""
         return self.embedder.tokenizer
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest text in tokens: as the model declares, and no longer than its positions."""
+        return min(self.config.max_tokens, self.sentence.max_tokens or self.config.max_tokens)
+
+    def prompt(self, name: str) -> str:
+        """The prompt that the model declares by this name, such as `query` or `document`.
+
+        Raises:
+          InputError: it declares none of this name.
+        """
+        if name not in self.sentence.prompts:
+            known = ", ".join(self.sentence.prompts) or "none"
+            raise InputError(f"The model declares no prompt {name!r} (it has: {known}): give its text as prefix.")
+        return self.sentence.prompts[name]
 
     @property
     def cache(self) -> EmbeddingCache | None:
@@ -107,7 +126,8 @@ class DynamicEncoder:
           cache_rows: the most embeddings kept.
 
         Raises:
-          ModelNotFoundError, CheckpointError, ConfigError, TokenizerError: see `hub`, `convert`, `text`.
+          ModelNotFoundError, CheckpointError, ConfigError, TokenizerError: see `hub`, `convert`, `text`; a pooling or
+            another step to sentence embeddings that the model declares and that is not supported is a ConfigError.
         """
         loaded = load_model(model, hypernet, kind="encoder", dtype=dtype, mesh=mesh, keep_normalizer=keep_normalizer)
         embedder = TokenEmbedder(
@@ -118,8 +138,9 @@ class DynamicEncoder:
             predict_all=predict_all,
             cache_rows=cache_rows,
         )
-        prefix = default_prompt(loaded.folder)
-        return cls(loaded.config, loaded.parameters, embedder, prefix=prefix, mesh=mesh)
+        sentence = SentenceModules.load(loaded.folder, loaded.tokenizer, loaded.config.width)
+        prefix = sentence.default_prompt
+        return cls(loaded.config, loaded.parameters, embedder, prefix=prefix, sentence=sentence, mesh=mesh)
 
     def encode(
         self,
@@ -129,8 +150,10 @@ class DynamicEncoder:
         merging: Merging | None = None,
         language: str | Sequence[str] | None = None,
         prefix: str | None = None,
-        pooling: Pooling = "mean",
-        normalize: bool = True,
+        prompt_name: str | None = None,
+        pooling: Pooling = "auto",
+        normalize: bool | Literal["auto"] = "auto",
+        truncate_dim: int | None = None,
         batch_size: int = BATCH_BUCKETS[-1],
         truncate: bool = False,
         on_progress: Callable[[int], None] | None = None,
@@ -145,8 +168,11 @@ class DynamicEncoder:
             their batch, unless this says otherwise.
           language: code of the texts' language, one for all or one each; only for multilingual hypernetworks.
           prefix: put before each text; by default what the model expects.
-          pooling: `mean` over tokens, the `first` token, or `none` for hidden states.
-          normalize: scale embeddings to length 1.
+          prompt_name: name of a prompt that the model declares, `query` or `document`, to take as the prefix.
+          pooling: how hidden states become an embedding (see `options.Pooling`); `auto` as the model's folder declares,
+            the mean if it declares nothing; `none` for hidden states.
+          normalize: scale embeddings to length 1; `auto` as the folder declares, yes if it declares nothing.
+          truncate_dim: keep only so many leading dimensions, before scaling, of a model trained for that (Matryoshka).
           batch_size: texts a batch.
           truncate: cut texts that are longer, after merging, than the model's positions.
           on_progress: called with the number of texts of each batch handed to the device.
@@ -166,11 +192,14 @@ class DynamicEncoder:
             raise InputError(f"pooling must be one of {', '.join(get_args(Pooling))}, got {pooling!r}.")
         if batch_size < 1:
             raise InputError(f"batch_size must be 1 or more, got {batch_size}.")
+        head = None if pooling == "none" else self._head(pooling, normalize, truncate_dim)
         merging = self.embedder.resolve(one_merging(goal, merging, FULL), scope="batch", merge_last=True)
         language_N = np.zeros(len(texts), np.int32)
         if not merging.is_static:
             language_N = self.embedder.language_indices(language, len(texts))
-        prefix = self.prefix if prefix is None else prefix
+        if prefix is not None and prompt_name is not None:
+            raise InputError("Give prefix, the text itself, or prompt_name, the name of one of the model's: not both.")
+        prefix = self.prompt(prompt_name) if prompt_name is not None else self.prefix if prefix is None else prefix
         hits, misses = (self.cache.hits, self.cache.misses) if self.cache is not None else (0, 0)
 
         with timed(stopwatch, "tokenize"):
@@ -179,21 +208,20 @@ class DynamicEncoder:
             else:
                 subwords = self.text_encoder.encode(texts, boundary=merging.boundary, prefix=prefix)
         with timed(stopwatch, "merge"):
-            tokens = merge_texts(
-                subwords, merging, batch_size=batch_size, limit=self.config.max_tokens, truncate=truncate
-            )
+            tokens = merge_texts(subwords, merging, batch_size=batch_size, limit=self.max_tokens, truncate=truncate)
         pending, padded_tokens = [], 0
         for rows in group_by_length(tokens.lengths, batch_size):  # those that the model sees hold texts of like length
             with timed(stopwatch, "embed"):
                 inputs, type_BT = self._inputs(tokens.take(rows), language_N[rows], is_static=merging.is_static)
             with timed(stopwatch, "model"):
-                result = encode_batch(self.encoder, inputs, type_BT, pooling=pooling, normalize=normalize)
+                result = encode_batch(self.encoder, inputs, type_BT, head)
                 pending.append((rows, result if stopwatch is None else jax.block_until_ready(result)))
             padded_tokens += inputs.mask_BT.size
             if on_progress is not None:
                 on_progress(len(rows))
         with timed(stopwatch, "model"):
-            embeddings_ND, hidden = _gather(pending, tokens.lengths, self.config.width, is_pooled=pooling != "none")
+            width = self.config.width if head is None else head.width(self.config.width)
+            embeddings_ND, hidden = _gather(pending, tokens.lengths, width, is_pooled=head is not None)
         return EncodedTexts(
             embeddings_ND=embeddings_ND,
             hidden=hidden,
@@ -214,39 +242,32 @@ class DynamicEncoder:
         type_BT = pad_ragged(type_M, tokens.offsets, n_batch, length, padding=0)
         return inputs.place(self.mesh), shard_batch(type_BT, self.mesh)
 
+    def _head(self, pooling: Pooling, normalize: bool | Literal["auto"], dim: int | None) -> SentenceHead:
+        """The model's own head, but for what the caller asks for."""
+        head = self.sentence.head
+        if pooling != "auto":
+            if head.dense and len(head.poolings) != 1:
+                raise InputError(
+                    f"The model's dense layer takes {' and '.join(head.poolings)} together: leave pooling out."
+                )
+            head = replace(head, poolings=(pooling,))
+        if dim is not None and not 1 <= dim <= head.width(self.config.width):
+            raise InputError(f"truncate_dim must be from 1 to {head.width(self.config.width)}, got {dim}.")
+        return replace(head, dim=dim, normalize=head.normalize if normalize == "auto" else normalize)
+
     def _batch_buckets(self) -> tuple[int, ...]:
         """Batch sizes that the mesh divides."""
         return divided_buckets(BATCH_BUCKETS, data_parts(self.mesh))
 
 
-def default_prompt(folder: Path) -> str:
-    """What a model expects before each text, where its folder says so in the sentence-transformers way."""
-    path = folder / "config_sentence_transformers.json"
-    if not path.is_file():
-        return ""
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        return (config.get("prompts") or {}).get(config.get("default_prompt_name") or "", "")
-    except (ValueError, AttributeError) as error:
-        raise ConfigError(f"{path} is not a JSON object with prompts ({error}): mend it, or delete it.") from error
-
-
-@partial(jax.jit, static_argnames=("pooling", "normalize"))
+@jax.jit
 def encode_batch(
-    encoder: Encoder,
-    inputs: TokenInputs[Array],
-    type_BT: Int32[Array, "B T"],
-    *,
-    pooling: Pooling,
-    normalize: bool,
+    encoder: Encoder, inputs: TokenInputs[Array], type_BT: Int32[Array, "B T"], head: SentenceHead | None = None
 ) -> Float[Array, "B *T D"]:
-    """Source or predicted embeddings, the encoder, pooling."""
+    """Source or predicted embeddings, the encoder, and the sentence embeddings of a head; hidden states without one."""
     mask_BT = inputs.mask_BT
     hidden_BTD = encode(encoder, embed_tokens(encoder.word_embeddings[...], inputs), mask_BT, type_BT)
-    if pooling == "none":
-        return hidden_BTD
-    pooled_BD = mean_pool(hidden_BTD, mask_BT) if pooling == "mean" else hidden_BTD[:, 0]
-    return l2_normalize(pooled_BD) if normalize else pooled_BD
+    return hidden_BTD if head is None else embed_sentences(head, hidden_BTD, mask_BT)
 
 
 def _gather(pending, lengths: Int[np.ndarray, "texts"], width: int, *, is_pooled: bool):

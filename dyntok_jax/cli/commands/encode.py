@@ -63,8 +63,11 @@ class Encode:
       language: code of the texts' language, for a multilingual hypernetwork (default: the file's own codes).
       surface: how a token is shown to the hypernetwork.
       predict_all: predict the embeddings of single subwords too, as the paper does.
-      pooling: mean over tokens, the first token, or none (hidden states).
+      pooling: how tokens become an embedding (auto: as the model's folder declares, mean if it declares nothing), or
+        none (hidden states).
+      truncate_dim: keep only so many leading dimensions, of a model that was trained for that (Matryoshka).
       prefix: put before each text (default: what the model expects).
+      prompt_name: name of a prompt of the model to put before each text instead, such as query or document.
       batch_size: texts a batch.
       truncate: cut texts that are longer than the model's positions, instead of stopping.
       output: folder for embeddings.safetensors and the token report, tokens.jsonl.
@@ -96,8 +99,10 @@ class Encode:
     language: Annotated[str | None, arg(metavar="CODE", help_behavior_hint="")] = None
     surface: SurfaceMode = "constituents"
     predict_all: bool = False
-    pooling: Pooling = "mean"
+    pooling: Pooling = "auto"
+    truncate_dim: Count = None
     prefix: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")] = None
+    prompt_name: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
     batch_size: Annotated[int, arg(metavar="N")] = 32
     truncate: bool = False
     output: Annotated[str, arg(metavar="FOLDER")] = "dyntok-output"
@@ -112,6 +117,8 @@ class Encode:
         shape = mesh_shape(self.mesh)
         if self.batch_size < 1:
             raise InputError(f"--batch-size must be 1 or more, not {self.batch_size}.")
+        if self.prefix is not None and self.prompt_name is not None:
+            raise InputError("--prefix is a text and --prompt-name the name of one of the model's: give one of them.")
         columns = read_columns(self.file, self.only)
         outputs = [Path(self.output) / EMBEDDINGS, Path(self.output) / TOKENS]
         for path in [*outputs, *(Path(path) for path in (self.json, self.cache) if path is not None)]:
@@ -138,8 +145,9 @@ class Encode:
                 merging,
                 with_static=not self.no_static,
                 on_progress=advance,
-                prefix=self.prefix,
+                prefix=self.prefix if self.prompt_name is None else encoder.prompt(self.prompt_name),
                 pooling=self.pooling,
+                truncate_dim=self.truncate_dim,
                 batch_size=self.batch_size,
                 truncate=self.truncate,
             )
@@ -184,6 +192,6 @@ class Encode:
     def _metadata(self, goal: str) -> dict[str, str]:
         """The options that decide about the embeddings."""
         names = ("model", "hypernet", "boundary", "scope", "max_subwords", "merge_list", "language", "surface")
-        names += ("predict_all", "pooling", "prefix", "truncate")
+        names += ("predict_all", "pooling", "truncate_dim", "prefix", "prompt_name", "truncate")
         options = {name: str(getattr(self, name)) for name in names if getattr(self, name) is not None}
         return options | {"goal": goal}

@@ -89,7 +89,8 @@ def encode_columns(
       merging: how to merge.
       with_static: run static tokenization too, for its time.
       on_progress: called with the number of texts of each batch, twice a text where static runs too.
-      shared: options of `DynamicEncoder.encode` that both runs take: prefix, pooling, batch_size, truncate.
+      shared: options of `DynamicEncoder.encode` that both runs take: prefix, pooling, truncate_dim, batch_size,
+        truncate.
 
     Raises:
       TooLongError: a text longer than the model's positions, and its column's name.
@@ -155,5 +156,5 @@ def count_static(
     subwords = encoder.text_encoder.encode_static(texts, prefix=encoder.prefix if prefix is None else prefix)
     n_counted = subwords.counts
     if truncate:
-        n_counted = np.minimum(n_counted, encoder.config.max_tokens - (subwords.lengths - n_counted))
+        n_counted = np.minimum(n_counted, encoder.max_tokens - (subwords.lengths - n_counted))
     return n_counted
