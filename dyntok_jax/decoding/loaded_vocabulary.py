@@ -57,8 +57,8 @@ def load_large_vocabulary(
 ) -> LoadedVocabulary:
     """Loads a vocabulary for a model.
 
-    Bytes that the byte-level form appended to the model's own entries are no candidates: no text that the model was
-    trained on has them, and their rows were never trained.
+    Entries that are no token of the model's own (bytes that its byte-level form appended, gaps between its ids) are no
+    candidates: no text that the model was trained on has them, and their rows were never trained.
 
     Args:
       vocabulary: folder of its entries.
@@ -79,7 +79,7 @@ def load_large_vocabulary(
     rows = open_table(table, vocabulary_hash=entries.fingerprint)
     _check_model(rows, model, tokenizer.n_own)
     found = None if index is None else load_index(index, table=table_identity(rows.config))
-    barred_E = np.arange(tokenizer.n_own, tokenizer.vocab_size, dtype=np.int32)
+    barred_E = tokenizer.tokenless_ids
     _check_candidates(k, n_probe, found, entries.size, len(barred_E))
     large = LargeVocabulary(
         input_VD=rows.to_device(mesh),

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Int32
 from tokenizers import Tokenizer
 
 from dyntok_jax.errors import TokenizerError
@@ -156,6 +158,15 @@ class ByteLevelTokenizer:
         by_id = {index: piece for piece, index in self.byte_level.get_vocab(with_added_tokens=False).items()}
         by_id |= {index: token.content for index, token in self.byte_level.get_added_tokens_decoder().items()}
         return [by_id.get(index, "") for index in range(max(by_id) + 1)]
+
+    @cached_property
+    def tokenless_ids(self) -> Int32[np.ndarray, "E"]:
+        """Ids that stand for no token of the model's: gaps between its ids, and the bytes appended behind them.
+
+        What the model's table holds in these rows, and in those behind them, was never trained.
+        """
+        gaps = [index for index in range(self.n_own) if self.own.id_to_token(index) is None]
+        return np.array([*gaps, *range(self.n_own, self.vocab_size)], np.int32)
 
     @cached_property
     def fingerprint(self) -> str:
