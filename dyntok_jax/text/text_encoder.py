@@ -263,4 +263,6 @@ class _Flat:
     ) -> RaggedSubwords:
         """The sequences, given their segments and words."""
         is_counted_N = ~self.is_special_N & ~is_prefix_N
-        return RaggedSubwords(self.ids_N, segment_N, self.type_N, self.span_N2, word_N, is_counted_N, self.offsets)
+        return RaggedSubwords(
+            self.ids_N, segment_N, self.type_N, self.text_N, self.span_N2, word_N, is_counted_N, self.offsets
+        )

@@ -156,6 +156,7 @@ class GrownVocabulary:
             ids_N=ids_N,
             segment_N=subwords.segment_N[first_N],
             type_N=subwords.type_N[first_N],
+            text_N=subwords.text_N[first_N],
             span_N2=span_N2,
             word_N=subwords.word_N[first_N],
             is_counted_N=subwords.is_counted_N[first_N],
