@@ -22,7 +22,7 @@ from dyntok_jax.embedding import (
 )
 from dyntok_jax.encoding.encoded_texts import EncodedTexts, Timings, timed
 from dyntok_jax.encoding.sentence_modules import SentenceModules
-from dyntok_jax.errors import InputError
+from dyntok_jax.errors import InputError, NotANumberError
 from dyntok_jax.files import load_model
 from dyntok_jax.merging import RaggedTokens, merge_texts
 from dyntok_jax.models import Encoder, EncoderConfig, SentenceHead, embed_sentences, encode
@@ -184,6 +184,7 @@ class DynamicEncoder:
         Raises:
           InputError: texts, language or options that cannot be used, a merge list of another tokenizer or boundary.
           TooLongError: a text longer than the model's positions, unless `truncate`.
+          NotANumberError: the model or the hypernetwork computes NaN or infinity.
 
         >>> encoder.encode(["Freiheit und Gleichheit"]).n_tokens.tolist()
         [4]
@@ -271,17 +272,32 @@ def encode_batch(
 
 
 def _gather(pending, lengths: Int[np.ndarray, "texts"], width: int, *, is_pooled: bool):
-    """Waits for the batches and puts each text's result in its place: pooled rows, or hidden states."""
+    """Waits for the batches and puts each text's result in its place: pooled rows, or hidden states.
+
+    Raises:
+      NotANumberError: a result is NaN or infinite.
+    """
     if is_pooled:
         embeddings_ND = np.zeros((len(lengths), width), np.float32)
         for rows, pooled_BD in pending:
             embeddings_ND[rows] = np.asarray(pooled_BD, np.float32)[: len(rows)]
+        _check_finite(embeddings_ND)
         return embeddings_ND, None
     hidden = [np.zeros((0, width), np.float32)] * len(lengths)
     for rows, hidden_BTD in pending:
         for row, hidden_TD in zip(rows, np.asarray(hidden_BTD, np.float32), strict=False):
             hidden[row] = hidden_TD[: lengths[row]]
+    _check_finite(hidden)
     return None, hidden
+
+
+def _check_finite(of_texts: Sequence[np.ndarray] | np.ndarray) -> None:
+    bad = next((row for row, values in enumerate(of_texts) if not np.isfinite(values).all()), None)
+    if bad is not None:
+        raise NotANumberError(
+            f"What the model computes for text {bad} is NaN or infinite: its weights may be damaged, or the numbers "
+            "too large for their dtype (try float32)."
+        )
 
 
 COMPILED_STEPS = (encode_batch, *EMBEDDING_STEPS)
