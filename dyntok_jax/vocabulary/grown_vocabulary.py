@@ -174,7 +174,7 @@ class GrownVocabulary:
         if index in self.tokenizer.added_ids or index == self.tokenizer.unknown_id:
             is_special = index in self.tokenizer.special_ids or index == self.tokenizer.unknown_id
             return b"" if is_special and skip_special_tokens else self.tokenizer.pieces[index].encode()
-        return to_bytes(self.string(index))
+        return to_bytes(self.tokenizer.token_string([index]) if index < self.n_own else self.string(index))
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
         """The text of tokens; bytes that are no whole character become U+FFFD.
