@@ -112,6 +112,8 @@ class TextEncoder:
         inputs, word_starts = _as_inputs(texts, prefix)
         encodings = self.tokenizer.own.encode_batch(inputs, add_special_tokens=add_special_tokens)
         flat = _Flat(encodings, inputs, self.tokenizer.special_ids)
+        if self.tokenizer.own.normalizer is not None:
+            flat.cover_composed_characters(self.tokenizer.own.normalizer)
         is_prefix_N = flat.take_off_prefix(len(prefix))
         position_N = np.arange(len(flat.ids_N)) - np.repeat(flat.offsets[:-1], np.diff(flat.offsets))
         segment_N = np.where(flat.is_special_N, NO_SEGMENT, position_N).astype(np.int32)
