@@ -123,7 +123,7 @@ class TokenEmbedder:
             raise InputError(f"There are {n_texts} texts and {len(codes)} languages: give one, or one a text.")
         return np.array([language_index(code, self.languages) for code in codes], np.int32)
 
-    def resolve(self, merging: Merging, *, scope: Scope, merge_last: bool) -> Merging:
+    def resolve(self, merging: Merging, *, scope: Scope, merge_last: bool, protect: str | None = None) -> Merging:
         """What a caller asked for, with what it left to the model (see `resolve_merging`).
 
         Raises:
@@ -134,6 +134,7 @@ class TokenEmbedder:
             tokenizer=self.tokenizer.fingerprint,
             scope=scope,
             merge_last=merge_last,
+            protect=protect,
             longest=self.max_subwords,
             is_longest_strict=self.hypernet is not None,
         )

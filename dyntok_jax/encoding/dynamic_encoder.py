@@ -26,7 +26,18 @@ from dyntok_jax.errors import InputError, NotANumberError
 from dyntok_jax.files import load_model
 from dyntok_jax.merging import RaggedTokens, merge_texts
 from dyntok_jax.models import Encoder, EncoderConfig, SentenceHead, embed_sentences, encode
-from dyntok_jax.options import AUTO, DEFAULT_MODEL, FULL, Goal, Merging, Pooling, SurfaceMode, one_merging
+from dyntok_jax.options import (
+    AUTO,
+    DEFAULT_MODEL,
+    FULL,
+    Goal,
+    Merging,
+    Pooling,
+    SpecialTokens,
+    SurfaceMode,
+    check_choice,
+    one_merging,
+)
 from dyntok_jax.sharding import data_parts, shard_batch
 from dyntok_jax.text import (
     BATCH_BUCKETS,
@@ -49,6 +60,7 @@ class DynamicEncoder:
       encoder: its parameters.
       text_encoder: its tokenizer, as texts go through it.
       embedder: rows for new tokens, and their cache.
+      special_tokens: how special tokens written in texts are read.
       prefix: what the model expects before a text (`query: `).
       sentence: how the model was trained to make sentence embeddings of hidden states, and its prompts.
       mesh: where parameters and batches lie, or None for the default device.
@@ -62,17 +74,24 @@ class DynamicEncoder:
         *,
         prefix: str = "",
         sentence: SentenceModules | None = None,
+        special_tokens: SpecialTokens = "auto",
         mesh: Mesh | None = None,
     ):
         self.config, self.encoder, self.embedder = config, encoder, embedder
         self.text_encoder = TextEncoder(embedder.tokenizer)
         self.sentence = SentenceModules() if sentence is None else sentence
+        self.special_tokens: SpecialTokens = check_choice("special_tokens", special_tokens, get_args(SpecialTokens))
         self.prefix, self.mesh = prefix, mesh
 
     @property
     def tokenizer(self) -> ByteLevelTokenizer:
         """The model's tokenizer and its byte-level form."""
         return self.embedder.tokenizer
+
+    @property
+    def reader(self) -> TextEncoder:
+        """What texts go through: `text_encoder`, or its twin, which reads special tokens as text."""
+        return self.text_encoder.twin if self.special_tokens == "text" else self.text_encoder
 
     @property
     def max_tokens(self) -> int:
@@ -108,6 +127,7 @@ class DynamicEncoder:
         dtype: DTypeLike = jnp.float32,
         mesh: Mesh | None = None,
         keep_normalizer: bool = True,
+        special_tokens: SpecialTokens = "auto",
         surface: SurfaceMode = "constituents",
         predict_all: bool = False,
         cache_rows: int = DEFAULT_CACHE_ROWS,
@@ -121,6 +141,8 @@ class DynamicEncoder:
           dtype: of the parameters, and so of the computation; results are float32 whatever it is.
           mesh: places the parameters by the rules in `sharding.py` and splits batches over `data`.
           keep_normalizer: normalise text as the model was trained; ZeTT and the paper's reference do not.
+          special_tokens: how special tokens written in texts (`<mask>`) are read: as such (`special`, and `auto`), as
+            the model's own tokenizer reads them, or as `text`.
           surface: how a token is shown to the hypernetwork.
           predict_all: predict the embeddings of single subwords too, as the paper does.
           cache_rows: the most embeddings kept.
@@ -140,7 +162,15 @@ class DynamicEncoder:
         )
         sentence = SentenceModules.load(loaded.folder, loaded.tokenizer, loaded.config.width)
         prefix = sentence.default_prompt
-        return cls(loaded.config, loaded.parameters, embedder, prefix=prefix, sentence=sentence, mesh=mesh)
+        return cls(
+            loaded.config,
+            loaded.parameters,
+            embedder,
+            prefix=prefix,
+            sentence=sentence,
+            special_tokens=special_tokens,
+            mesh=mesh,
+        )
 
     def encode(
         self,
@@ -189,8 +219,7 @@ class DynamicEncoder:
         >>> encoder.encode(["Freiheit und Gleichheit"]).n_tokens.tolist()
         [4]
         """
-        if pooling not in get_args(Pooling):
-            raise InputError(f"pooling must be one of {', '.join(get_args(Pooling))}, got {pooling!r}.")
+        check_choice("pooling", pooling, get_args(Pooling))
         if batch_size < 1:
             raise InputError(f"batch_size must be 1 or more, got {batch_size}.")
         head = None if pooling == "none" else self._head(pooling, normalize, truncate_dim)
@@ -204,10 +233,12 @@ class DynamicEncoder:
         hits, misses = (self.cache.hits, self.cache.misses) if self.cache is not None else (0, 0)
 
         with timed(stopwatch, "tokenize"):
+            if self.special_tokens == "text":
+                self.text_encoder.special_names.check_free([prefix, texts])
             if merging.is_static:
-                subwords = self.text_encoder.encode_static(texts, prefix=prefix)
+                subwords = self.reader.encode_static(texts, prefix=prefix)
             else:
-                subwords = self.text_encoder.encode(texts, boundary=merging.boundary, prefix=prefix)
+                subwords = self.reader.encode(texts, boundary=merging.boundary, prefix=prefix, protect=merging.protect)
         with timed(stopwatch, "merge"):
             tokens = merge_texts(subwords, merging, batch_size=batch_size, limit=self.max_tokens, truncate=truncate)
         pending, padded_tokens = [], 0

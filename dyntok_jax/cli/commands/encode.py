@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import tyro
 
@@ -15,6 +15,7 @@ from dyntok_jax.cli.shared import (
     OptionalBoundary,
     OptionalPath,
     Percent,
+    Protect,
     TextColumn,
     arg,
     goal_of,
@@ -59,8 +60,10 @@ class Encode:
       boundary: what merging may not cross (default: pretoken, or the merge list's own).
       scope: count pairs over a batch, or in each text alone.
       max_subwords: the longest token, in subwords (default: what the hypernetwork was trained for, or 7).
+      protect: text that keeps its own subwords: digits, a regular expression, or none (default: none).
       only: codes of the languages to read, of those that there are.
       language: code of the texts' language, for a multilingual hypernetwork (default: the file's own codes).
+      special_tokens: special tokens that are written in texts, such as <mask>: read them as such, or as text.
       surface: how a token is shown to the hypernetwork.
       predict_all: predict the embeddings of single subwords too, as the paper does.
       pooling: how tokens become an embedding (auto: as the model's folder declares, mean if it declares nothing), or
@@ -95,8 +98,10 @@ class Encode:
     boundary: OptionalBoundary = None
     scope: Scope = "batch"
     max_subwords: MaxSubwords = None
+    protect: Protect = None
     only: Annotated[tuple[str, ...], arg(metavar="[CODE ...]", help_behavior_hint="")] = ()
     language: Annotated[str | None, arg(metavar="CODE", help_behavior_hint="")] = None
+    special_tokens: Literal["special", "text"] = "special"
     surface: SurfaceMode = "constituents"
     predict_all: bool = False
     pooling: Pooling = "auto"
@@ -134,6 +139,7 @@ class Encode:
             max_subwords=self.max_subwords,
             merge_list=self.merge_list,
             scope=self.scope,
+            protect=self.protect,
         )
         languages = [self._language(encoder, column) for column in columns]
         n_runs = sum(len(column.texts) for column in columns) * (1 if self.no_static else 2)
@@ -168,7 +174,12 @@ class Encode:
 
         mesh = None if shape is None else make_mesh(*shape)
         encoder = DynamicEncoder.load(
-            self.model, hypernet_of(self.hypernet), mesh=mesh, surface=self.surface, predict_all=self.predict_all
+            self.model,
+            hypernet_of(self.hypernet),
+            mesh=mesh,
+            special_tokens=self.special_tokens,
+            surface=self.surface,
+            predict_all=self.predict_all,
         )
         if self.cache is None:
             return encoder
@@ -191,7 +202,8 @@ class Encode:
 
     def _metadata(self, goal: str) -> dict[str, str]:
         """The options that decide about the embeddings."""
-        names = ("model", "hypernet", "boundary", "scope", "max_subwords", "merge_list", "language", "surface")
-        names += ("predict_all", "pooling", "truncate_dim", "prefix", "prompt_name", "truncate")
+        names = ("model", "hypernet", "boundary", "scope", "max_subwords", "protect", "merge_list", "language")
+        names += ("special_tokens", "surface", "predict_all", "pooling", "truncate_dim", "prefix", "prompt_name")
+        names += ("truncate",)
         options = {name: str(getattr(self, name)) for name in names if getattr(self, name) is not None}
         return options | {"goal": goal}

@@ -153,7 +153,7 @@ def count_static(
       prefix: put before each text; None for what the model expects.
       truncate: count no more than the model has positions for.
     """
-    subwords = encoder.text_encoder.encode_static(texts, prefix=encoder.prefix if prefix is None else prefix)
+    subwords = encoder.reader.encode_static(texts, prefix=encoder.prefix if prefix is None else prefix)
     n_counted = subwords.counts
     if truncate:
         n_counted = np.minimum(n_counted, encoder.max_tokens - (subwords.lengths - n_counted))
