@@ -210,7 +210,7 @@ def bench_forward(encoder: DynamicEncoder, folder: Path, calls: list[list[str]],
     def ours(batch):
         ids_BT, type_BT, mask_BT = batch
         inputs = TokenInputs(ids_BT, None, None, mask_BT)
-        hidden = encode_batch(encoder.encoder, inputs, type_BT, pooling="none", normalize=False)
+        hidden = encode_batch(encoder.encoder, inputs, type_BT)
         return np.asarray(hidden)
 
     forwards = {"ours": ours, "torch": torch_forward(folder)}

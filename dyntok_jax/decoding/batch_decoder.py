@@ -5,13 +5,14 @@ programs. The time to compute depends on the prompts, not on the padding.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from itertools import chain
 from typing import Any
 from zlib import crc32
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Float32, Int, Int32, UInt32
@@ -30,7 +31,7 @@ from dyntok_jax.decoding.prompts import ReadPrompts
 from dyntok_jax.decoding.sampling import SamplingConfig, sampling_of
 from dyntok_jax.decoding.scoring import score_continuations
 from dyntok_jax.decoding.text_stream import TextStream
-from dyntok_jax.decoding.vocabularies import OWN, LargeVocabulary, Vocabulary
+from dyntok_jax.decoding.vocabularies import LargeVocabulary, OwnVocabulary, Vocabulary
 from dyntok_jax.embedding import COMPILED_STEPS as EMBEDDING_STEPS, TokenEmbedder, TokenInputs, embed_tokens
 from dyntok_jax.errors import NotANumberError, TooLongError
 from dyntok_jax.models import Decoder, DecoderConfig
@@ -194,6 +195,7 @@ class BatchDecoder:
             self._shard(np.pad(prompt_B, (0, n_batch - len(ids)))),
             self._shard(lay_out(ids_M, padding=0)),
             self._shard(lay_out(np.ones(len(ids_M), bool), padding=False)),
+            self._own,
             capacity=capacity,
             mesh=self.mesh,
         )
@@ -202,6 +204,10 @@ class BatchDecoder:
             bad = int(owner_B[~np.isfinite(log_BO).all(axis=1)][0])
             raise NotANumberError(_BAD_NUMBERS.format(prompt=bad))
         return log_BO, best_BO
+
+    @cached_property
+    def _own(self) -> OwnVocabulary:
+        return jax.tree.map(jnp.asarray, OwnVocabulary.of(self.embedder.tokenizer, self.config.vocab_size))
 
     def _vocabulary(
         self,
@@ -212,13 +218,14 @@ class BatchDecoder:
     ) -> Vocabulary:
         """The vocabulary that a batch is generated in."""
         if vocabulary is None or isinstance(vocabulary, LargeVocabulary):
-            return OWN if vocabulary is None else vocabulary
+            return self._own if vocabulary is None else vocabulary
         output_UD = None
         if self.model.output_embeddings is not None:
             table = self.model.output_embeddings[...]
             output_UD = self.embedder.new_output_rows(read.tokens.take(rows), read.language_N[rows], table)
         texts = [read.tokens[row] for row in rows.tolist()]
-        return prompt_vocabulary([vocabulary[row] for row in rows.tolist()], texts, inputs, output_UD, self.mesh)
+        entries = [vocabulary[row] for row in rows.tolist()]
+        return replace(prompt_vocabulary(entries, texts, inputs, output_UD, self.mesh), own=self._own)
 
     def _inputs(
         self, read: ReadPrompts, rows: Int[np.ndarray, "rows"], n_batch: int, capacity: int
@@ -283,7 +290,7 @@ def _start(model, vocabulary, inputs, seen_BV, key_B, sampling, limits, *, capac
 
 
 @partial(jax.jit, static_argnames=("capacity", "mesh"))
-def _score(model, inputs, prompt_B, continuation_BO, mask_BO, *, capacity, mesh):
+def _score(model, inputs, prompt_B, continuation_BO, mask_BO, vocabulary, *, capacity, mesh):
     embeddings_PTD = embed_tokens(model.word_embeddings[...], inputs)
     return score_continuations(
         model,
@@ -292,6 +299,7 @@ def _score(model, inputs, prompt_B, continuation_BO, mask_BO, *, capacity, mesh)
         prompt_B,
         continuation_BO,
         mask_BO,
+        vocabulary=vocabulary,
         capacity=capacity,
         chunk=min(PREFILL_CHUNK, embeddings_PTD.shape[1]),
         mesh=mesh,

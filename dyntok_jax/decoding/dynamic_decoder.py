@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from dyntok_jax.decoding.batch_decoder import CHUNK, BatchDecoder
 from dyntok_jax.decoding.loaded_vocabulary import LoadedVocabulary, load_large_vocabulary
 from dyntok_jax.decoding.multiple_choice import choice_of, choice_prompts
 from dyntok_jax.decoding.prompt_entries import PromptEntries
-from dyntok_jax.decoding.prompts import Prompt, ReadPrompts, continuation_ids, end_ids, read_prompts
+from dyntok_jax.decoding.prompts import Prompt, ReadPrompts, end_ids, read_prompts
 from dyntok_jax.decoding.results import Choice, GeneratedText, ScoredText
 from dyntok_jax.decoding.sampling import SamplingConfig
 from dyntok_jax.decoding.text_stream import TextStream
@@ -26,7 +27,19 @@ from dyntok_jax.embedding import DEFAULT_CACHE_ROWS, TokenEmbedder
 from dyntok_jax.errors import InputError
 from dyntok_jax.files import load_model
 from dyntok_jax.models import Decoder, DecoderConfig
-from dyntok_jax.options import AUTO, CANDIDATES, DEFAULT_DECODER, PROBES, Goal, Merging, Style, SurfaceMode, one_merging
+from dyntok_jax.options import (
+    AUTO,
+    CANDIDATES,
+    DEFAULT_DECODER,
+    PROBES,
+    Goal,
+    Merging,
+    SpecialTokens,
+    Style,
+    SurfaceMode,
+    check_choice,
+    one_merging,
+)
 from dyntok_jax.text import ByteLevelTokenizer, ChatTemplate, TextEncoder, group_by_length
 
 STOP_CHUNK = 8
@@ -46,6 +59,7 @@ class DynamicDecoder:
       embedder: predicts rows for new tokens, and caches them.
       end_ids: tokens that end a text.
       chat: its chat template, or None.
+      special_tokens: how special tokens written in prompts are read.
       mesh: over which parameters, cache and batches are sharded; None for the default device.
 
     >>> decoder = DynamicDecoder.load(decoder_folder, None)  # without a hypernetwork: FVT
@@ -62,11 +76,13 @@ class DynamicDecoder:
         *,
         end_ids: Sequence[int] = (),
         chat: ChatTemplate | None = None,
+        special_tokens: SpecialTokens = "auto",
         mesh: Mesh | None = None,
     ):
         self.config, self.decoder, self.embedder = config, decoder, embedder
         self.text_encoder = TextEncoder(embedder.tokenizer)
         self.end_ids, self.chat, self.mesh = tuple(end_ids), chat, mesh
+        self.special_tokens: SpecialTokens = check_choice("special_tokens", special_tokens, get_args(SpecialTokens))
         self._batches = BatchDecoder(config, decoder, embedder, self.end_ids, mesh)
 
     @property
@@ -83,6 +99,7 @@ class DynamicDecoder:
         dtype: DTypeLike = jnp.float32,
         mesh: Mesh | None = None,
         keep_normalizer: bool = True,
+        special_tokens: SpecialTokens = "auto",
         surface: SurfaceMode = "constituents",
         predict_all: bool = False,
         cache_rows: int = DEFAULT_CACHE_ROWS,
@@ -96,6 +113,8 @@ class DynamicDecoder:
           dtype: of the parameters and the computation; logits are always float32.
           mesh: shards parameters, key/value cache and batches by the rules in `sharding.py`.
           keep_normalizer: normalise text as in the model's training; ZeTT and the paper's reference do not.
+          special_tokens: how special tokens written in prompts are read: as such (`special`) or as `text`; `auto`: as
+            such in plain texts, as text in chats, where only the template's own are meant.
           surface: the surface form of a token that the hypernetwork reads.
           predict_all: predict the embeddings of single subwords too, as the paper does.
           cache_rows: the most embeddings kept.
@@ -127,7 +146,7 @@ class DynamicDecoder:
             cache_rows=cache_rows,
         )
         ends, chat = end_ids(loaded.folder, loaded.tokenizer), ChatTemplate.load(loaded.folder)
-        return cls(config, decoder, embedder, end_ids=ends, chat=chat, mesh=mesh)
+        return cls(config, decoder, embedder, end_ids=ends, chat=chat, special_tokens=special_tokens, mesh=mesh)
 
     def load_vocabulary(
         self,
@@ -179,8 +198,8 @@ class DynamicDecoder:
           prompts: plain texts, or chats as lists of turns (`{"role": …, "content": …}`).
           goal: when merging stops. None, the default, is static tokenization, the model's own tokenizer and ids: merged
             words lose most of their meaning today; figures are in the README. `Share(100)` merges as far as possible.
-          merging: all merging options, instead of `goal`; by default each prompt is merged alone and its last segment
-            stays unmerged.
+          merging: all merging options, instead of `goal`; by default each prompt is merged alone, and its digits and its
+            last segment stay unmerged.
           language: code of the prompts' language, one for all or one each; only for multilingual hypernetworks.
           batch_size: prompts a batch.
 
@@ -191,7 +210,9 @@ class DynamicDecoder:
         """
         if batch_size < 1:
             raise InputError(f"batch_size must be 1 or more, got {batch_size}.")
-        merging = self.embedder.resolve(one_merging(goal, merging, None), scope="example", merge_last=False)
+        merging = self.embedder.resolve(
+            one_merging(goal, merging, None), scope="example", merge_last=False, protect="digits"
+        )
         language_N = np.zeros(len(prompts), np.int32)
         if not merging.is_static:
             language_N = self.embedder.language_indices(language, len(prompts))
@@ -200,6 +221,7 @@ class DynamicDecoder:
             prompts,
             merging,
             self.chat,
+            special_tokens=self.special_tokens,
             language_N=language_N,
             batch_size=batch_size,
             limit=self.config.max_positions,
@@ -330,10 +352,7 @@ class DynamicDecoder:
         read = self.read(
             [prompts[at] for at in first.tolist()], goal=goal, merging=merging, language=language, batch_size=batch_size
         )
-        ids = [
-            continuation_ids(self.tokenizer, read.texts[int(owner)], text)
-            for owner, text in zip(owner_N, continuations, strict=True)
-        ]
+        ids = [read.continuation_ids(int(owner), text) for owner, text in zip(owner_N, continuations, strict=True)]
         found: dict[int, ScoredText] = {}
         for rows in group_by_length(read.n_tokens, batch_size):
             members = np.flatnonzero(np.isin(owner_N, rows))

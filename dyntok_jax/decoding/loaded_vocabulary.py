@@ -66,8 +66,8 @@ def load_large_vocabulary(
 ) -> LoadedVocabulary:
     """Loads a vocabulary for a model.
 
-    Bytes that the byte-level form appended to the model's own entries are banned: they were not in the model's
-    training text, and their rows were never trained.
+    Entries that are not tokens of the model (bytes that its byte-level form appended, gaps between its ids) are banned:
+    they were not in the model's training text, and their rows were never trained.
 
     Args:
       vocabulary: folder of its entries.
@@ -88,7 +88,7 @@ def load_large_vocabulary(
     rows = open_table(table, vocabulary_hash=entries.fingerprint)
     _check_model(rows, model, tokenizer.n_own)
     found = None if index is None else load_index(index, table=table_identity(rows.config))
-    banned_E = np.arange(tokenizer.n_own, tokenizer.vocab_size, dtype=np.int32)
+    banned_E = tokenizer.tokenless_ids
     _check_candidates(k, n_probe, found, entries.size, len(banned_E))
     large = LargeVocabulary(
         input_VD=rows.to_device(mesh),

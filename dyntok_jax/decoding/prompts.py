@@ -1,9 +1,9 @@
 """Prompts as a decoder reads them: plain text or chats, tokenized and merged; and the tokens of continuations."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,8 @@ from jaxtyping import Int, Int32
 
 from dyntok_jax.errors import ConfigError, InputError
 from dyntok_jax.merging import RaggedTokens, merge_texts
-from dyntok_jax.options import Merging
-from dyntok_jax.text import ByteLevelTokenizer, ChatTemplate, Message, RaggedSubwords, TextEncoder
+from dyntok_jax.options import Merging, SpecialTokens
+from dyntok_jax.text import ByteLevelTokenizer, ChatTemplate, Message, TextEncoder
 
 Prompt = str | Sequence[Message]
 """Plain text, which gets the special tokens that the model's tokenizer adds; or the turns of a chat."""
@@ -29,14 +29,22 @@ class ReadPrompts:
       tokens: their tokens after merging.
       language_N: index of each one's language, for a hypernetwork.
       is_static: whether they have the tokens of the model's own tokenizer.
-      encode_static: that tokenizer.
+      text_encoder: of the model.
+      inputs: what was tokenized: the texts, or the form that its twin reads (see `SpecialNames`).
+      is_twin_read: whether the twin read them.
+      special_are_text: whether special tokens that a user wrote are text.
+      adds_special: whether special tokens were added around the texts.
     """
 
     texts: Sequence[str]
     tokens: RaggedTokens
     language_N: Int32[np.ndarray, "prompts"]
     is_static: bool
-    encode_static: Callable[[Sequence[str]], RaggedSubwords]
+    text_encoder: TextEncoder
+    inputs: Sequence[str]
+    is_twin_read: bool
+    special_are_text: bool
+    adds_special: bool
 
     @property
     def n_tokens(self) -> Int[np.ndarray, "prompts"]:
@@ -46,7 +54,23 @@ class ReadPrompts:
     @cached_property
     def n_static(self) -> Int[np.ndarray, "prompts"]:
         """Tokens of each by the model's own tokenizer, special tokens not counted; computed on first use."""
-        return self.tokens.subwords.counts if self.is_static else self.encode_static(self.texts).counts
+        if self.is_static:
+            return self.tokens.subwords.counts
+        text_encoder = self.text_encoder.twin if self.is_twin_read else self.text_encoder
+        return text_encoder.encode_static(self.inputs, add_special_tokens=self.adds_special).counts
+
+    def continuation_ids(self, row: int, text: str) -> list[int]:
+        """The ids of a text after a prompt, by the model's own tokenizer; special tokens are read as in the prompt.
+
+        Raises:
+          InputError: special tokens are text, and it has a character that stands for one.
+        """
+        names, prompt = self.text_encoder.special_names, self.inputs[row]
+        if not self.is_twin_read and not (self.special_are_text and names.are_in(text)):
+            return continuation_ids(self.text_encoder.tokenizer, prompt, text)
+        names.check_free(text)
+        prompt = prompt if self.is_twin_read else names.swap(prompt)
+        return continuation_ids(self.text_encoder.twin.tokenizer, prompt, text)
 
 
 def read_prompts(
@@ -55,6 +79,7 @@ def read_prompts(
     merging: Merging,
     chat: ChatTemplate | None,
     *,
+    special_tokens: SpecialTokens,
     language_N: Int32[np.ndarray, "prompts"],
     batch_size: int,
     limit: int,
@@ -66,6 +91,7 @@ def read_prompts(
       prompts: plain texts, or chats; one kind at a time.
       merging: how, resolved; if static, the ids are exactly those of the model's own tokenizer.
       chat: the model's template, for chats.
+      special_tokens: how special tokens written in prompts are read.
       language_N: index of each prompt's language.
       batch_size: prompts whose pairs are counted together in scope `batch`.
       limit: the most tokens a prompt.
@@ -75,20 +101,42 @@ def read_prompts(
       ConfigError: a prompt is a chat and the model has no template.
       TooLongError: a prompt is longer than `limit`.
     """
-    texts, adds_special = prompt_texts(prompts, chat)
-    encode_static = partial(text_encoder.encode_static, add_special_tokens=adds_special)
+    is_chat = are_chats(prompts, chat)
+    special_are_text = special_tokens == "text" or (special_tokens == "auto" and is_chat)
+    names = text_encoder.special_names
+    if is_twin_read := special_are_text and names.are_in(prompts):  # else both would give the same
+        names.check_free(prompts)
+    inputs = list(prompts)
+    if is_chat:
+        assert chat is not None, "`are_chats` asks for it"
+        # users' special tokens go through the template in disguise; then those that are bare are its own
+        inputs = [chat.render(names.swap(turns) if is_twin_read else turns) for turns in prompts]
+        inputs = [names.swap(text) for text in inputs] if is_twin_read else inputs
+    reader = text_encoder.twin if is_twin_read else text_encoder
     if merging.is_static:
-        subwords = encode_static(texts)
+        subwords = reader.encode_static(inputs, add_special_tokens=not is_chat)
     else:
-        subwords = text_encoder.encode(texts, boundary=merging.boundary, add_special_tokens=adds_special)
+        subwords = reader.encode(
+            inputs, boundary=merging.boundary, add_special_tokens=not is_chat, protect=merging.protect
+        )
     if empty := np.flatnonzero(subwords.lengths == 0).tolist():
         raise InputError(f"Prompt {empty[0]} is empty and the model has no token to begin a text with: add some text.")
     tokens = merge_texts(subwords, merging, batch_size=batch_size, limit=limit, truncate=None)
-    return ReadPrompts(texts, tokens, language_N, merging.is_static, encode_static)
+    return ReadPrompts(
+        texts=[names.show(text) for text in inputs] if is_twin_read else inputs,
+        tokens=tokens,
+        language_N=language_N,
+        is_static=merging.is_static,
+        text_encoder=text_encoder,
+        inputs=inputs,
+        is_twin_read=is_twin_read,
+        special_are_text=special_are_text,
+        adds_special=not is_chat,
+    )
 
 
-def prompt_texts(prompts: Sequence[Prompt], chat: ChatTemplate | None) -> tuple[list[str], bool]:
-    """The text of each prompt, and whether the tokenizer should add its special tokens.
+def are_chats(prompts: Sequence[Prompt], chat: ChatTemplate | None) -> bool:
+    """Whether prompts are chats, whose template writes the special tokens itself, or plain texts.
 
     Raises:
       InputError, ConfigError: as `read_prompts`.
@@ -99,7 +147,7 @@ def prompt_texts(prompts: Sequence[Prompt], chat: ChatTemplate | None) -> tuple[
         raise InputError("There is no prompt: give one or more.")
     plain = [prompt for prompt in prompts if isinstance(prompt, str)]
     if len(plain) == len(prompts):
-        return plain, True
+        return False
     if plain:
         raise InputError("The prompts mix plain texts and chats: give each kind in a call of its own.")
     if chat is None:
@@ -107,12 +155,10 @@ def prompt_texts(prompts: Sequence[Prompt], chat: ChatTemplate | None) -> tuple[
             "The model has no chat template (tokenizer_config.json has no chat_template, and there is no "
             "chat_template.jinja): give plain text, or use a model that was tuned on chats."
         )
-    chats = []
     for number, turns in enumerate(prompts):
         if isinstance(turns, str | Mapping) or not isinstance(turns, Sequence) or len(turns) == 0:
             raise InputError(f'Chat {number} must be a list of turns: [{{"role": "user", "content": "Hello"}}].')
-        chats.append(turns)
-    return [chat.render(turns) for turns in chats], False
+    return True
 
 
 def continuation_ids(tokenizer: ByteLevelTokenizer, prompt: str, continuation: str) -> list[int]:

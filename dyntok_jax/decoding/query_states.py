@@ -17,7 +17,7 @@ from jaxtyping import Float32
 from dyntok_jax.decoding.decode_loop import NO_TOKEN, Limits, advance, sequence_keys, start
 from dyntok_jax.decoding.sampling import SamplingConfig, sampling_of
 from dyntok_jax.decoding.vocabularies import LargeVocabulary
-from dyntok_jax.errors import InputError
+from dyntok_jax.errors import InputError, NotANumberError
 from dyntok_jax.models import Decoder, embed_ids, forward
 
 MAX_TOKENS = 128
@@ -42,6 +42,7 @@ def hidden_queries(
 
     Raises:
       InputError: no text has a token.
+      NotANumberError: a state is NaN or infinite.
 
     >>> hidden_queries(decoder.decoder, [[300, 301, 302], [303]], max_tokens=4).shape
     (4, 32)
@@ -52,7 +53,7 @@ def hidden_queries(
         ids_BT, mask_BT = _padded(cut[first : first + BATCH], max_tokens)
         hidden_BTD = _forward(model, embed_ids(model, jnp.asarray(ids_BT)), jnp.asarray(mask_BT))
         found.append(np.asarray(hidden_BTD.astype(jnp.float32))[mask_BT])
-    return np.concatenate(found)
+    return _finite(np.concatenate(found))
 
 
 def written_queries(
@@ -76,6 +77,7 @@ def written_queries(
 
     Raises:
       InputError: no text has a token, or the rows are another model's.
+      NotANumberError: a state is NaN or infinite.
 
     >>> input_VD, output_VD = decoder.decoder.word_embeddings[...], decoder.decoder.output_embeddings[...]
     >>> vocabulary = LargeVocabulary(input_VD, output_VD, None, jnp.arange(len(input_VD))[:, None], k=1)
@@ -100,7 +102,16 @@ def written_queries(
             hidden_BTD[row, len(prompt) - 1 : len(ids) - 1]
             for row, (prompt, ids) in enumerate(zip(prompts, ids_of, strict=True))
         ]
-    return np.concatenate(found)
+    return _finite(np.concatenate(found))
+
+
+def _finite(queries_QD: Float32[np.ndarray, "Q D"]) -> Float32[np.ndarray, "Q D"]:
+    if not np.isfinite(queries_QD).all():
+        raise NotANumberError(
+            "Hidden states of the model are NaN or infinite, so that no index can be shaped by them: its weights may "
+            "be damaged."
+        )
+    return queries_QD
 
 
 def _write(model, vocabulary, prompts, end_ids, max_prompt, n_tokens) -> np.ndarray:

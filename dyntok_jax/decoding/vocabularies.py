@@ -13,6 +13,7 @@ from dyntok_jax.decoding.sampling import mark_seen
 from dyntok_jax.errors import InputError
 from dyntok_jax.models import Decoder, embed_ids, logits
 from dyntok_jax.options import CANDIDATES, PROBES
+from dyntok_jax.text import ByteLevelTokenizer
 from dyntok_jax.types import EXCLUDED, AnyArray
 from dyntok_jax.vocabulary.index import MipsIndex, best, exact_search, place_index, rescore, search
 
@@ -47,7 +48,20 @@ class Vocabulary(Protocol):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class OwnVocabulary:
-    """The model's own vocabulary, all of it scored at each step."""
+    """The model's own vocabulary, all of it scored at each step.
+
+    Attributes:
+      is_token_V: rows of the model's table that are a token's; the others are never proposed. None: all are.
+    """
+
+    is_token_V: Bool[AnyArray, "V"] | None = None
+
+    @classmethod
+    def of(cls, tokenizer: ByteLevelTokenizer, n_rows: int) -> "OwnVocabulary":
+        """That of a tokenizer, in a table that may have more rows than it has tokens."""
+        is_token_V = np.arange(n_rows) < tokenizer.n_own
+        is_token_V[tokenizer.tokenless_ids[tokenizer.tokenless_ids < n_rows]] = False
+        return cls(None if is_token_V.all() else is_token_V)
 
     def embed(self, model: Decoder, token_B: Int32[Array, "B"]) -> Float[Array, "B D"]:
         """See `Vocabulary`."""
@@ -57,7 +71,14 @@ class OwnVocabulary:
         self, model: Decoder, hidden_BD: Float[Array, "B D"], seen_BV: Bool[Array, "B V"] | None
     ) -> tuple[None, Float32[Array, "B V"], Bool[Array, "B V"] | None]:
         """See `Vocabulary`."""
-        return None, logits(model, hidden_BD), seen_BV
+        return None, self.among_tokens(logits(model, hidden_BD)), seen_BV
+
+    def among_tokens(self, logits_V: Float32[Array, "*batch V"]) -> Float32[Array, "*batch V"]:
+        """The logits, `EXCLUDED` in rows that are no token's."""
+        if self.is_token_V is None:
+            return logits_V
+        is_token_V = jnp.asarray(self.is_token_V).reshape((1,) * (logits_V.ndim - 1) + (-1,))
+        return jnp.where(is_token_V, logits_V, EXCLUDED)
 
     def mark_seen(
         self, seen_BV: Bool[Array, "B V"], token_B: Int32[Array, "B"], is_active_B: Bool[Array, "B"]
@@ -150,6 +171,7 @@ class PromptVocabulary:
       output_RD: the rows that they are scored by; None where those are the input rows.
       row_BN: the row of each prompt's n-th token, then -1.
       constituents_BNS: the model's own subwords that it is made of, then -1.
+      own: the model's own vocabulary.
 
     >>> constituents_BNS = jnp.array([[[300, 301], [-1, -1]]])  # one new token, and one of padding
     >>> vocabulary = PromptVocabulary(jnp.ones((1, 32)), None, jnp.array([[0, -1]]), constituents_BNS)
@@ -162,6 +184,7 @@ class PromptVocabulary:
     output_RD: Float[AnyArray, "R D"] | None
     row_BN: Int32[AnyArray, "B N"]
     constituents_BNS: Int32[AnyArray, "B N S"]
+    own: OwnVocabulary = OWN
 
     def embed(self, model: Decoder, token_B: Int32[Array, "B"]) -> Float[Array, "B D"]:
         """The model's rows, and those of new tokens."""
@@ -179,7 +202,7 @@ class PromptVocabulary:
         new_BR = jnp.einsum("BD,RD->BR", hidden_BD, rows_RD, preferred_element_type=jnp.float32)
         new_BN = jnp.take_along_axis(new_BR, jnp.maximum(self.row_BN, 0), axis=1)
         new_BN = jnp.where(jnp.asarray(self.row_BN) < 0, EXCLUDED, new_BN)
-        logits_BK = jnp.concatenate([logits(model, hidden_BD), new_BN], axis=1)
+        logits_BK = jnp.concatenate([self.own.among_tokens(logits(model, hidden_BD)), new_BN], axis=1)
         if seen_BV is None:
             return None, logits_BK, None
         is_seen_BN = _all_seen(seen_BV, jnp.asarray(self.constituents_BNS))

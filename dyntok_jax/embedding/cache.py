@@ -156,6 +156,8 @@ class EmbeddingCache:
             raise CheckpointError(
                 f"The rows of {path} are {rows_CD.shape[1]} wide and the model is {width}: delete it."
             )
+        if not np.isfinite(rows_CD).all():
+            raise CheckpointError(f"{path} holds embeddings that are NaN or infinite: delete it.")
         bounds, text = [0, *ends.tolist()], key_bytes.tobytes()
         keys = [text[begin:end] for begin, end in pairwise(bounds)]
         if not len(rows_CD) == len(keys) == len(set(keys)) or bounds != sorted(bounds) or bounds[-1] != len(text):

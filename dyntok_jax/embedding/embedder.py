@@ -133,7 +133,7 @@ class TokenEmbedder:
             raise InputError(f"There are {n_texts} texts and {len(codes)} languages: give one for all, or one each.")
         return np.array([language_index(code, self.languages) for code in codes], np.int32)
 
-    def resolve(self, merging: Merging, *, scope: Scope, merge_last: bool) -> Merging:
+    def resolve(self, merging: Merging, *, scope: Scope, merge_last: bool, protect: str | None = None) -> Merging:
         """The merging options with `auto` filled in for this model (see `resolve_merging`).
 
         Raises:
@@ -144,6 +144,7 @@ class TokenEmbedder:
             tokenizer=self.tokenizer.fingerprint,
             scope=scope,
             merge_last=merge_last,
+            protect=protect,
             longest=self.max_subwords,
             is_longest_strict=self.hypernet is not None,
         )

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from dyntok_jax.embedding.cache import EmbeddingCache, token_keys
+from dyntok_jax.errors import NotANumberError
 from dyntok_jax.text import PREDICTED_ROW_BUCKETS, SURFACE_BUCKETS, buckets_up_to
 
 Predict = Callable[
@@ -98,6 +99,9 @@ def fetch_rows(
       namespaces: the cache namespace of each token.
       rewrite: turns constituents into another surface form (`retokenized`) before prediction; the cache's keys are
         constituents.
+
+    Raises:
+      NotANumberError: a predicted row is NaN or infinite; none of them is cached.
     """
 
     def predict_rows(positions: np.ndarray) -> Float32[np.ndarray, "rows D"]:
@@ -105,7 +109,15 @@ def fetch_rows(
         if rewrite is not None:
             forms, masks = rewrite(forms, masks)
         pending = predict_in_buckets(predict, forms, masks, language_U[positions])
-        return collect(pending, len(positions), width)
+        rows_UD = collect(pending, len(positions), width)
+        if not np.isfinite(rows_UD).all():
+            bad = int(positions[~np.isfinite(rows_UD).all(axis=1)][0])
+            raise NotANumberError(
+                f"The embedding predicted for the token of subwords {surface_US[bad][is_subword_US[bad]].tolist()} is "
+                "NaN or infinite: the model's table or the hypernetwork may be damaged, or the numbers too large for "
+                "their dtype (try float32)."
+            )
+        return rows_UD
 
     if cache is None:
         return predict_rows(np.arange(len(surface_US)))

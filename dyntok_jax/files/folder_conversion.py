@@ -34,7 +34,7 @@ from dyntok_jax.convert.offline import is_gguf, write_gguf
 from dyntok_jax.embedding import Hypernet, HypernetConfig
 from dyntok_jax.errors import CheckpointError
 from dyntok_jax.files.folders import new_folder
-from dyntok_jax.files.hub import MANIFEST, PACKAGED_MODELS, find_model
+from dyntok_jax.files.hub import MANIFEST, PACKAGED_MODELS, PICKLE_SUFFIXES, find_model
 from dyntok_jax.files.orbax_checkpoint import is_checkpoint, load_checkpoint, read_shapes, save_checkpoint
 from dyntok_jax.models import MODEL_TYPES as DECODER_TYPES, Decoder, DecoderConfig, Encoder, EncoderConfig, MaskedLmHead
 
@@ -42,7 +42,8 @@ HYPERNET_TYPE = "zett_hypernetwork"
 HEAD = "head"
 """Subfolder of an encoder's orbax folder for its masked-LM head."""
 COMPANION_SUFFIXES = {".json", ".txt", ".model", ".jinja"}
-"""Suffixes of files to copy: tokenizers, chat templates, and the files of sentence-transformers."""
+"""Suffixes of files to copy: tokenizers, chat templates, and the files of sentence-transformers. Its folders, such as
+`1_Pooling`, are copied too."""
 
 
 def convert_folder(source: str, target: str, *, dtype: str | None = None, overwrite: bool = False) -> list[str]:
@@ -81,6 +82,10 @@ def convert_folder(source: str, target: str, *, dtype: str | None = None, overwr
             is_companion = path.suffix in COMPANION_SUFFIXES and path.name not in ("config.json", INDEX, MANIFEST)
             if is_companion and path.is_file():
                 shutil.copyfile(path, part / path.name)
+            if re.fullmatch(r"\d+_(Pooling|Dense|Normalize)", path.name) and path.is_dir():
+                shutil.copytree(
+                    path, part / path.name, ignore=shutil.ignore_patterns(*(f"*{one}" for one in PICKLE_SUFFIXES))
+                )
     said = [f"Written: {target} ({'Hugging Face' if is_orbax else 'orbax'} format)"]
     if left_out:
         said.append(f"Left out, because dyntok_jax does not use them: {', '.join(left_out)}")

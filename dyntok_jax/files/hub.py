@@ -47,6 +47,12 @@ HUB_FILES = (
     "chat_template.jinja",
     "generation_config.json",
     "config_sentence_transformers.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "*_Pooling/config.json",
+    "*_Dense/config.json",
+    "*_Dense/model.safetensors",
+    "*_Normalize/config.json",
 )
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5"}
 
@@ -238,7 +244,7 @@ def _known_names(name: str = "") -> str:
 
 
 def _hub_folder(name: str, kind: Kind) -> Path:
-    files = [file for file in HUB_FILES if kind != "tokenizer" or not file.startswith("model")]
+    files = [file for file in HUB_FILES if kind != "tokenizer" or "safetensors" not in file]
     lookup_error: Exception | None = None
     try:
         # Asked first, with a time limit: snapshot_download itself never returns on a network that drops packets.

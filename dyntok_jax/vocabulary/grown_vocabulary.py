@@ -162,6 +162,7 @@ class GrownVocabulary:
             ids_N=ids_N,
             segment_N=subwords.segment_N[first_N],
             type_N=subwords.type_N[first_N],
+            text_N=subwords.text_N[first_N],
             span_N2=span_N2,
             word_N=subwords.word_N[first_N],
             is_counted_N=subwords.is_counted_N[first_N],
@@ -179,7 +180,7 @@ class GrownVocabulary:
         if index in self.tokenizer.added_ids or index == self.tokenizer.unknown_id:
             is_special = index in self.tokenizer.special_ids or index == self.tokenizer.unknown_id
             return b"" if is_special and skip_special_tokens else self.tokenizer.pieces[index].encode()
-        return to_bytes(self.string(index))
+        return to_bytes(self.tokenizer.token_string([index]) if index < self.n_own else self.string(index))
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
         """The text of tokens; bytes that are not a complete character become U+FFFD.

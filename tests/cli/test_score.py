@@ -97,6 +97,8 @@ def test_without_a_goal_prompts_are_the_tokenizers_own_and_nothing_is_beside(run
         (["--share", "100"], Merging()),
         (["--share", "40"], Merging(Share(40))),
         (["--merges", "2", "--boundary", "word", "--merge-last"], Merging(Merges(2), "word", merge_last=True)),
+        (["--share", "100", "--protect", "none"], Merging(protect=None)),
+        (["--share", "100", "--protect", "[a-z]+"], Merging(protect="[a-z]+")),
         (["--share", "100", "--max-subwords", "2", "--scope", "batch"], Merging(max_subwords=2, scope="batch")),
     ],
 )

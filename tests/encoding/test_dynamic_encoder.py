@@ -156,6 +156,18 @@ def test_special_tokens_within_a_text_are_cut_with_it(fvt):
     assert len(cut.tokens[0]) == 64
 
 
+@pytest.mark.parametrize("goal", [None, Share(100)])
+def test_14_4_a_mask_in_a_text_is_text_if_asked(folders, fvt, goal):
+    mask = fvt.tokenizer.own.token_to_id("<mask>")
+    as_text = DynamicEncoder.load(folders / "model", special_tokens="text")
+    for encoder, is_special in ((fvt, True), (as_text, False)):
+        tokens = encoder.encode(["a <mask> b"], goal=goal).tokens[0]
+        assert (mask in tokens.subword_L) == is_special
+        assert "".join(tokens.strings(fvt.tokenizer)[1:-1]).split() == ["a", "<mask>", "b"]
+    with pytest.raises(InputError, match="private-use character"):
+        as_text.encode([fvt.text_encoder.special_names.swap("<mask>")])
+
+
 def test_a_budget_that_cannot_be_met_is_told(fvt):
     with pytest.raises(TooLongError, match="Text 34 "):
         fvt.encode(["x"] * 34 + [TEXTS[0]], goal=Budget(3))
@@ -221,7 +233,7 @@ def test_a_table_smaller_than_the_vocabulary_is_refused(fvt):
         TokenEmbedder(fvt.tokenizer, fvt.encoder.word_embeddings[...][:-1])
 
 
-@pytest.mark.parametrize("options", [{"pooling": "max"}, {"batch_size": 0}])
+@pytest.mark.parametrize("options", [{"pooling": "median"}, {"batch_size": 0}])
 def test_options_of_the_wrong_kind_are_refused(fvt, options):
     """Without the type checks of the tests, as a user calls it."""
     with pytest.raises(InputError):

@@ -63,3 +63,25 @@ def test_turns_without_role_or_content_are_told(tmp_path, turn):
     write(tmp_path, "x")
     with pytest.raises(InputError, match="Turn 1 of the chat must have a role and a content"):
         ChatTemplate.load(tmp_path).render([CHAT[1], turn])
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ messages[0] | tojson(indent=2, sort_keys=true, ensure_ascii=true, separators=(',', ':')) }}",
+        "{% generation %}{{ messages[0].content }}{% endgeneration %}",
+        "{{ tools is none and documents is none }}",
+    ],
+)
+def test_14_17_what_hugging_face_templates_use_is_known(tmp_path, template):
+    write(tmp_path, template)
+    assert ChatTemplate.load(tmp_path).render(CHAT)
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ 'a' + 1 }}", "{{ 1 / 0 }}", "{{ [].pop() }}", "{{ none | tojson(indent=[]) }}"]
+)
+def test_14_17_a_mistake_of_a_template_is_told_in_a_sentence(tmp_path, template):
+    write(tmp_path, template)
+    with pytest.raises(ConfigError, match=r"tokenizer_config.json cannot be used"):
+        ChatTemplate.load(tmp_path).render(CHAT)

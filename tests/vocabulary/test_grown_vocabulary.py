@@ -133,7 +133,7 @@ def test_fields_of_a_token_are_those_of_its_segment(vocabulary):
     encoded, subwords = (make.encode(pairs, prefix="query: ") for make in (vocabulary, TextEncoder(BPE)))
     for row in range(2):
         ours, theirs = (slice(*found.offsets[row : row + 2]) for found in (encoded, subwords))
-        for name in ("segment_N", "type_N", "word_N", "is_counted_N"):
+        for name in ("segment_N", "type_N", "text_N", "word_N", "is_counted_N"):
             assert set(getattr(encoded, name)[ours].tolist()) == set(getattr(subwords, name)[theirs].tolist())
     words = vocabulary.encode([["unbelievable", "rights"]])
     assert sorted(set(words.word_N.tolist())) == [0, 1]

@@ -113,7 +113,7 @@ class BuildIndex:
                 output_VD=table.to_device(which="output") if config.has_output else None,
                 index=None,
                 constituents_VS=jnp.full((config.rows, 1), -1, jnp.int32),  # read only by repetition penalties
-                banned_E=np.arange(tokenizer.n_own, tokenizer.vocab_size, dtype=np.int32),
+                banned_E=tokenizer.tokenless_ids,
                 k=1,
             )
             write = partial(written_queries, model, all_rows, end_ids=ends, n_tokens=self.written_tokens)

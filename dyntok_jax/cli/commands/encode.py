@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import tyro
 
@@ -15,6 +15,7 @@ from dyntok_jax.cli.shared import (
     OptionalBoundary,
     OptionalPath,
     Percent,
+    Protect,
     TextColumn,
     arg,
     goal_of,
@@ -59,12 +60,17 @@ class Encode:
       boundary: what merging may not cross (default: pretoken, or the merge list's own).
       scope: count pairs over a batch, or in each text alone.
       max_subwords: the longest token, in subwords (default: what the hypernetwork was trained for, or 7).
+      protect: text that keeps its own subwords: digits, a regular expression, or none (default: none).
       only: codes of the languages to read, from those in the file.
       language: code of the texts' language, for a multilingual hypernetwork (default: the file's own codes).
+      special_tokens: special tokens that are written in texts, such as <mask>: read them as such, or as text.
       surface: the surface form of a token that the hypernetwork reads.
       predict_all: predict the embeddings of single subwords too, as the paper does.
-      pooling: mean over tokens, the first token, or none (hidden states).
+      pooling: how tokens become an embedding (auto: as the model's folder declares, mean if it declares nothing), or
+        none (hidden states).
+      truncate_dim: keep only so many leading dimensions, of a model that was trained for that (Matryoshka).
       prefix: put before each text (default: what the model expects).
+      prompt_name: name of a prompt of the model to put before each text instead, such as query or document.
       batch_size: texts a batch.
       truncate: cut texts that are longer than the model's positions, instead of stopping.
       output: folder for embeddings.safetensors and the token report, tokens.jsonl.
@@ -92,12 +98,16 @@ class Encode:
     boundary: OptionalBoundary = None
     scope: Scope = "batch"
     max_subwords: MaxSubwords = None
+    protect: Protect = None
     only: Annotated[tuple[str, ...], arg(metavar="[CODE ...]", help_behavior_hint="")] = ()
     language: Annotated[str | None, arg(metavar="CODE", help_behavior_hint="")] = None
+    special_tokens: Literal["special", "text"] = "special"
     surface: SurfaceMode = "constituents"
     predict_all: bool = False
-    pooling: Pooling = "mean"
+    pooling: Pooling = "auto"
+    truncate_dim: Count = None
     prefix: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")] = None
+    prompt_name: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
     batch_size: Annotated[int, arg(metavar="N")] = 32
     truncate: bool = False
     output: Annotated[str, arg(metavar="FOLDER")] = "dyntok-output"
@@ -112,6 +122,8 @@ class Encode:
         shape = mesh_shape(self.mesh)
         if self.batch_size < 1:
             raise InputError(f"--batch-size must be 1 or more, got {self.batch_size}.")
+        if self.prefix is not None and self.prompt_name is not None:
+            raise InputError("--prefix is a text and --prompt-name the name of one of the model's: give one of them.")
         columns = read_columns(self.file, self.only)
         outputs = [Path(self.output) / EMBEDDINGS, Path(self.output) / TOKENS]
         for path in [*outputs, *(Path(path) for path in (self.json, self.cache) if path is not None)]:
@@ -127,6 +139,7 @@ class Encode:
             max_subwords=self.max_subwords,
             merge_list=self.merge_list,
             scope=self.scope,
+            protect=self.protect,
         )
         languages = [self._language(encoder, column) for column in columns]
         n_runs = sum(len(column.texts) for column in columns) * (1 if self.no_static else 2)
@@ -138,8 +151,9 @@ class Encode:
                 merging,
                 with_static=not self.no_static,
                 on_progress=advance,
-                prefix=self.prefix,
+                prefix=self.prefix if self.prompt_name is None else encoder.prompt(self.prompt_name),
                 pooling=self.pooling,
+                truncate_dim=self.truncate_dim,
                 batch_size=self.batch_size,
                 truncate=self.truncate,
             )
@@ -160,7 +174,12 @@ class Encode:
 
         mesh = None if shape is None else make_mesh(*shape)
         encoder = DynamicEncoder.load(
-            self.model, hypernet_of(self.hypernet), mesh=mesh, surface=self.surface, predict_all=self.predict_all
+            self.model,
+            hypernet_of(self.hypernet),
+            mesh=mesh,
+            special_tokens=self.special_tokens,
+            surface=self.surface,
+            predict_all=self.predict_all,
         )
         if self.cache is None:
             return encoder
@@ -186,7 +205,8 @@ class Encode:
 
     def _metadata(self, goal: str) -> dict[str, str]:
         """The options that the embeddings depend on."""
-        names = ("model", "hypernet", "boundary", "scope", "max_subwords", "merge_list", "language", "surface")
-        names += ("predict_all", "pooling", "prefix", "truncate")
+        names = ("model", "hypernet", "boundary", "scope", "max_subwords", "protect", "merge_list", "language")
+        names += ("special_tokens", "surface", "predict_all", "pooling", "truncate_dim", "prefix", "prompt_name")
+        names += ("truncate",)
         options = {name: str(getattr(self, name)) for name in names if getattr(self, name) is not None}
         return options | {"goal": goal}

@@ -89,7 +89,8 @@ def encode_columns(
       merging: how to merge.
       with_static: run static tokenization too, for its time.
       on_progress: called with the number of texts of each batch, twice per text if static runs too.
-      shared: options of `DynamicEncoder.encode` that both runs take: prefix, pooling, batch_size, truncate.
+      shared: options of `DynamicEncoder.encode` that both runs take: prefix, pooling, truncate_dim, batch_size,
+        truncate.
 
     Raises:
       TooLongError: a text is longer than the model's positions; the error names its column.
@@ -152,8 +153,8 @@ def count_static(
       prefix: put before each text; None for what the model expects.
       truncate: count no more than the model has positions for.
     """
-    subwords = encoder.text_encoder.encode_static(texts, prefix=encoder.prefix if prefix is None else prefix)
+    subwords = encoder.reader.encode_static(texts, prefix=encoder.prefix if prefix is None else prefix)
     n_counted = subwords.counts
     if truncate:
-        n_counted = np.minimum(n_counted, encoder.config.max_tokens - (subwords.lengths - n_counted))
+        n_counted = np.minimum(n_counted, encoder.max_tokens - (subwords.lengths - n_counted))
     return n_counted

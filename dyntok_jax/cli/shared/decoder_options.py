@@ -14,6 +14,7 @@ from dyntok_jax.cli.shared.option_types import (
     Model,
     OptionalBoundary,
     OptionalPath,
+    Protect,
     arg,
     goal_of,
     hypernet_of,
@@ -21,7 +22,7 @@ from dyntok_jax.cli.shared.option_types import (
     mesh_shape,
 )
 from dyntok_jax.errors import InputError
-from dyntok_jax.options import DEFAULT_DECODER, STATIC, Merging, Scope
+from dyntok_jax.options import DEFAULT_DECODER, STATIC, Merging, Scope, SpecialTokens
 
 if TYPE_CHECKING:
     from dyntok_jax.decoding import DynamicDecoder, VocabularyChoice
@@ -31,7 +32,7 @@ flattened = tyro.conf.arg(name="")
 
 GOALS = ("share", "merges", "budget", "merge_list")
 """Options that turn merging on."""
-MERGING_DETAILS = ("boundary", "scope", "max_subwords", "merge_last")
+MERGING_DETAILS = ("boundary", "scope", "max_subwords", "protect", "merge_last")
 """Options for how prompts are merged, if they are."""
 
 
@@ -59,6 +60,8 @@ class ModelOptions:
       hypernet: folder or Hub id of a ZeTT hypernetwork; auto: the one that comes with the model, if any; none: a new
         token is the mean of its subwords (FVT).
       language: code of the prompts' language, for a multilingual hypernetwork.
+      special_tokens: special tokens that are written in prompts, such as </s>: read them as such, or as text; auto: as
+        text in chats, as such in plain texts.
       dtype: of parameters and computation.
       mesh: devices that share the batches × devices that share the model, such as 4x2.
     """
@@ -66,6 +69,7 @@ class ModelOptions:
     model: Model = DEFAULT_DECODER
     hypernet: HypernetName = DEFAULT_HYPERNET
     language: Annotated[str | None, arg(metavar="CODE", help_behavior_hint="")] = None
+    special_tokens: SpecialTokens = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
     mesh: Annotated[str | None, arg(metavar="DATAxMODEL", help_behavior_hint="")] = None
 
@@ -83,7 +87,9 @@ class ModelOptions:
         shape = mesh_shape(self.mesh)
         mesh = None if shape is None else make_mesh(*shape)
         hypernet = hypernet_of(self.hypernet) if is_merging else None
-        return DynamicDecoder.load(self.model, hypernet, dtype=self.dtype, mesh=mesh)
+        return DynamicDecoder.load(
+            self.model, hypernet, dtype=self.dtype, mesh=mesh, special_tokens=self.special_tokens
+        )
 
 
 @dataclass(frozen=True)
@@ -157,6 +163,7 @@ class MergingOptions:
       boundary: what merging may not cross (default: pretoken, or the merge list's own).
       scope: count pairs over a batch, or in each prompt separately (default: example).
       max_subwords: the longest token, in subwords (default: what the hypernetwork was trained for, or 7).
+      protect: text that keeps its own subwords: digits, a regular expression, or none (default: digits).
       merge_last: let a prompt's last segment merge too, although the continuation may begin in mid-word.
       batch_size: prompts per batch.
     """
@@ -168,6 +175,7 @@ class MergingOptions:
     boundary: OptionalBoundary = None
     scope: Annotated[Scope | None, arg(metavar=f"{{{','.join(get_args(Scope))}}}", help_behavior_hint="")] = None
     max_subwords: MaxSubwords = None
+    protect: Protect = None
     merge_last: bool = False
     batch_size: Annotated[int, arg(metavar="N")] = 8
 
@@ -212,5 +220,6 @@ class MergingOptions:
             merge_list=self.merge_list,
             scope=self.scope or "auto",
             merge_last=self.merge_last or "auto",
+            protect=self.protect,
         )
         return Reading(merging, language, self.batch_size)

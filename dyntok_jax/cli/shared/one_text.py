@@ -14,7 +14,7 @@ class OneText:
         self.tokenizer, self.merging = tokenizer, merging
         encoder = TextEncoder(tokenizer)
         self._static = encoder.encode_static([text])
-        self._subwords = encoder.encode([text], boundary=merging.boundary)
+        self._subwords = encoder.encode([text], boundary=merging.boundary, protect=merging.protect)
 
     def static(self) -> list[str]:
         """The model's own subwords."""

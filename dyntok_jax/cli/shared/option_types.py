@@ -18,6 +18,7 @@ Count = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
 MaxSubwords = Annotated[int | Literal["auto", "none"] | None, arg(metavar="N|none", help_behavior_hint="")]
 OptionalBoundary = Annotated[Boundary | None, arg(metavar=f"{{{','.join(get_args(Boundary))}}}", help_behavior_hint="")]
 HypernetName = Annotated[str, arg(metavar="NAME|none")]
+Protect = Annotated[str | None, arg(metavar="digits|REGEX|none", help_behavior_hint="")]
 OptionalPath = Annotated[str | None, arg(metavar="PATH", help_behavior_hint="")]
 
 
@@ -68,14 +69,18 @@ def merging_of(
     merge_list: str | None,
     scope: Scope | Literal["auto"] = "auto",
     merge_last: bool | Literal["auto"] = "auto",
+    protect: str | None = None,
 ) -> Merging:
     """Combines the options; a merge list has its own boundary and limit, and needs no goal.
+
+    `protect` is as on the command line: None if left out, `none` for nothing.
 
     Raises:
       InputError: the merge list has another boundary or contradicts other options, or a limit is below 1.
     """
+    kept = {None: "auto", "none": None}.get(protect, protect)
     if merge_list is None:
-        return Merging(goal, boundary or DEFAULT_BOUNDARY, scope, limit_of(max_subwords), None, merge_last)
+        return Merging(goal, boundary or DEFAULT_BOUNDARY, scope, limit_of(max_subwords), None, merge_last, kept)
     if is_goal_given or max_subwords is not None:
         raise InputError(
             "--merge-list decides which merges are done and how long tokens get: omit --share, --merges, --budget "
@@ -89,7 +94,7 @@ def merging_of(
             f"{merge_list} was learnt with --boundary {learnt.boundary}, not {boundary}: omit --boundary, or "
             f"learn a list for {boundary}."
         )
-    return Merging(boundary=learnt.boundary, scope=scope, merge_list=learnt, merge_last=merge_last)
+    return Merging(boundary=learnt.boundary, scope=scope, merge_list=learnt, merge_last=merge_last, protect=kept)
 
 
 def mesh_shape(mesh: str | None) -> tuple[int, int] | None:
