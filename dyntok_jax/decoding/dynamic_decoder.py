@@ -198,8 +198,8 @@ class DynamicDecoder:
           prompts: plain texts, or chats as lists of turns (`{"role": …, "content": …}`).
           goal: when merging stops. None, the default, is static tokenization, the model's own tokenizer and ids: merged
             words lose most of their meaning today; figures are in the README. `Share(100)` merges as far as possible.
-          merging: all merging options, instead of `goal`; by default each prompt is merged alone, and its digits and its
-            last segment stay unmerged.
+          merging: all merging options, instead of `goal`; by default each prompt is merged alone, and its digits and
+            its last segment stay unmerged.
           language: code of the prompts' language, one for all or one each; only for multilingual hypernetworks.
           batch_size: prompts a batch.
 

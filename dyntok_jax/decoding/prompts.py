@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from jaxtyping import Int, Int32
@@ -106,12 +107,14 @@ def read_prompts(
     names = text_encoder.special_names
     if is_twin_read := special_are_text and names.are_in(prompts):  # else both would give the same
         names.check_free(prompts)
-    inputs = list(prompts)
     if is_chat:
         assert chat is not None, "`are_chats` asks for it"
+        chats = cast("Sequence[Sequence[Message]]", prompts)
         # users' special tokens go through the template in disguise; then those that are bare are its own
-        inputs = [chat.render(names.swap(turns) if is_twin_read else turns) for turns in prompts]
+        inputs = [chat.render(names.swap(turns) if is_twin_read else turns) for turns in chats]
         inputs = [names.swap(text) for text in inputs] if is_twin_read else inputs
+    else:
+        inputs = list(cast("Sequence[str]", prompts))
     reader = text_encoder.twin if is_twin_read else text_encoder
     if merging.is_static:
         subwords = reader.encode_static(inputs, add_special_tokens=not is_chat)

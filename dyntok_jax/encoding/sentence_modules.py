@@ -81,7 +81,13 @@ class SentenceModules:
 
 
 def default_prompt(folder: Path) -> str:
-    """What a model expects before each text, where its folder says so in the sentence-transformers way."""
+    """The text that a model expects before each text, from its sentence-transformers config; empty without one.
+
+    >>> path = folder / "config_sentence_transformers.json"
+    >>> _ = path.write_text('{"prompts": {"query": "query: "}, "default_prompt_name": "query"}')
+    >>> default_prompt(folder)
+    'query: '
+    """
     return _prompts(folder).get(_read_object(folder / PROMPTS_FILE).get("default_prompt_name") or "", "")
 
 
@@ -194,7 +200,7 @@ def _max_tokens(folder: Path, tokenizer: ByteLevelTokenizer) -> int | None:
     longest = config.get("max_seq_length")
     if longest is None:  # newer folders leave it to the tokenizer, which has a huge number for no limit
         longest = _read_object(folder / "tokenizer_config.json").get("model_max_length")
-        return int(longest) if is_number(longest, takes_fractions=False) and longest >= 1 else None
+        return longest if isinstance(longest, int) and 1 <= longest < 2**31 else None
     if not is_number(longest, takes_fractions=False) or longest < 1:
         raise ConfigError(f"{path} has max_seq_length {longest!r}, which is no number of tokens: mend it.")
     return longest
