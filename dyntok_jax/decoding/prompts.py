@@ -101,23 +101,24 @@ def read_prompts(
       ConfigError: a chat, and the model has no template.
       TooLongError: a prompt is longer than `limit`.
     """
-    is_chat = are_chats(prompts, chat)
-    special_are_text = special_tokens == "text" or (special_tokens == "auto" and is_chat)
+    chats = chats_of(prompts, chat)
+    special_are_text = special_tokens == "text" or (special_tokens == "auto" and chats is not None)
     names = text_encoder.special_names
     if is_twin_read := special_are_text and names.are_in(prompts):  # else both would give the same
         names.check_free(prompts)
-    inputs = list(prompts)
-    if is_chat:
-        assert chat is not None, "`are_chats` asks for it"
+    if chats is None:
+        inputs = [prompt for prompt in prompts if isinstance(prompt, str)]
+    else:
+        assert chat is not None, "`chats_of` asks for it"
         # users' special tokens go through the template in disguise; then those that are bare are its own
-        inputs = [chat.render(names.swap(turns) if is_twin_read else turns) for turns in prompts]
+        inputs = [chat.render(names.swap(turns) if is_twin_read else turns) for turns in chats]
         inputs = [names.swap(text) for text in inputs] if is_twin_read else inputs
     reader = text_encoder.twin if is_twin_read else text_encoder
     if merging.is_static:
-        subwords = reader.encode_static(inputs, add_special_tokens=not is_chat)
+        subwords = reader.encode_static(inputs, add_special_tokens=chats is None)
     else:
         subwords = reader.encode(
-            inputs, boundary=merging.boundary, add_special_tokens=not is_chat, protect=merging.protect
+            inputs, boundary=merging.boundary, add_special_tokens=chats is None, protect=merging.protect
         )
     if empty := np.flatnonzero(subwords.lengths == 0).tolist():
         raise InputError(f"Prompt {empty[0]} is empty and the model has no token that begins a text: write something.")
@@ -131,12 +132,12 @@ def read_prompts(
         inputs=inputs,
         is_twin_read=is_twin_read,
         special_are_text=special_are_text,
-        adds_special=not is_chat,
+        adds_special=chats is None,
     )
 
 
-def are_chats(prompts: Sequence[Prompt], chat: ChatTemplate | None) -> bool:
-    """Whether prompts are chats, whose template writes the special tokens itself, or plain texts.
+def chats_of(prompts: Sequence[Prompt], chat: ChatTemplate | None) -> list[Sequence[Message]] | None:
+    """The prompts as chats, whose template writes the special tokens itself; None where they are plain texts.
 
     Raises:
       InputError, ConfigError: as `read_prompts`.
@@ -147,7 +148,7 @@ def are_chats(prompts: Sequence[Prompt], chat: ChatTemplate | None) -> bool:
         raise InputError("There is no prompt: give one or more.")
     plain = [prompt for prompt in prompts if isinstance(prompt, str)]
     if len(plain) == len(prompts):
-        return False
+        return None
     if plain:
         raise InputError("Plain texts and chats in one call: ask for each kind by itself.")
     if chat is None:
@@ -155,10 +156,12 @@ def are_chats(prompts: Sequence[Prompt], chat: ChatTemplate | None) -> bool:
             "The model has no chat template (tokenizer_config.json has no chat_template, and there is no "
             "chat_template.jinja): give plain text, or take a model that was tuned on chats."
         )
+    chats = []
     for number, turns in enumerate(prompts):
         if isinstance(turns, str | Mapping) or not isinstance(turns, Sequence) or len(turns) == 0:
             raise InputError(f'Chat {number} must be a list of turns: [{{"role": "user", "content": "Hello"}}].')
-    return True
+        chats.append(turns)
+    return chats
 
 
 def continuation_ids(tokenizer: ByteLevelTokenizer, prompt: str, continuation: str) -> list[int]:

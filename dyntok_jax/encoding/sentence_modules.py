@@ -194,7 +194,7 @@ def _max_tokens(folder: Path, tokenizer: ByteLevelTokenizer) -> int | None:
     longest = config.get("max_seq_length")
     if longest is None:  # newer folders leave it to the tokenizer, which has a huge number for no limit
         longest = _read_object(folder / "tokenizer_config.json").get("model_max_length")
-        return int(longest) if is_number(longest, takes_fractions=False) and longest >= 1 else None
+        return longest if isinstance(longest, int) and is_number(longest, takes_fractions=False) else None
     if not is_number(longest, takes_fractions=False) or longest < 1:
         raise ConfigError(f"{path} has max_seq_length {longest!r}, which is no number of tokens: mend it.")
     return longest
