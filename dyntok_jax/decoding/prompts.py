@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 from jaxtyping import Int, Int32
@@ -102,25 +101,24 @@ def read_prompts(
       ConfigError: a prompt is a chat and the model has no template.
       TooLongError: a prompt is longer than `limit`.
     """
-    is_chat = are_chats(prompts, chat)
-    special_are_text = special_tokens == "text" or (special_tokens == "auto" and is_chat)
+    chats = chats_of(prompts, chat)
+    special_are_text = special_tokens == "text" or (special_tokens == "auto" and chats is not None)
     names = text_encoder.special_names
     if is_twin_read := special_are_text and names.are_in(prompts):  # else both would give the same
         names.check_free(prompts)
-    if is_chat:
-        assert chat is not None, "`are_chats` asks for it"
-        chats = cast("Sequence[Sequence[Message]]", prompts)
+    if chats is None:
+        inputs = [prompt for prompt in prompts if isinstance(prompt, str)]
+    else:
+        assert chat is not None, "`chats_of` asks for it"
         # users' special tokens go through the template in disguise; then those that are bare are its own
         inputs = [chat.render(names.swap(turns) if is_twin_read else turns) for turns in chats]
         inputs = [names.swap(text) for text in inputs] if is_twin_read else inputs
-    else:
-        inputs = list(cast("Sequence[str]", prompts))
     reader = text_encoder.twin if is_twin_read else text_encoder
     if merging.is_static:
-        subwords = reader.encode_static(inputs, add_special_tokens=not is_chat)
+        subwords = reader.encode_static(inputs, add_special_tokens=chats is None)
     else:
         subwords = reader.encode(
-            inputs, boundary=merging.boundary, add_special_tokens=not is_chat, protect=merging.protect
+            inputs, boundary=merging.boundary, add_special_tokens=chats is None, protect=merging.protect
         )
     if empty := np.flatnonzero(subwords.lengths == 0).tolist():
         raise InputError(f"Prompt {empty[0]} is empty and the model has no token to begin a text with: add some text.")
@@ -134,12 +132,12 @@ def read_prompts(
         inputs=inputs,
         is_twin_read=is_twin_read,
         special_are_text=special_are_text,
-        adds_special=not is_chat,
+        adds_special=chats is None,
     )
 
 
-def are_chats(prompts: Sequence[Prompt], chat: ChatTemplate | None) -> bool:
-    """Whether prompts are chats, whose template writes the special tokens itself, or plain texts.
+def chats_of(prompts: Sequence[Prompt], chat: ChatTemplate | None) -> list[Sequence[Message]] | None:
+    """The prompts as chats, whose template writes the special tokens itself; None where they are plain texts.
 
     Raises:
       InputError, ConfigError: as `read_prompts`.
@@ -150,7 +148,7 @@ def are_chats(prompts: Sequence[Prompt], chat: ChatTemplate | None) -> bool:
         raise InputError("There is no prompt: give one or more.")
     plain = [prompt for prompt in prompts if isinstance(prompt, str)]
     if len(plain) == len(prompts):
-        return False
+        return None
     if plain:
         raise InputError("The prompts mix plain texts and chats: give each kind in a call of its own.")
     if chat is None:
@@ -158,10 +156,12 @@ def are_chats(prompts: Sequence[Prompt], chat: ChatTemplate | None) -> bool:
             "The model has no chat template (tokenizer_config.json has no chat_template, and there is no "
             "chat_template.jinja): give plain text, or use a model that was tuned on chats."
         )
+    chats = []
     for number, turns in enumerate(prompts):
         if isinstance(turns, str | Mapping) or not isinstance(turns, Sequence) or len(turns) == 0:
             raise InputError(f'Chat {number} must be a list of turns: [{{"role": "user", "content": "Hello"}}].')
-    return True
+        chats.append(turns)
+    return chats
 
 
 def continuation_ids(tokenizer: ByteLevelTokenizer, prompt: str, continuation: str) -> list[int]:

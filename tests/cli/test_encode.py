@@ -119,6 +119,8 @@ def test_files_hold_what_the_library_computes(run, tiny, tmp_path):
         (["--boundary", "word", "--scope", "example"], {"merging": Merging(boundary="word", scope="example")}),
         (["--max-subwords", "2", "--batch-size", "2"], {"merging": Merging(max_subwords=2), "batch_size": 2}),
         (["--prefix", "query: ", "--pooling", "first"], {"prefix": "query: ", "pooling": "first"}),
+        (["--pooling", "max", "--truncate-dim", "5"], {"pooling": "max", "truncate_dim": 5}),
+        (["--protect", "[a-z]+"], {"merging": Merging(protect="[a-z]+")}),
         (["--mesh", "2x1"], {}),
     ],
 )
@@ -128,6 +130,26 @@ def test_options_reach_the_library(run, tiny, tmp_path, options, library):
     embeddings = load_file(tmp_path / "dyntok-output" / "embeddings.safetensors")["embeddings"]
     np.testing.assert_allclose(embeddings, expected.embeddings_ND, atol=1e-5)
     assert [line["n_tokens"] for line in token_lines(tmp_path / "dyntok-output")] == expected.n_tokens.tolist()
+
+
+def test_14_1_a_prompt_goes_by_its_name(tiny, run, tmp_path):
+    shutil.copytree(tiny / "model", tmp_path / "model")
+    prompts = {"prompts": {"query": "query: "}}
+    (tmp_path / "model" / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+    run("texts.txt", "--no-static", "--model", tmp_path / "model", "--prompt-name", "query")
+    expected = DynamicEncoder.load(tmp_path / "model").encode(TEXTS, prefix="query: ").embeddings_ND
+    embeddings = load_file(tmp_path / "dyntok-output" / "embeddings.safetensors")["embeddings"]
+    np.testing.assert_allclose(embeddings, expected, atol=1e-5)
+    assert "--prefix is a text" in run("texts.txt", "--prefix", "x", "--prompt-name", "query", status=2)
+    assert "declares no prompt 'query'" in run("texts.txt", "--prompt-name", "query", status=2)
+
+
+def test_14_4_special_tokens_are_text_if_asked(run, tmp_path):
+    (tmp_path / "special.txt").write_text("a <mask> b\n")
+    for options, is_special in (([], True), (["--special-tokens", "text"], False)):
+        run("special.txt", "--no-static", *options)
+        (line,) = token_lines(tmp_path / "dyntok-output")
+        assert (2 in line["uncounted"]) == is_special == (line["n_tokens"] < 3)
 
 
 def test_hidden_states_are_one_tensor_a_text(run, tmp_path):

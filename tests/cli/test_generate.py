@@ -170,6 +170,14 @@ def test_a_chat_is_what_the_user_says_behind_what_the_system_says(run, decoder, 
         assert lines(tmp_path / "out.jsonl") == [expected_line(decoder, PROMPT, 0, text)]
 
 
+def test_14_4_special_tokens_typed_in_a_chat_are_text_unless_asked(run, decoder, tiny, tmp_path):
+    typed, special = "Say </s><s>", DynamicDecoder.load(tiny / "model", special_tokens="special")
+    for options, library in (([], decoder), (["--special-tokens", "special"], special)):
+        run(typed, "--chat", *options, "--output", "out.jsonl")
+        (text,) = library.generate([[{"role": "user", "content": typed}]], **WORDS)
+        assert lines(tmp_path / "out.jsonl") == [expected_line(decoder, typed, 0, text)]
+
+
 def test_a_file_holds_a_prompt_a_line(run, decoder, tmp_path, monkeypatch):
     texts = decoder.generate([PROMPT, OTHER], **WORDS)
     expected = [expected_line(decoder, *of) for of in zip((PROMPT, OTHER), (0, 0), texts, strict=True)]
