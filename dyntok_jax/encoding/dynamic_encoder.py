@@ -171,7 +171,8 @@ class DynamicEncoder:
         if not merging.is_static:
             language_N = self.embedder.language_indices(language, len(texts))
         prefix = self.prefix if prefix is None else prefix
-        hits, misses = (self.cache.hits, self.cache.misses) if self.cache is not None else (0, 0)
+        cache = self.cache
+        hits, misses = cache.counts_of_thread() if cache is not None else (0, 0)
 
         with timed(stopwatch, "tokenize"):
             if merging.is_static:
@@ -194,13 +195,14 @@ class DynamicEncoder:
                 on_progress(len(rows))
         with timed(stopwatch, "model"):
             embeddings_ND, hidden = _gather(pending, tokens.lengths, self.config.width, is_pooled=pooling != "none")
+        hits_now, misses_now = cache.counts_of_thread() if cache is not None else (0, 0)
         return EncodedTexts(
             embeddings_ND=embeddings_ND,
             hidden=hidden,
             tokens=tokens,
             padded_tokens=padded_tokens,
-            cache_hits=self.cache.hits - hits if self.cache is not None else 0,
-            cache_misses=self.cache.misses - misses if self.cache is not None else 0,
+            cache_hits=hits_now - hits,
+            cache_misses=misses_now - misses,
         )
 
     def _inputs(
