@@ -44,6 +44,18 @@ IGNORED = (ROPE_FREQS, r"blk\.\d+\.attn_rot_embd\.weight")
 """Tensors that hold no weights: factors of the rotary frequencies are read into the config."""
 UNSUPPORTED = {"expert_count": 0, "logit_scale": 1, "residual_scale": 1, "embedding_scale": 1, "attention.scale": 0}
 """Fields that change what the model computes, beside the value at which they do not."""
+READ = {
+    *("embedding_length", "block_count", "context_length", "feed_forward_length", "vocab_size"),
+    *("attention.head_count", "attention.head_count_kv", "attention.key_length", "attention.value_length"),
+    *("attention.layer_norm_rms_epsilon", "rope.dimension_count", "rope.freq_base"),
+    *("rope.scaling.type", "rope.scaling.factor", "rope.scaling.original_context_length"),
+}
+"""Fields that are read here."""
+INERT = {
+    *("rope.scaling.finetuned", "tensor_data_layout"),
+    *("expert_used_count", "expert_weights_scale", "expert_feed_forward_length"),  # of experts, which are refused
+}
+"""Fields that change nothing of what the model computes."""
 LLAMA3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 """As Llama 3.1 and all after it were published; GGUF keeps only the factors that follow from it."""
 
@@ -207,6 +219,8 @@ def gguf_config(file: GgufFile) -> dict[str, Any]:
         raise CheckpointError(f"{file.path} has no table of embeddings (token_embd.weight): it holds no whole model.")
     asked = {key: _number(file, key, neutral, takes_fractions=True) for key, neutral in UNSUPPORTED.items()}
     asked = {key: value for key, value in asked.items() if value != UNSUPPORTED[key]}
+    own = [key.removeprefix(f"{ARCHITECTURE}.") for key in file.fields if key.startswith(f"{ARCHITECTURE}.")]
+    asked |= {key: file.fields[f"{ARCHITECTURE}.{key}"] for key in own if key not in {*READ, *INERT, *UNSUPPORTED}}
     for key in ("attention.value_length", "rope.dimension_count"):
         if (value := _number(file, key, head_width)) != head_width:
             asked[key] = value
