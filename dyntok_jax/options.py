@@ -1,7 +1,8 @@
 """What users choose: goals of merging, boundaries, scopes, pooling, defaults. Nothing here imports JAX."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Literal, TypeGuard, get_args
 
 from dyntok_jax.errors import InputError
 
@@ -12,6 +13,36 @@ Boundary = Literal["pretoken", "word", "word_hyphen", "sentence"]
 
 Scope = Literal["batch", "example"]
 """`batch`: the sequences of a batch are counted together (the paper). `example`: each sequence is merged by itself."""
+
+
+def whole_number(name: str, value: object, *, least: int = 1, or_else: str = "") -> int:
+    """A whole number that a caller gave: Python's or NumPy's, but no float and no truth value.
+
+    Args:
+      name: what it is, for the error.
+      value: what was given.
+      least: the smallest that is allowed.
+      or_else: what else is allowed, for the error.
+
+    Raises:
+      InputError: it is none, or less than `least`.
+
+    >>> whole_number("batch_size", np.int64(8))
+    8
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        said = f"{least} or more" if isinstance(value, Integral) else f"a whole number, {least} or more"
+        raise InputError(f"{name} must be {said}{f', {or_else}' if or_else else ''}, got {value!r}.")
+    return int(value)
+
+
+def is_real(value: object) -> TypeGuard[float]:
+    """Whether a caller gave a number of any kind, but no truth value.
+
+    >>> is_real(np.float32(0.5)), is_real("0.5")
+    (True, False)
+    """
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -30,8 +61,7 @@ class Merges:
     count: int
 
     def __post_init__(self):
-        if self.count < 0:
-            raise InputError(f"The number of merges must be 0 or more, got {self.count}.")
+        object.__setattr__(self, "count", whole_number("The number of merges", self.count, least=0))
 
 
 @dataclass(frozen=True)
@@ -52,8 +82,9 @@ class Share:
     percent: float | int
 
     def __post_init__(self):
-        if not 0 <= self.percent <= 100:
-            raise InputError(f"The share of the maximum reduction must be from 0 to 100 %, got {self.percent}.")
+        if not is_real(self.percent) or not 0 <= self.percent <= 100:
+            raise InputError(f"The share of the maximum reduction must be from 0 to 100 %, got {self.percent!r}.")
+        object.__setattr__(self, "percent", self.percent if isinstance(self.percent, int) else float(self.percent))
 
 
 @dataclass(frozen=True)
@@ -72,8 +103,7 @@ class Budget:
     tokens: int
 
     def __post_init__(self):
-        if self.tokens < 1:
-            raise InputError(f"The token budget must be 1 or more, got {self.tokens}.")
+        object.__setattr__(self, "tokens", whole_number("The token budget", self.tokens))
 
 
 Goal = Merges | Share | Budget
@@ -140,8 +170,9 @@ class Merging:
             )
         _check_choice("boundary", self.boundary, get_args(Boundary))
         _check_choice("scope", self.scope, (*get_args(Scope), "auto"))
-        if isinstance(self.max_subwords, int) and self.max_subwords < 1:
-            raise InputError(f"max_subwords must be 1 or more, None for no limit, or 'auto', got {self.max_subwords}.")
+        if self.max_subwords is not None and self.max_subwords != "auto":
+            limit = whole_number("max_subwords", self.max_subwords, or_else="None for no limit, or 'auto'")
+            object.__setattr__(self, "max_subwords", limit)
         if self.merge_list is not None and self.goal != FULL:
             raise InputError("A merge list decides itself how far to merge: give it without a goal.")
 

@@ -11,9 +11,10 @@ from dyntok_jax.decoding.sampling import SamplingConfig
 from dyntok_jax.decoding.vocabularies import LargeVocabulary, place_vocabulary
 from dyntok_jax.errors import InputError
 from dyntok_jax.models import Decoder
+from dyntok_jax.options import whole_number
 from dyntok_jax.text import ByteLevelTokenizer
 from dyntok_jax.vocabulary import GrownVocabulary, VocabularyTable, load_vocabulary, open_table
-from dyntok_jax.vocabulary.index import MipsIndex, load_index, table_identity
+from dyntok_jax.vocabulary.index import MipsIndex, load_index, table_identity, zero_rows
 
 COMPARED_ROWS = 256
 """The model's own rows by which its table is known."""
@@ -58,7 +59,7 @@ def load_large_vocabulary(
     """Loads a vocabulary for a model.
 
     Bytes that the byte-level form appended to the model's own entries are no candidates: no text that the model was
-    trained on has them, and their rows were never trained.
+    trained on has them, and their rows were never trained. Nor are entries whose row is zero, as the padding token's.
 
     Args:
       vocabulary: folder of its entries.
@@ -73,13 +74,14 @@ def load_large_vocabulary(
     Raises:
       InputError, ConfigError, CheckpointError: see `DynamicDecoder.load_vocabulary`.
     """
-    if k < 1 or n_probe < 1:
-        raise InputError(f"A step has 1 candidate or more and reads 1 block or more, not {k} and {n_probe}.")
+    k, n_probe = whole_number("k (candidates a step)", k), whole_number("n_probe (blocks a step)", n_probe)
     entries = load_vocabulary(vocabulary, tokenizer)
     rows = open_table(table, vocabulary_hash=entries.fingerprint)
     _check_model(rows, model, tokenizer.n_own)
     found = None if index is None else load_index(index, table=table_identity(rows.config))
     barred_E = np.arange(tokenizer.n_own, tokenizer.vocab_size, dtype=np.int32)
+    if found is None:  # an index has none of them
+        barred_E = np.concatenate([zero_rows(rows.rows(0, tokenizer.n_own, "output")), barred_E])
     _check_candidates(k, n_probe, found, entries.size, len(barred_E))
     large = LargeVocabulary(
         input_VD=rows.to_device(mesh),

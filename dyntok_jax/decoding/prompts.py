@@ -1,6 +1,5 @@
 """Prompts as a decoder reads them: plain text or chats, tokenized, merged, and what may follow them."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -12,7 +11,16 @@ from jaxtyping import Int, Int32
 from dyntok_jax.errors import ConfigError, InputError
 from dyntok_jax.merging import RaggedTokens, merge_texts
 from dyntok_jax.options import Merging
-from dyntok_jax.text import ByteLevelTokenizer, ChatTemplate, Message, RaggedSubwords, TextEncoder
+from dyntok_jax.storage import read_json
+from dyntok_jax.text import (
+    CANNOT_WRITE,
+    ByteLevelTokenizer,
+    ChatTemplate,
+    Message,
+    RaggedSubwords,
+    TextEncoder,
+    refused_by_rust,
+)
 
 Prompt = str | Sequence[Message]
 """Plain text, which gets the special tokens that the model's tokenizer adds; or the turns of a chat."""
@@ -123,7 +131,8 @@ def continuation_ids(tokenizer: ByteLevelTokenizer, prompt: str, continuation: s
     """
 
     def encode(text: str) -> list[int]:
-        return tokenizer.own.encode(text, add_special_tokens=False).ids
+        with refused_by_rust(CANNOT_WRITE):
+            return tokenizer.own.encode(text, add_special_tokens=False).ids
 
     for before in (prompt, GUARD):
         ids, whole = encode(before), encode(before + continuation)
@@ -143,16 +152,13 @@ def end_ids(folder: Path, tokenizer: ByteLevelTokenizer) -> tuple[int, ...]:
         path = folder / name
         if not path.is_file():
             continue
-        try:
-            ids = dict(json.loads(path.read_text(encoding="utf-8"))).get("eos_token_id")
-        except (ValueError, TypeError) as error:
-            raise ConfigError(f"{path} is not a JSON object ({error}): mend it, or fetch it again.") from error
+        ids = read_json(path, ConfigError, "mend it, or fetch it again").get("eos_token_id")
         found += [index for index in (ids if isinstance(ids, list) else [ids]) if isinstance(index, int)]
         if found:
             break
     path = folder / "tokenizer_config.json"
     if path.is_file():
-        token = json.loads(path.read_text(encoding="utf-8")).get("eos_token")
+        token = read_json(path, ConfigError, "mend it, or fetch it again").get("eos_token")
         token = token.get("content") if isinstance(token, dict) else token
         index = tokenizer.own.token_to_id(token) if isinstance(token, str) else None
         found += [] if index is None else [index]

@@ -17,7 +17,8 @@ from jaxtyping import Bool, Float32, Int, Int32
 from safetensors import SafetensorError, safe_open
 
 from dyntok_jax.errors import CheckpointError, InputError
-from dyntok_jax.storage import save_arrays, written
+from dyntok_jax.options import whole_number
+from dyntok_jax.storage import check_not_lfs_pointer, save_arrays, written
 
 FORMAT = "dyntok-embedding-cache 1"
 
@@ -57,8 +58,7 @@ class EmbeddingCache:
     """
 
     def __init__(self, capacity: int, width: int):
-        if capacity < 1:
-            raise InputError(f"A cache holds at least one row; its capacity is {capacity}.")
+        capacity = whole_number("The capacity of a cache", capacity)
         self.capacity, self.width = capacity, width
         self._slots: OrderedDict[bytes, int] = OrderedDict()  # least recently used first
         self._rows_CD = np.zeros((0, width), np.float32)
@@ -157,6 +157,7 @@ class EmbeddingCache:
         path = Path(path)
         if not path.is_file():
             raise InputError(f"There is no embedding cache at {path}.")
+        check_not_lfs_pointer(path, CheckpointError)
         try:
             with safe_open(path, framework="np") as file:
                 if (file.metadata() or {}).get("format") != FORMAT:

@@ -1,6 +1,5 @@
 """`DynamicEncoder`: a trained encoder with dynamic tokenization. Parameters, and the steps in order."""
 
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,8 +25,9 @@ from dyntok_jax.errors import ConfigError, InputError
 from dyntok_jax.files import load_model
 from dyntok_jax.merging import RaggedTokens, merge_texts
 from dyntok_jax.models import Encoder, EncoderConfig, encode, l2_normalize, mean_pool
-from dyntok_jax.options import AUTO, DEFAULT_MODEL, FULL, Goal, Merging, Pooling, SurfaceMode, one_merging
+from dyntok_jax.options import AUTO, DEFAULT_MODEL, FULL, Goal, Merging, Pooling, SurfaceMode, one_merging, whole_number
 from dyntok_jax.sharding import data_parts, shard_batch
+from dyntok_jax.storage import read_json
 from dyntok_jax.text import (
     BATCH_BUCKETS,
     ByteLevelTokenizer,
@@ -164,11 +164,10 @@ class DynamicEncoder:
         """
         if pooling not in get_args(Pooling):
             raise InputError(f"pooling must be one of {', '.join(get_args(Pooling))}, got {pooling!r}.")
-        if batch_size < 1:
-            raise InputError(f"batch_size must be 1 or more, got {batch_size}.")
+        batch_size = whole_number("batch_size", batch_size)
         merging = self.embedder.resolve(one_merging(goal, merging, FULL), scope="batch", merge_last=True)
         language_N = np.zeros(len(texts), np.int32)
-        if not merging.is_static:
+        if not merging.is_static or language is not None:
             language_N = self.embedder.language_indices(language, len(texts))
         prefix = self.prefix if prefix is None else prefix
         cache = self.cache
@@ -226,11 +225,12 @@ def default_prompt(folder: Path) -> str:
     path = folder / "config_sentence_transformers.json"
     if not path.is_file():
         return ""
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        return (config.get("prompts") or {}).get(config.get("default_prompt_name") or "", "")
-    except (ValueError, AttributeError) as error:
-        raise ConfigError(f"{path} is not a JSON object with prompts ({error}): mend it, or delete it.") from error
+    config = read_json(path, ConfigError, "mend it, or delete it")
+    prompts, name = config.get("prompts") or {}, config.get("default_prompt_name") or ""
+    prompt = prompts.get(name, "") if isinstance(prompts, dict) and isinstance(name, str) else None
+    if not isinstance(prompt, str):
+        raise ConfigError(f"{path} is not a JSON object with prompts that are texts: mend it, or delete it.")
+    return prompt
 
 
 @partial(jax.jit, static_argnames=("pooling", "normalize"))

@@ -12,7 +12,7 @@ INERT = frozenset(
     # where it comes from, and what its classes are called
     "model_type architectures transformers_version torch_dtype dtype _name_or_path name_or_path _commit_hash "
     "_from_auto _auto_class base_model pretrained_model_name_or_path unsloth_fixed unsloth_version tokenizer_class "
-    "license author "
+    "license author is_llama_config transformers.js_config "
     # how it is run, to the same numbers
     "use_cache _attn_implementation attn_implementation _attn_implementation_autoset _attn_implementation_internal "
     "_flash_attn_2_enabled _experts_implementation_internal use_flash_attention flash_attention torchscript "
@@ -28,7 +28,8 @@ INERT = frozenset(
     "pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type directionality "
     "sentence_transformers "
     # special tokens and the defaults of `generate`, which are read from generation_config.json
-    "bos_token_id eos_token_id sep_token_id decoder_start_token_id prefix bad_words_ids begin_suppress_tokens "
+    "bos_token_id eos_token_id sep_token_id cls_token_id mask_token_id unk_token_id decoder_start_token_id prefix "
+    "bad_words_ids begin_suppress_tokens "
     "diversity_penalty do_sample early_stopping encoder_no_repeat_ngram_size exponential_decay_length_penalty "
     "forced_bos_token_id forced_eos_token_id length_penalty max_length min_length max_new_tokens "
     "no_repeat_ngram_size num_beam_groups num_beams num_return_sequences remove_invalid_values repetition_penalty "

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dyntok_jax.errors import InputError
+from dyntok_jax.storage import json_kind
 
 KEY_FIELD = "key"
 
@@ -94,15 +95,13 @@ def _parse_line(line: bytes, where: str) -> dict[str, str]:
         row: Any = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise InputError(f"{where}: byte {error.start + 1} is not UTF-8; save the file as UTF-8 text.") from error
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{where} is not JSON ({error}): give one JSON object a line.") from error
     if not isinstance(row, dict):
-        raise InputError(f"{where} is a JSON {type(row).__name__}, not an object: write {{language: text, …}}.")
+        raise InputError(f"{where} is {json_kind(row)}, not an object: write {{language: text, …}}.")
     for field, text in row.items():
         if text is not None and not isinstance(text, str):
-            raise InputError(
-                f"{where}: field {field!r} is a {type(text).__name__}, not a text; leave it out or quote it."
-            )
+            raise InputError(f"{where}: field {field!r} is {json_kind(text)}, not a text; leave it out or quote it.")
         if text is not None and not _is_encodable(text):
             raise InputError(f"{where}: field {field!r} holds a lone surrogate (half a character); repair the text.")
     return {field: text for field, text in row.items() if text is not None}

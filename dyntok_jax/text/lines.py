@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from dyntok_jax.errors import InputError
+from dyntok_jax.storage import LFS_HEADER
 
 STDIN = "-"
 
@@ -60,6 +61,8 @@ def stream_byte_lines(file: str) -> Iterator[bytes]:
     """
     with _explained(file), _opened(file) as lines:
         for number, line in enumerate(lines):
+            if not number and line.startswith(LFS_HEADER):
+                raise InputError(f"{file} is a Git LFS pointer, not the text itself: run `git lfs pull` in its folder.")
             if line := line if number else line.removeprefix(b"\xef\xbb\xbf"):
                 yield line.removesuffix(b"\n")
 
@@ -98,6 +101,8 @@ def read_bytes(file: str) -> bytes:
 
 def _opened(file: str):
     if file == STDIN:
+        if sys.stdin is None:
+            raise InputError("Standard input is closed: send a text to it, or name a file.")
         return nullcontext(sys.stdin.buffer)
     return gzip.open(file) if file.endswith(".gz") else Path(file).open("rb")
 

@@ -20,9 +20,10 @@ from dyntok_jax.text.boundaries import (
     number_segments,
 )
 from dyntok_jax.text.byte_characters import SPACE
-from dyntok_jax.text.byte_level import ByteLevelTokenizer
+from dyntok_jax.text.byte_level import ByteLevelTokenizer, refused_by_rust
 from dyntok_jax.types import NO_SEGMENT
 
+CANNOT_WRITE = "The tokenizer cannot write these texts: a character has no piece, and there is no unknown token"
 Text = str | tuple[str, str] | Sequence[str]
 """A text, a pair of texts (a tuple), or pre-split words (a list)."""
 
@@ -66,6 +67,7 @@ class TextEncoder:
           add_special_tokens: put special tokens around each text as the model's own tokenizer does.
 
         Raises:
+          TokenizerError: the tokenizer has no piece for a character, and none that stands for unknown ones.
           InputError: a text is not a `Text`, has a lone surrogate or is of another kind than the others; or `boundary`
             is not a `Boundary`.
         """
@@ -73,7 +75,8 @@ class TextEncoder:
         has_space = None
         if self.tokenizer.space == "first":
             inputs, has_space = self._with_first_space(inputs)
-        encodings = self.tokenizer.byte_level.encode_batch(inputs, add_special_tokens=add_special_tokens)
+        with refused_by_rust(CANNOT_WRITE):
+            encodings = self.tokenizer.byte_level.encode_batch(inputs, add_special_tokens=add_special_tokens)
         flat = _Flat(encodings, inputs, self.tokenizer.special_ids)
         space = self.tokenizer.byte_level.token_to_id(SPACE)
         if self.tokenizer.space in ("always", "unless_there") and space is not None:
@@ -110,7 +113,8 @@ class TextEncoder:
     ) -> RaggedSubwords:
         """The same with the model's own tokenizer and ids; each subword of the text is its own segment."""
         inputs, word_starts = _as_inputs(texts, prefix)
-        encodings = self.tokenizer.own.encode_batch(inputs, add_special_tokens=add_special_tokens)
+        with refused_by_rust(CANNOT_WRITE):
+            encodings = self.tokenizer.own.encode_batch(inputs, add_special_tokens=add_special_tokens)
         flat = _Flat(encodings, inputs, self.tokenizer.special_ids)
         is_prefix_N = flat.take_off_prefix(len(prefix))
         position_N = np.arange(len(flat.ids_N)) - np.repeat(flat.offsets[:-1], np.diff(flat.offsets))
@@ -157,14 +161,29 @@ def _as_inputs(texts: Sequence[Text], prefix: str) -> tuple[list[str] | list[tup
 
 
 def _checked(text: object, row: int) -> str:
-    """The text, checked to be a string that can be encoded as UTF-8."""
+    return check_text(text, f"Text {row}")
+
+
+def check_text(text: object, what: str) -> str:
+    """The text, checked to be a string that can be encoded as UTF-8.
+
+    Args:
+      text: what a caller gave.
+      what: which it is, for the error.
+
+    Raises:
+      InputError: it is no string, or has a lone surrogate.
+
+    >>> check_text("Grüße", "Text 0")
+    'Grüße'
+    """
     if not isinstance(text, str):
-        raise InputError(f"Text {row} must be a string, got {type(text).__name__}.")
+        raise InputError(f"{what} must be a string, got {type(text).__name__}.")
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise InputError(
-            f"Text {row} has a lone surrogate (U+{ord(text[error.start]):04X}) at character {error.start}, so it is "
+            f"{what} has a lone surrogate (U+{ord(text[error.start]):04X}) at character {error.start}, so it is "
             "not valid Unicode. Decode its source as UTF-8, or replace it: text.encode('utf-8', 'replace').decode()."
         ) from None
     return text

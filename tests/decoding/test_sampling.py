@@ -106,7 +106,7 @@ def test_rows_that_hold_no_number_are_told():
         ({"temperature": -0.1}, "temperature must be 0"),
         ({"temperature": float("nan")}, "temperature must be"),
         ({"temperature": float("inf")}, "temperature must be"),
-        ({"temperature": 1.0, "top_k": 0}, "top_k must be 1 or more, not 0"),
+        ({"temperature": 1.0, "top_k": 0}, "top_k must be 1 or more, got 0"),
         ({"temperature": 1.0, "top_p": 0.0}, "top_p must be more than 0"),
         ({"temperature": 1.0, "top_p": 1.1}, "top_p must be"),
         ({"temperature": 1.0, "min_p": -0.5}, "min_p must be from 0 to 1"),

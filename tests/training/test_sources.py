@@ -100,7 +100,7 @@ def test_a_missing_package_is_named(monkeypatch, source, module):
     ("line", "message"),
     [
         (b'{"text": "fine"', "line 2 is not JSON"),
-        (b'["text"]', "line 2 is a JSON list"),
+        (b'["text"]', "line 2 is a list"),
         (b'{"body": "x"}', "line 2 has no field 'text': name one of body"),
         (b"{}", "line 2 has no field 'text': name one of none"),
         (b'{"text": 3}', "line 2 holds a int, not a text"),

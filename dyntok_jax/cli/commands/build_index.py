@@ -102,18 +102,21 @@ class BuildIndex:
         import numpy as np
 
         from dyntok_jax.decoding import BATCH, LargeVocabulary, hidden_queries, written_queries
+        from dyntok_jax.vocabulary.index import zero_rows
 
         n_shaping = max(1, int(SHAPING * len(texts)))
         parts = [part for part in (texts[:n_shaping], texts[n_shaping:]) if part]
         found = [[hidden_queries(model, part)] for part in parts]
         if self.written_tokens:
             input_VD, config = table.to_device(), table.config
+            own_VD = table.rows(0, tokenizer.n_own, "output")
+            appended = np.arange(tokenizer.n_own, tokenizer.vocab_size, dtype=np.int32)
             all_rows = LargeVocabulary(
                 input_VD=input_VD,
                 output_VD=table.to_device(which="output") if config.has_output else None,
                 index=None,
                 constituents_VS=jnp.full((config.rows, 1), -1, jnp.int32),  # that only a penalty looks at
-                barred_E=np.arange(tokenizer.n_own, tokenizer.vocab_size, dtype=np.int32),
+                barred_E=np.concatenate([zero_rows(own_VD), appended]),
                 k=1,
             )
             write = partial(written_queries, model, all_rows, end_ids=ends, n_tokens=self.written_tokens)

@@ -1,6 +1,7 @@
 """Printing: texts, tables and notes to standard output, progress to standard error."""
 
 import sys
+import time
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +10,10 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from dyntok_jax.errors import escaped
+
+FIRST_LINE_SECONDS, LONGEST_SILENCE_SECONDS = 10.0, 300.0
+"""Of progress that goes to a file or pipe."""
 PIPE_WIDTH = 120
 """Columns where no terminal says how many there are."""
 
@@ -65,14 +70,40 @@ def _print(console: Console, *parts: RenderableType) -> None:
         if isinstance(part, Table):
             console.print(part)
         else:
-            console.print(part, markup=False, soft_wrap=not console.is_terminal)
+            text = escaped(part) if isinstance(part, str) else part  # names of files are in it
+            console.print(text, markup=False, soft_wrap=not console.is_terminal)
 
 
 @contextmanager
 def progress_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error, gone when done; nothing where that is no terminal, or of 0. Gives what advances it."""
+    """A bar on standard error, gone when done; a line now and then where that is no terminal; nothing of 0.
+
+    Gives what advances it.
+    """
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not (total and console.is_terminal)) as bars:
+    if total and not console.is_terminal:
+        yield progress_lines(title, total)
+        return
+    with Progress(*columns, console=console, transient=True, disable=not total) as bars:
         bar = bars.add_task(title, total=total)
         yield lambda steps: bars.advance(bar, steps)
+
+
+def progress_lines(title: str, total: int) -> Callable[[int], None]:
+    """What takes steps and writes a line on standard error now and then, for files and pipes; seldom, once it is late.
+
+    Nothing is written of what is done within `FIRST_LINE_SECONDS`.
+    """
+    began = time.monotonic()
+    due, done = began + FIRST_LINE_SECONDS, 0
+
+    def advance(steps: int) -> None:
+        nonlocal due, done
+        done += steps
+        now = time.monotonic()
+        if now >= due and done < total:
+            due = now + min(max(FIRST_LINE_SECONDS, 0.2 * (now - began)), LONGEST_SILENCE_SECONDS)
+            print(f"{title}: {done:,} of {total:,}, {now - began:.0f} s", file=sys.stderr, flush=True)
+
+    return advance

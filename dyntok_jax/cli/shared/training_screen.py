@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from dyntok_jax.cli.shared.screen import progress_lines
+
 if TYPE_CHECKING:
     from dyntok_jax.training import Report
 
@@ -20,12 +22,13 @@ def training_view(n_steps: int) -> Iterator[Callable[["Report"], None]]:
     """Gives what takes the news of a run and shows them: the bar only on a terminal, validations anywhere."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     console = Console(stderr=True, highlight=False)
+    in_lines, last = progress_lines("Training", n_steps), 0
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         bar = bars.add_task("Training", total=n_steps)
         smooth = math.nan
 
         def show(report: "Report") -> None:
-            nonlocal smooth
+            nonlocal smooth, last
             if report.is_validation:
                 figures = " · ".join(f"{name} {value:.4g}" for name, value in report.metrics.items())
                 console.print(f"Step {report.step}, validation: {figures}", soft_wrap=True, markup=False)
@@ -33,5 +36,8 @@ def training_view(n_steps: int) -> Iterator[Callable[["Report"], None]]:
             loss = report.metrics["loss"]
             smooth = loss if math.isnan(smooth) else SMOOTHING * smooth + (1 - SMOOTHING) * loss
             bars.update(bar, completed=report.step, description=f"Training · loss {smooth:.4f}")
+            if not console.is_terminal:
+                in_lines(report.step - last)
+                last = report.step
 
         yield show

@@ -20,10 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from dyntok_jax.convert import MAX_SHARD_BYTES, LazyTensor, check_not_lfs_pointer, write_weights
+from dyntok_jax.convert import MAX_SHARD_BYTES, LazyTensor, write_weights
+from dyntok_jax.convert.offline.gguf_sizes import check_gguf_sizes
 from dyntok_jax.convert.offline.gguf_tokenizer import gguf_tokenizer, gguf_tokenizer_config, token_id
-from dyntok_jax.errors import CheckpointError
-from dyntok_jax.models import is_number
+from dyntok_jax.errors import CheckpointError, ConfigError
+from dyntok_jax.models import DecoderConfig, is_number
+from dyntok_jax.storage import check_not_lfs_pointer
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -154,7 +156,7 @@ def read_gguf(source: str | os.PathLike) -> GgufFile:
     """
     path = Path(source)
     try:
-        check_not_lfs_pointer(path)
+        check_not_lfs_pointer(path, CheckpointError)
         with path.open("rb") as file:
             head = file.read(8)
     except OSError as error:
@@ -169,6 +171,7 @@ def read_gguf(source: str | os.PathLike) -> GgufFile:
             f"{path} is of GGUF version {version}; versions {' and '.join(map(str, VERSIONS))} are supported. "
             "Convert the model again with a current llama.cpp."
         )
+    check_gguf_sizes(path)
     package = gguf_package()
     try:
         reader = package.GGUFReader(path)
@@ -214,6 +217,10 @@ def gguf_config(file: GgufFile) -> dict[str, Any]:
       CheckpointError: fields are missing or ask for something that is not supported.
     """
     width, layers, heads = (_number(file, key) for key in ("embedding_length", "block_count", "attention.head_count"))
+    if layers > len(file.tensors):
+        raise CheckpointError(
+            f"{file.path} says {layers:,} layers, and has {len(file.tensors):,} tensors: fetch it again."
+        )
     head_width = _number(file, "attention.key_length", width // heads)
     if "token_embd.weight" not in file.tensors:
         raise CheckpointError(f"{file.path} has no table of embeddings (token_embd.weight): it holds no whole model.")
@@ -251,7 +258,13 @@ def gguf_config(file: GgufFile) -> dict[str, Any]:
     for name in ("bos", "eos", "padding"):
         config[f"{name.removesuffix('ding')}_token_id"] = token_id(file.fields, name)
     scaling = _rope_scaling(file, config)
-    return config | ({"rope_scaling": scaling} if scaling else {})
+    config |= {"rope_scaling": scaling} if scaling else {}
+    if scaling is None or scaling["rope_type"] != "yarn":  # which is written for others, and not read here
+        try:
+            DecoderConfig.from_hf(config)
+        except ConfigError as error:
+            raise CheckpointError(f"{file.path} holds no model that can be converted: {error}") from error
+    return config
 
 
 def _number(
