@@ -1,10 +1,11 @@
 """What users choose: goals of merging, boundaries, scopes, pooling, defaults. Nothing here imports JAX."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Literal, TypeGuard, get_args
 
-from dyntok_jax.errors import InputError
+from dyntok_jax.errors import DyntokError, InputError
 
 if TYPE_CHECKING:
     from dyntok_jax.merging import MergeList
@@ -15,7 +16,9 @@ Scope = Literal["batch", "example"]
 """`batch`: the sequences of a batch are counted together (the paper). `example`: each sequence is merged by itself."""
 
 
-def whole_number(name: str, value: object, *, least: int = 1, or_else: str = "") -> int:
+def whole_number(
+    name: str, value: object, *, least: int = 1, or_else: str = "", error: type[DyntokError] = InputError
+) -> int:
     """A whole number that a caller gave: Python's or NumPy's, but no float and no truth value.
 
     Args:
@@ -23,16 +26,19 @@ def whole_number(name: str, value: object, *, least: int = 1, or_else: str = "")
       value: what was given.
       least: the smallest that is allowed.
       or_else: what else is allowed, for the error.
+      error: its type.
 
     Raises:
-      InputError: it is none, or less than `least`.
+      InputError: it is none, or less than `least`; or what `error` says.
 
     >>> whole_number("batch_size", np.int64(8))
     8
     """
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-        said = f"{least} or more" if isinstance(value, Integral) else f"a whole number, {least} or more"
-        raise InputError(f"{name} must be {said}{f', {or_else}' if or_else else ''}, got {value!r}.")
+    allowed = f"{least} or more{f', {or_else}' if or_else else ''}"
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise error(f"{name} must be a whole number, {allowed}, got {value!r}.")
+    if value < least:
+        raise error(f"{name} must be {allowed}, got {value}.")
     return int(value)
 
 
@@ -43,6 +49,23 @@ def is_real(value: object) -> TypeGuard[float]:
     (True, False)
     """
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def take_whole_numbers(options: object, least: Mapping[str, int], error: type[DyntokError]) -> None:
+    """Checks fields of a frozen dataclass that are whole numbers, in its `__post_init__`, and makes them Python's.
+
+    Args:
+      options: the dataclass.
+      least: of each field the smallest that is allowed.
+      error: what is raised.
+
+    >>> from dyntok_jax.training import RunConfig
+    >>> RunConfig(steps=1.5)
+    Traceback (most recent call last):
+    dyntok_jax.errors.ConfigError: steps must be a whole number, 1 or more, got 1.5.
+    """
+    for name, low in least.items():
+        object.__setattr__(options, name, whole_number(name, getattr(options, name), least=low, error=error))
 
 
 @dataclass(frozen=True)

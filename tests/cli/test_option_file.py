@@ -77,7 +77,7 @@ def test_what_the_file_lacks_is_asked_for(read, capsys):
         ("[data]\nsteps = 3", "has no option data"),
         ("config = 'other.toml'", "has no option config"),
         ("threads = 2", "threads"),  # code alone sets it
-        ("steps = 0", "steps is 0: it must be at least 1"),
+        ("steps = 0", "steps must be 1 or more, got 0"),
         ("objectives = ['sentence']", "There is no objective 'sentence'"),
         ("objectives = ['hidden=-1']", "The weight of hidden must be a positive number"),
         ("steps = ", "is not TOML"),

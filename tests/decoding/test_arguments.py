@@ -1,13 +1,21 @@
 """Numbers and texts that callers give: NumPy's are numbers, floats are no whole numbers, nothing is passed over."""
 
+from functools import partial
+
 import jaxtyping
 import numpy as np
 import pytest
 
 from dyntok_jax import Budget, DynamicDecoder, DynamicEncoder, Merges, Merging, SamplingConfig, Share
 from dyntok_jax.embedding import EmbeddingCache
-from dyntok_jax.errors import InputError
+from dyntok_jax.errors import ConfigError, InputError
+from dyntok_jax.training import NetworkConfig, OptimizerConfig, RunConfig
+from dyntok_jax.training.data import DataConfig
+from dyntok_jax.vocabulary.index import build_index
 from tests.support.tiny import write_tiny_decoder, write_tiny_encoder
+
+TEXT = {"de": ("de.txt",)}
+ROWS = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
 
 
 @pytest.fixture(autouse=True)
@@ -74,11 +82,37 @@ def test_22_integers_of_numpy_are_integers(decoder, encoder):
         lambda decoder: decoder.score(["x"], [5]),
         lambda decoder: decoder.choose(["x"], [["\ud800", "b"]]),
         lambda decoder: decoder.generate([5]),
+        lambda _: build_index(ROWS, ROWS, n_cells=1.5),
+        lambda _: build_index(ROWS, ROWS, seed=1.5),
     ],
 )
 def test_22_what_is_no_number_or_text_is_refused(decoder, call):
     with pytest.raises(InputError):
         call(decoder)
+
+
+@pytest.mark.parametrize("value", [1.5, 2.0, "3", True, None])
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        (RunConfig, "steps"),
+        (RunConfig, "keep"),
+        (OptimizerConfig, "accumulate"),
+        (NetworkConfig, "layers"),
+        (partial(DataConfig, TEXT), "batch_size"),
+        (partial(DataConfig, TEXT), "seed"),
+    ],
+)
+def test_22_counts_of_training_are_whole_numbers(options, name, value):
+    with pytest.raises(ConfigError, match=f"{name} must be a whole number"):
+        options(**{name: value})
+    assert type(getattr(options(**{name: np.int64(3)}), name)) is int
+
+
+@pytest.mark.parametrize(("options", "name"), [(OptimizerConfig, "clip"), (partial(DataConfig, TEXT), "share_mean")])
+def test_22_numbers_of_training_are_numbers(options, name):
+    with pytest.raises(ConfigError, match=f"{name} .*must be a number"):
+        options(**{name: "3"})
 
 
 def test_22_none_stops_at_nothing(decoder):

@@ -175,7 +175,7 @@ def test_a_corpus_may_move(config, tokenizer, tmp_path):
     [
         ({"text": {}, "pieces_per_batch": 0}, "nothing to train on"),
         ({"text": {"en": "en.txt"}}, "put it in a tuple"),
-        ({"batch_size": 0}, "batch_size is 0: it must be at least 1"),
+        ({"batch_size": 0}, "batch_size must be 1 or more, got 0"),
         ({"prefetch": 0}, "prefetch is 0"),
         ({"seed": -1}, "seed is -1"),
         ({"share": "half"}, "share is 'half': it must be one of uniform, gaussian, fixed"),

@@ -24,6 +24,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Int32
 
 from dyntok_jax.errors import InputError
+from dyntok_jax.options import whole_number
 from dyntok_jax.types import EXCLUDED
 from dyntok_jax.vocabulary.index.block_ranking import rank_among_each_other, rank_blocks, rank_fit
 from dyntok_jax.vocabulary.index.inner_products import (
@@ -105,15 +106,16 @@ def build_index(
     zero_Z = zero_rows(table_VD[:n_own])
     special_E = np.setdiff1d(_checked_special(special_ids, n_rows), zero_Z)
     row_R = np.setdiff1d(np.arange(n_rows, dtype=np.int32), np.union1d(special_E, zero_Z))
-    n_cells = max(1, len(row_R) // (BLOCKS_PER_CELL * BLOCK_ROWS)) if n_cells is None else n_cells
-    if n_cells < 1 or len(row_R) < n_cells:
+    fitting = max(1, len(row_R) // (BLOCKS_PER_CELL * BLOCK_ROWS))
+    n_cells = fitting if n_cells is None else whole_number("n_cells", n_cells)
+    if len(row_R) < n_cells:
         raise InputError(f"{len(row_R)} rows do not fill {n_cells} cells: ask for 1 to {max(1, len(row_R))} cells.")
     shaping = _checked_queries(queries_QD, width)
     metric_DD, back_DD = _metric(shaping)
     top_norm = _largest_norm(table_VD, metric_DD, n_own)
     lifted = partial(_lifted_rows, table_VD, metric_DD, top_norm)
 
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(whole_number("seed", seed, least=0))
     parts, n_done = [], 0
     for group_R in (row_R[row_R < n_own], row_R[row_R >= n_own]):
         if len(group_R):
