@@ -101,5 +101,5 @@ def check_not_lfs_pointer(path: Path, error: type[DyntokError]) -> None:
     if is_pointer:
         raise error(
             f"{path} is a Git LFS pointer, not the file itself: the repository was cloned without Git LFS. "
-            f"Run `git lfs pull` in {path.parent}, or name the model by its Hub id."
+            f"Run `git lfs pull` in {path.parent}, or fetch the file itself."
         )

@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from dyntok_jax.errors import InputError
-from dyntok_jax.storage import LFS_HEADER
+from dyntok_jax.storage import check_not_lfs_pointer
 
 STDIN = "-"
 
@@ -61,8 +61,6 @@ def stream_byte_lines(file: str) -> Iterator[bytes]:
     """
     with _explained(file), _opened(file) as lines:
         for number, line in enumerate(lines):
-            if not number and line.startswith(LFS_HEADER):
-                raise InputError(f"{file} is a Git LFS pointer, not the text itself: run `git lfs pull` in its folder.")
             if line := line if number else line.removeprefix(b"\xef\xbb\xbf"):
                 yield line.removesuffix(b"\n")
 
@@ -104,6 +102,8 @@ def _opened(file: str):
         if sys.stdin is None:
             raise InputError("Standard input is closed: send a text to it, or name a file.")
         return nullcontext(sys.stdin.buffer)
+    if Path(file).is_file():  # a pipe can be read only once
+        check_not_lfs_pointer(Path(file), InputError)
     return gzip.open(file) if file.endswith(".gz") else Path(file).open("rb")
 
 

@@ -1,5 +1,8 @@
 """JSON in files: whatever is wrong with it is one error of ours, which names the file."""
 
+import os
+import threading
+
 import pytest
 
 from dyntok_jax.convert import load_encoder, read_config
@@ -9,7 +12,8 @@ from dyntok_jax.errors import CheckpointError, ConfigError, DyntokError, InputEr
 from dyntok_jax.merging import load_merges
 from dyntok_jax.storage import read_json
 from dyntok_jax.text import ByteLevelTokenizer, ChatTemplate, read_aligned, read_lines
-from dyntok_jax.vocabulary import open_table, read_vocabulary_config
+from dyntok_jax.training.data.sources import read_paragraphs
+from dyntok_jax.vocabulary import load_word_list, open_table, read_vocabulary_config
 from dyntok_jax.vocabulary.index import load_index
 from tests.support.tiny import tiny_tokenizer
 
@@ -60,6 +64,34 @@ def test_08_vocabularies_and_indexes_that_are_pointers_say_so(folder):
     for read in (read_vocabulary_config, lambda path: load_index(path, table=None)):
         with pytest.raises(DyntokError, match="is a Git LFS pointer"):
             read(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("a.txt", read_lines),
+        ("a.txt.gz", read_lines),
+        ("a.jsonl", read_aligned),
+        ("a.jsonl.gz", read_aligned),
+        ("a.jsonl", read_paragraphs),
+        ("a.parquet", read_paragraphs),
+        ("a.tsv", lambda path: load_word_list([path])),
+    ],
+)
+def test_08_texts_that_are_pointers_say_so(tmp_path, name, read):
+    path = tmp_path / name
+    path.write_text(POINTER)
+    with pytest.raises(InputError, match=r"is a Git LFS pointer.*git lfs pull"):
+        read(str(path))
+
+
+def test_08_a_pipe_is_read_once(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    writer = threading.Thread(target=path.write_text, args=("Freiheit\n",))
+    writer.start()
+    assert read_lines(str(path)) == ["Freiheit"]
+    writer.join()
 
 
 @pytest.mark.parametrize("name", IS_JSON)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dyntok_jax.errors import InputError
-from dyntok_jax.storage import json_kind
+from dyntok_jax.storage import check_not_lfs_pointer, json_kind
 from dyntok_jax.text import decode_line, stream_byte_lines, stream_lines
 
 DATASET = "hf:"
@@ -81,6 +81,8 @@ def _parquet_texts(file: str, field: str) -> Iterator[str]:
     except ImportError:
         raise InputError(f"To read {file} takes pyarrow: pip install 'dyntok_jax[data]'.") from None
     try:
+        if Path(file).is_file():
+            check_not_lfs_pointer(Path(file), InputError)
         table = parquet.ParquetFile(file)
         columns = table.schema_arrow.names
         if field not in columns:
