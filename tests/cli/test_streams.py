@@ -5,13 +5,15 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from dyntok_jax.cli import main
 from dyntok_jax.cli.shared import screen
-from dyntok_jax.cli.shared.screen import progress_bar
+from dyntok_jax.cli.shared.screen import progress_bar, waiting
 from tests.support.tiny import tiny_tokenizer, write_tiny_encoder
 
 PROGRAM = "import sys; from dyntok_jax.cli import main; sys.exit(main())"
@@ -136,17 +138,56 @@ def test_25_a_run_does_not_go_into_a_folder_of_other_things(tmp_path, capsys):
 
 
 def test_25_progress_goes_to_a_pipe_by_a_line_now_and_then(capsys, monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(screen.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(screen, "FIRST_LINE_SECONDS", 0.05)
     with progress_bar("Encoding", 1000) as advance:
-        for _ in range(1000):
-            now[0] += 1.0
-            advance(1)
+        advance(10)
+        time.sleep(0.5)  # nothing is done meanwhile, as while the first program is compiled
     out, error = capsys.readouterr()
     lines = error.splitlines()
     assert out == ""
-    assert lines[0] == "Encoding: 10 of 1,000, 10 s"
-    assert 10 <= len(lines) <= 40
+    assert lines[0] == "Encoding: 10 of 1,000, 0 s"
+    assert 2 <= len(lines) <= 10
+    with waiting("Converting"):
+        time.sleep(0.2)
+    assert capsys.readouterr().err.startswith("Converting: 0 s\n")
+
+
+def test_25_what_is_quick_says_nothing_of_progress(capsys):
+    with progress_bar("Encoding", 10) as advance, waiting("Converting"):
+        advance(10)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_25_lines_of_progress_come_ever_more_seldom(capsys, monkeypatch):
+    pauses = []
+
+    class Clock:
+        """Lets no time pass but counts it."""
+
+        def wait(self, seconds):
+            pauses.append(seconds)
+            return len(pauses) > 60
+
+        def set(self):
+            """The end is not waited for."""
+
+    monkeypatch.setattr(screen, "threading", SimpleNamespace(Event=Clock, Thread=threading.Thread))
+    monkeypatch.setattr(screen, "time", SimpleNamespace(monotonic=lambda: sum(pauses)))
+    with progress_bar("Encoding", 10):
+        pass
+    assert pauses[0] == 10
+    assert pauses[-1] == 300
+    assert pauses == sorted(pauses)
+    assert capsys.readouterr().err.splitlines()[1] == "Encoding: 0 of 10, 20 s"
+
+
+@pytest.mark.parametrize("arguments", [["encode", "--a\x1b[31m"], ["encode", "--boundary", "\x1b[31m"], ["\x1b[31m"]])
+def test_23_arguments_are_quoted_escaped(capsys, arguments):
+    with pytest.raises(SystemExit):
+        main(arguments)
+    error = capsys.readouterr().err
+    assert "\x1b" not in error
+    assert r"\x1b[31m" in error
 
 
 def test_23_names_of_files_are_printed_escaped(tmp_path, tokenizer_folder, capsys):

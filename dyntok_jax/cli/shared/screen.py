@@ -1,10 +1,11 @@
 """Printing: texts, tables and notes to standard output, progress to standard error."""
 
 import sys
+import threading
 import time
 import unicodedata
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -83,27 +84,52 @@ def progress_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     console = Console(stderr=True)
     if total and not console.is_terminal:
-        yield progress_lines(title, total)
+        with progress_lines(title, total) as advance:
+            yield advance
         return
     with Progress(*columns, console=console, transient=True, disable=not total) as bars:
         bar = bars.add_task(title, total=total)
         yield lambda steps: bars.advance(bar, steps)
 
 
-def progress_lines(title: str, total: int) -> Callable[[int], None]:
-    """What takes steps and writes a line on standard error now and then, for files and pipes; seldom, once it is late.
+@contextmanager
+def progress_lines(title: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """A line on standard error now and then, for files and pipes: seldom once it is late, and none of what is quick.
 
-    Nothing is written of what is done within `FIRST_LINE_SECONDS`.
+    They come whether or not steps are done meanwhile: to compile the first one may take longest.
+
+    Args:
+      title: what is done.
+      total: its steps; None where they are not counted.
+
+    Yields:
+      What takes the number of steps done.
     """
-    began = time.monotonic()
-    due, done = began + FIRST_LINE_SECONDS, 0
+    began, done, is_over = time.monotonic(), [0], threading.Event()
+
+    def write() -> None:
+        pause = FIRST_LINE_SECONDS
+        while not is_over.wait(pause):
+            seconds = time.monotonic() - began
+            steps = "" if total is None else f"{done[0]:,} of {total:,}, "
+            with suppress(OSError, ValueError):  # nobody reads it any more
+                print(f"{title}: {steps}{seconds:.0f} s", file=sys.stderr, flush=True)
+            pause = min(max(FIRST_LINE_SECONDS, 0.2 * seconds), LONGEST_SILENCE_SECONDS)
 
     def advance(steps: int) -> None:
-        nonlocal due, done
-        done += steps
-        now = time.monotonic()
-        if now >= due and done < total:
-            due = now + min(max(FIRST_LINE_SECONDS, 0.2 * (now - began)), LONGEST_SILENCE_SECONDS)
-            print(f"{title}: {done:,} of {total:,}, {now - began:.0f} s", file=sys.stderr, flush=True)
+        done[0] += steps
 
-    return advance
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    try:
+        yield advance
+    finally:
+        is_over.set()
+        writer.join()
+
+
+@contextmanager
+def waiting(title: str) -> Iterator[None]:
+    """Tells files and pipes now and then that something goes on whose steps are not counted."""
+    with nullcontext() if Console(stderr=True).is_terminal else progress_lines(title):
+        yield

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -22,8 +22,11 @@ def training_view(n_steps: int) -> Iterator[Callable[["Report"], None]]:
     """Gives what takes the news of a run and shows them: the bar only on a terminal, validations anywhere."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     console = Console(stderr=True, highlight=False)
-    in_lines, last = progress_lines("Training", n_steps), 0
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    last = 0
+    with ExitStack() as shown:
+        bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        advance = None if console.is_terminal else shown.enter_context(progress_lines("Training", n_steps))
+        shown.enter_context(bars)
         bar = bars.add_task("Training", total=n_steps)
         smooth = math.nan
 
@@ -36,8 +39,8 @@ def training_view(n_steps: int) -> Iterator[Callable[["Report"], None]]:
             loss = report.metrics["loss"]
             smooth = loss if math.isnan(smooth) else SMOOTHING * smooth + (1 - SMOOTHING) * loss
             bars.update(bar, completed=report.step, description=f"Training · loss {smooth:.4f}")
-            if not console.is_terminal:
-                in_lines(report.step - last)
+            if advance is not None:
+                advance(report.step - last)
                 last = report.step
 
         yield show
