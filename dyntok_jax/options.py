@@ -1,10 +1,12 @@
 """What users choose: goals of merging, boundaries, scopes, pooling, defaults. Nothing here imports JAX."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeVar, get_args
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Literal, TypeGuard, TypeVar, get_args
 
-from dyntok_jax.errors import InputError
+from dyntok_jax.errors import DyntokError, InputError
 
 if TYPE_CHECKING:
     from dyntok_jax.merging import MergeList
@@ -13,6 +15,58 @@ Boundary = Literal["pretoken", "word", "word_hyphen", "sentence"]
 
 Scope = Literal["batch", "example"]
 """`batch`: the sequences of a batch are counted together (the paper). `example`: each sequence is merged by itself."""
+
+
+def whole_number(
+    name: str, value: object, *, least: int = 1, or_else: str = "", error: type[DyntokError] = InputError
+) -> int:
+    """A whole number that a caller gave: Python's or NumPy's, but no float and no truth value.
+
+    Args:
+      name: what it is, for the error.
+      value: what was given.
+      least: the smallest that is allowed.
+      or_else: what else is allowed, for the error.
+      error: its type.
+
+    Raises:
+      InputError: it is none, or less than `least`; or what `error` says.
+
+    >>> whole_number("batch_size", np.int64(8))
+    8
+    """
+    allowed = f"{least} or more{f', {or_else}' if or_else else ''}"
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise error(f"{name} must be a whole number, {allowed}, got {value!r}.")
+    if value < least:
+        raise error(f"{name} must be {allowed}, got {value}.")
+    return int(value)
+
+
+def is_real(value: object) -> TypeGuard[float]:
+    """Whether a caller gave a number of any kind, but no truth value.
+
+    >>> is_real(np.float32(0.5)), is_real("0.5")
+    (True, False)
+    """
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def take_whole_numbers(options: object, least: Mapping[str, int], error: type[DyntokError]) -> None:
+    """Checks fields of a frozen dataclass that are whole numbers, in its `__post_init__`, and makes them Python's.
+
+    Args:
+      options: the dataclass.
+      least: of each field the smallest that is allowed.
+      error: what is raised.
+
+    >>> from dyntok_jax.training import RunConfig
+    >>> RunConfig(steps=1.5)
+    Traceback (most recent call last):
+    dyntok_jax.errors.ConfigError: steps must be a whole number, 1 or more, got 1.5.
+    """
+    for name, low in least.items():
+        object.__setattr__(options, name, whole_number(name, getattr(options, name), least=low, error=error))
 
 
 @dataclass(frozen=True)
@@ -31,8 +85,7 @@ class Merges:
     count: int
 
     def __post_init__(self):
-        if self.count < 0:
-            raise InputError(f"The number of merges must be 0 or more, got {self.count}.")
+        object.__setattr__(self, "count", whole_number("The number of merges", self.count, least=0))
 
 
 @dataclass(frozen=True)
@@ -53,8 +106,9 @@ class Share:
     percent: float | int
 
     def __post_init__(self):
-        if not 0 <= self.percent <= 100:
-            raise InputError(f"The share of the maximum reduction must be from 0 to 100 %, got {self.percent}.")
+        if not is_real(self.percent) or not 0 <= self.percent <= 100:
+            raise InputError(f"The share of the maximum reduction must be from 0 to 100 %, got {self.percent!r}.")
+        object.__setattr__(self, "percent", self.percent if isinstance(self.percent, int) else float(self.percent))
 
 
 @dataclass(frozen=True)
@@ -73,8 +127,7 @@ class Budget:
     tokens: int
 
     def __post_init__(self):
-        if self.tokens < 1:
-            raise InputError(f"The token budget must be 1 or more, got {self.tokens}.")
+        object.__setattr__(self, "tokens", whole_number("The token budget", self.tokens))
 
 
 Goal = Merges | Share | Budget
@@ -155,8 +208,9 @@ class Merging:
             )
         check_choice("boundary", self.boundary, get_args(Boundary))
         check_choice("scope", self.scope, (*get_args(Scope), "auto"))
-        if isinstance(self.max_subwords, int) and self.max_subwords < 1:
-            raise InputError(f"max_subwords must be 1 or more, None for no limit, or 'auto', got {self.max_subwords}.")
+        if self.max_subwords is not None and self.max_subwords != "auto":
+            limit = whole_number("max_subwords", self.max_subwords, or_else="None for no limit, or 'auto'")
+            object.__setattr__(self, "max_subwords", limit)
         if self.merge_list is not None and self.goal != FULL:
             raise InputError("A merge list decides itself how far to merge: give it without a goal.")
         if self.protect is not None:

@@ -1,3 +1,3 @@
-from .entry import (
+from .start import (
     main as main,
 )

@@ -1,9 +1,11 @@
 """The `dyntok` command: finds the subcommand, runs it, and turns what a user can cause into one line and a status."""
 
+import errno
 import operator
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import reduce
 from typing import Annotated
 
@@ -23,7 +25,7 @@ from dyntok_jax.cli.commands import (
     TrainHypernet,
 )
 from dyntok_jax.cli.shared import parse
-from dyntok_jax.errors import DyntokError
+from dyntok_jax.errors import DyntokError, InputError, escaped
 
 COMMANDS = {
     "encode": Encode,
@@ -52,35 +54,90 @@ the unchanged model on the shorter sequence.
   dyntok build-index table --output index
 `dyntok COMMAND --help` says more, `dyntok --version` the version.
 """
-USAGE_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
+USAGE_ERROR, BROKEN_PIPE = 2, 141
+OUTPUT_ERRORS = (errno.ENOSPC, errno.EBADF, errno.EIO, errno.EDQUOT, errno.EFBIG)
+"""What standard output raises, without a name."""
+OUTPUTS = ("output", "target", "json", "cache")
+"""Fields of commands that name what they write."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line.
+def run(arguments: Sequence[str]) -> int:
+    """Runs the command line, and turns what is not a bug into one line on standard error.
 
     Args:
-      arguments: those after the program's name; None for the process's own.
+      arguments: those after the program's name.
 
     Returns:
-      The exit status: 0, 2 where the user can put it right, 130 for Ctrl-C, 141 where nobody reads the output any more.
+      The exit status, as `main` gives it; Ctrl-C is left to that.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if arguments == ["--version"]:
-        print(f"dyntok {dyntok_jax.__version__}")
-        return 0
+    if sys.stderr is None:  # closed: there is nobody to tell
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (to the end of the process)
     try:
-        _parse(arguments).run()
+        _check_streams(arguments)
+        if list(arguments) == ["--version"]:
+            print(f"dyntok {dyntok_jax.__version__}")
+        else:
+            command = _parse(arguments)
+            _check_outputs(command)
+            command.run()
         sys.stdout.flush()
     except DyntokError as error:
-        print(f"dyntok: error: {_one_line(error)}", file=sys.stderr)
-        return USAGE_ERROR
-    except KeyboardInterrupt:
-        return INTERRUPTED
+        return _told(str(error))
     except BrokenPipeError:
-        # the interpreter flushes standard output at its end, which would complain
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return BROKEN_PIPE
+    except UnicodeEncodeError as error:
+        _drop_output()
+        return _told(
+            f"Standard output takes {error.encoding} and not {escaped(error.object[error.start : error.end])!r}: "
+            "set PYTHONIOENCODING=utf-8."
+        )
+    except OSError as error:  # the system refused something, which is never a bug
+        if error.filename is None and error.errno not in OUTPUT_ERRORS:
+            raise
+        _drop_output()
+        where = "Standard output" if error.filename is None else escaped(str(error.filename))
+        return _told(f"{where} cannot be read or written: {error.strerror or error}.")
     return 0
+
+
+def _check_streams(arguments: Sequence[str]) -> None:
+    """Sees that there is a standard output, and that the arguments are text.
+
+    Raises:
+      InputError: they are not.
+    """
+    if sys.stdout is None:
+        raise InputError("Standard output is closed: send it to a file, or to /dev/null.")
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise InputError(
+                f"The argument {argument!r} is not UTF-8: rename the file, or write it as UTF-8."
+            ) from None
+
+
+def _check_outputs(command: object) -> None:
+    """Sees that what is to be written has a name: an empty one would be the folder one is in.
+
+    Raises:
+      InputError: it has none.
+    """
+    for name in OUTPUTS:
+        if getattr(command, name, None) == "":
+            raise InputError(f"The name of what is to be written ({name}) is empty: give one.")
+
+
+def _drop_output() -> None:
+    """The interpreter flushes standard output at its end, which would complain once more."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _told(message: str) -> int:
+    print(f"dyntok: error: {_one_line(message)}", file=sys.stderr)
+    return USAGE_ERROR
 
 
 def _parse(arguments: Sequence[str]):
@@ -96,6 +153,6 @@ def _parse(arguments: Sequence[str]):
     return parse(reduce(operator.or_, subcommands), prog="dyntok", description=DESCRIPTION, args=arguments)
 
 
-def _one_line(error: DyntokError) -> str:
-    first, *rest = (line.strip() for line in str(error).splitlines() if line.strip())
+def _one_line(message: str) -> str:
+    first, *rest = (line.strip() for line in message.splitlines() if line.strip())
     return " ".join([first, "; ".join(rest)]).strip()

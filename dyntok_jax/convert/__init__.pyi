@@ -20,7 +20,6 @@ from .safetensors import (
     DTYPES as DTYPES,
     INDEX as INDEX,
     Checkpoint as Checkpoint,
-    check_not_lfs_pointer as check_not_lfs_pointer,
     open_checkpoint as open_checkpoint,
     read_config as read_config,
 )

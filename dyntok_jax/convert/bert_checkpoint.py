@@ -15,6 +15,7 @@ from dyntok_jax.convert.safetensors import (
     TRANSPOSED,
     Checkpoint,
     Table,
+    check_backed,
     join_heads,
     load_tree,
     open_checkpoint,
@@ -114,10 +115,11 @@ def load_encoder(
     >>> config.model_type, encoder.word_embeddings.shape, encoder.word_embeddings.dtype.name
     ('xlm-roberta', (1500, 32), 'bfloat16')
     """
-    config = EncoderConfig.from_hf(read_config(folder))
+    config, checkpoint = EncoderConfig.from_hf(read_config(folder)), open_checkpoint(folder)
+    check_backed(checkpoint, config.n_layers)
     abstract = jax.eval_shape(partial(Encoder, config, dtype=dtype), jax.random.key(0))
     encoder = load_tree(
-        open_checkpoint(folder),
+        checkpoint,
         encoder_table(config),
         abstract,
         rename=plain_name,

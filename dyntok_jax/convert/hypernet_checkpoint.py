@@ -13,6 +13,7 @@ from dyntok_jax.convert.safetensors import (
     ROW_VECTOR,
     TRANSPOSED,
     Table,
+    check_backed,
     load_tree,
     open_checkpoint,
     read_config,
@@ -68,10 +69,11 @@ def load_hypernet(
     >>> config.max_subwords, hypernet.fallback_embeddings.shape
     (7, (256, 32))
     """
-    config = HypernetConfig.from_hf(read_config(folder))
+    config, checkpoint = HypernetConfig.from_hf(read_config(folder)), open_checkpoint(folder)
+    check_backed(checkpoint, config.n_layers)
     abstract = jax.eval_shape(partial(Hypernet, config, dtype=dtype), jax.random.key(0))
     table = hypernet_table(config)
-    return config, load_tree(open_checkpoint(folder), table, abstract, ignored=HYPERNET_EXTRAS, shardings=shardings)
+    return config, load_tree(checkpoint, table, abstract, ignored=HYPERNET_EXTRAS, shardings=shardings)
 
 
 def save_hypernet(folder: str | os.PathLike, config: HypernetConfig, hypernet: Hypernet) -> None:

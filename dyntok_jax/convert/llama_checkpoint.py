@@ -14,6 +14,7 @@ from dyntok_jax.convert.safetensors import (
     TRANSPOSED,
     Checkpoint,
     Table,
+    check_backed,
     join_heads,
     load_tree,
     open_checkpoint,
@@ -85,6 +86,7 @@ def load_decoder(
     ('llama', (2, 32, 4, 8))
     """
     config, checkpoint = DecoderConfig.from_hf(read_config(folder)), open_checkpoint(folder)
+    check_backed(checkpoint, config.n_layers)
     ignored = EXTRAS
     if config.ties_embeddings and OUTPUT_TABLE in checkpoint.files:
         _check_tied(checkpoint)

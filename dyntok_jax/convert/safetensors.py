@@ -23,14 +23,15 @@ from safetensors import SafetensorError, safe_open
 
 from dyntok_jax.errors import CheckpointError
 from dyntok_jax.parameters import flat_parameters
+from dyntok_jax.storage import check_not_lfs_pointer, read_json
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-LFS_HEADER = b"version https://git-lfs.github.com/spec/"
 PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 ALIGNMENT = 64
 READ_BLOCK = 2**23
 """Numbers read at a time: 32 MB of float32."""
+_FETCH = "fetch the file again"
 DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(jnp.bfloat16)}
 
 
@@ -128,24 +129,6 @@ def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return buffer[start : start + n_bytes].view(dtype).reshape(shape)
 
 
-def check_not_lfs_pointer(path: Path) -> None:
-    """Raises CheckpointError if `path` is a Git LFS pointer instead of the file it points to.
-
-    >>> path = folder / "model.safetensors"
-    >>> _ = path.write_text("version https://git-lfs.github.com/spec/v1")
-    >>> check_not_lfs_pointer(path)
-    Traceback (most recent call last):
-        ...
-    dyntok_jax.errors.CheckpointError: ... is a Git LFS pointer, not weights: ...
-    """
-    with path.open("rb") as file:
-        if file.read(len(LFS_HEADER)) == LFS_HEADER:
-            raise CheckpointError(
-                f"{path} is a Git LFS pointer, not weights: the repository was cloned without Git LFS. "
-                f"Run `git lfs pull` in {path.parent}, or name the model by its Hub id."
-            )
-
-
 def read_config(folder: str | os.PathLike) -> dict[str, Any]:
     """Reads `config.json` of a model folder.
 
@@ -162,8 +145,7 @@ def read_config(folder: str | os.PathLike) -> dict[str, Any]:
             raise CheckpointError(f"{folder} is not a folder: name one that holds config.json and {WEIGHTS}.")
         if not path.is_file():
             raise CheckpointError(f"{folder} has no config.json: name the folder that holds the model itself.")
-        check_not_lfs_pointer(path)
-        return _read_json_object(path)
+        return read_json(path, CheckpointError, _FETCH)
 
 
 def open_checkpoint(folder: str | os.PathLike) -> Checkpoint:
@@ -179,6 +161,19 @@ def open_checkpoint(folder: str | os.PathLike) -> Checkpoint:
     folder = Path(folder)
     with _as_unreadable(folder):
         return _open_checkpoint(folder)
+
+
+def check_backed(checkpoint: Checkpoint, n_layers: int) -> None:
+    """Sees, before anything is made for each layer, that there can be so many.
+
+    Raises:
+      CheckpointError: there are fewer tensors than layers.
+    """
+    if n_layers > len(checkpoint.files):
+        raise CheckpointError(
+            f"{checkpoint.folder} does not fit its config: it says {n_layers:,} layers, and there are "
+            f"{len(checkpoint.files):,} tensors. Fetch config and weights again."
+        )
 
 
 def _open_checkpoint(folder: Path) -> Checkpoint:
@@ -211,18 +206,8 @@ def _as_unreadable(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _read_json_object(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path} is not readable JSON ({error}): fetch the file again.") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__} instead of a JSON object: fetch it again.")
-    return content
-
-
 def _list_tensors(checkpoint: Checkpoint, path: Path) -> None:
-    check_not_lfs_pointer(path)
+    check_not_lfs_pointer(path, CheckpointError)
     try:
         with safe_open(path, framework="np") as file:  # which checks that the header fits the file
             places = _offsets(path)
@@ -253,8 +238,7 @@ def _offsets(path: Path) -> dict[str, int]:
 
 
 def _list_shards(checkpoint: Checkpoint, path: Path) -> None:
-    check_not_lfs_pointer(path)
-    weight_map = _read_json_object(path).get("weight_map")
+    weight_map = read_json(path, CheckpointError, _FETCH).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise CheckpointError(f"{path} has no weight_map from tensors to files: fetch it again.")
     shards = sorted(set(weight_map.values()))

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -39,8 +39,9 @@ from dyntok_jax.options import (
     SurfaceMode,
     check_choice,
     one_merging,
+    whole_number,
 )
-from dyntok_jax.text import ByteLevelTokenizer, ChatTemplate, TextEncoder, group_by_length
+from dyntok_jax.text import ByteLevelTokenizer, ChatTemplate, TextEncoder, check_text, group_by_length
 
 STOP_CHUNK = 8
 """Steps between two checks for stop strings; tokens computed after one are discarded."""
@@ -208,13 +209,12 @@ class DynamicDecoder:
           ConfigError: a prompt is a chat and the model has no chat template.
           TooLongError: a prompt has more tokens than the model has positions.
         """
-        if batch_size < 1:
-            raise InputError(f"batch_size must be 1 or more, got {batch_size}.")
+        batch_size = whole_number("batch_size", batch_size)
         merging = self.embedder.resolve(
             one_merging(goal, merging, None), scope="example", merge_last=False, protect="digits"
         )
         language_N = np.zeros(len(prompts), np.int32)
-        if not merging.is_static:
+        if not merging.is_static or language is not None:
             language_N = self.embedder.language_indices(language, len(prompts))
         return read_prompts(
             self.text_encoder,
@@ -235,7 +235,7 @@ class DynamicDecoder:
         merging: Merging | None = None,
         language: str | Sequence[str] | None = None,
         max_tokens: int = 128,
-        stop: Sequence[str] = (),
+        stop: Sequence[str] | None = None,
         sampling: SamplingConfig = GREEDY,
         seed: int | Sequence[int] = 0,
         vocabulary: VocabularyChoice = None,
@@ -251,7 +251,7 @@ class DynamicDecoder:
           merging: all merging options, instead of `goal`.
           language: code of the prompts' language, one for all or one each; only for multilingual hypernetworks.
           max_tokens: the most tokens a text, the one that ends it included.
-          stop: strings that end a text; the text does not include them.
+          stop: strings that end a text, or None; the text does not include them.
           sampling: how tokens are chosen; by default the most probable one.
           seed: one for all, or one each. A text depends on its seed and its prompt, never on the rest of the batch:
             several samples of a prompt need several seeds.
@@ -270,6 +270,7 @@ class DynamicDecoder:
           NotANumberError: the model's logits are NaN or infinite.
         """
         started = time.perf_counter()
+        max_tokens, batch_size = whole_number("max_tokens", max_tokens), whole_number("batch_size", batch_size)
         read = self.read(prompts, goal=goal, merging=merging, language=language, batch_size=batch_size)
         self._check_room(read, max_tokens)
         streams, candidates = self._streams(read, stop, sampling, vocabulary)
@@ -298,7 +299,7 @@ class DynamicDecoder:
         merging: Merging | None = None,
         language: str | Sequence[str] | None = None,
         max_tokens: int = 128,
-        stop: Sequence[str] = (),
+        stop: Sequence[str] | None = None,
         sampling: SamplingConfig = GREEDY,
         seed: int = 0,
         vocabulary: VocabularyChoice = None,
@@ -311,6 +312,7 @@ class DynamicDecoder:
         >>> "".join(pieces) == decoder.generate(["All human beings"], max_tokens=4)[0].text
         True
         """
+        max_tokens = whole_number("max_tokens", max_tokens)
         read = self.read([prompt], goal=goal, merging=merging, language=language)
         self._check_room(read, max_tokens)
         (streams, candidates), seed_B = self._streams(read, stop, sampling, vocabulary), _seeds(seed, 1)
@@ -346,6 +348,9 @@ class DynamicDecoder:
         """
         if len(prompts) != len(continuations):
             raise InputError(f"There are {len(prompts)} prompts and {len(continuations)} continuations: give one each.")
+        batch_size = whole_number("batch_size", batch_size)
+        for place, text in enumerate(continuations):
+            check_text(text, f"Continuation {place}")
         number: dict[str, int] = {}
         owner_N = np.array([number.setdefault(repr(prompt), len(number)) for prompt in prompts], np.int32)
         first = np.unique(owner_N, return_index=True)[1]
@@ -418,7 +423,7 @@ class DynamicDecoder:
         return [choice_of([next(scored) for _ in of_question], style) for of_question in options]
 
     def _streams(
-        self, read: ReadPrompts, stop: Sequence[str], sampling: SamplingConfig, vocabulary: VocabularyChoice
+        self, read: ReadPrompts, stop: Sequence[str] | None, sampling: SamplingConfig, vocabulary: VocabularyChoice
     ) -> tuple[list[TextStream], LargeVocabulary | list[PromptEntries] | None]:
         """The stream that takes the tokens of each text, and the candidates."""
         stop = _stop_strings(stop)
@@ -427,25 +432,28 @@ class DynamicDecoder:
         return streams, candidates
 
     def _check_room(self, read: ReadPrompts, max_tokens: int) -> None:
-        if max_tokens < 1:
-            raise InputError(f"max_tokens must be 1 or more, got {max_tokens}.")
         longest = int(read.n_tokens.argmax())
         self._batches.check_positions(longest, int(read.n_tokens[longest]), max_tokens, "to generate")
 
 
-def _stop_strings(stop: Sequence[str]) -> tuple[str, ...]:
+def _stop_strings(stop: Sequence[str] | None) -> tuple[str, ...]:
+    if stop is None:
+        return ()
     if isinstance(stop, str):
         raise InputError(f"stop must be a list of strings, got {stop!r}: write [{stop!r}].")
+    for place, text in enumerate(stop):
+        check_text(text, f"Stop string {place}")
     if "" in stop:
         raise InputError("An empty stop string would end every text before its first character: leave it out.")
     return tuple(stop)
 
 
 def _seeds(seed: int | Sequence[int], count: int) -> UInt32[np.ndarray, "prompts"]:
-    seeds = [seed] * count if isinstance(seed, int) else list(seed)
+    seeds = list(seed) if isinstance(seed, Iterable) else [seed] * count
     if len(seeds) != count:
         raise InputError(f"There are {count} prompts and {len(seeds)} seeds: give one for all, or one each.")
-    if any(not 0 <= one < 2**32 for one in seeds):
+    seeds = [whole_number("A seed", one, least=0) for one in seeds]
+    if any(one >= 2**32 for one in seeds):
         raise InputError("A seed must be a whole number from 0 to 2³² − 1.")
     return np.array(seeds, np.uint32)
 

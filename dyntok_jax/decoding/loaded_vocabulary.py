@@ -11,9 +11,10 @@ from dyntok_jax.decoding.sampling import SamplingConfig
 from dyntok_jax.decoding.vocabularies import LargeVocabulary, shard_vocabulary
 from dyntok_jax.errors import InputError
 from dyntok_jax.models import Decoder
+from dyntok_jax.options import whole_number
 from dyntok_jax.text import ByteLevelTokenizer
 from dyntok_jax.vocabulary import GrownVocabulary, VocabularyTable, load_vocabulary, open_table
-from dyntok_jax.vocabulary.index import MipsIndex, load_index, table_identity
+from dyntok_jax.vocabulary.index import MipsIndex, load_index, table_identity, zero_rows
 
 COMPARED_ROWS = 256
 """The model's own rows that are compared with the table's."""
@@ -67,7 +68,8 @@ def load_large_vocabulary(
     """Loads a vocabulary for a model.
 
     Entries that are not tokens of the model (bytes that its byte-level form appended, gaps between its ids) are banned:
-    they were not in the model's training text, and their rows were never trained.
+    they were not in the model's training text, and their rows were never trained. So are entries whose row is zero,
+    such as the padding token's.
 
     Args:
       vocabulary: folder of its entries.
@@ -82,13 +84,14 @@ def load_large_vocabulary(
     Raises:
       InputError, ConfigError, CheckpointError: see `DynamicDecoder.load_vocabulary`.
     """
-    if k < 1 or n_probe < 1:
-        raise InputError(f"Candidates (k) and blocks (n_probe) must be 1 or more, got {k} and {n_probe}.")
+    k, n_probe = whole_number("k (candidates a step)", k), whole_number("n_probe (blocks a step)", n_probe)
     entries = load_vocabulary(vocabulary, tokenizer)
     rows = open_table(table, vocabulary_hash=entries.fingerprint)
     _check_model(rows, model, tokenizer.n_own)
     found = None if index is None else load_index(index, table=table_identity(rows.config))
     banned_E = tokenizer.tokenless_ids
+    if found is None:  # an index has no zero rows
+        banned_E = np.union1d(zero_rows(rows.rows(0, tokenizer.n_own, "output")), banned_E).astype(np.int32)
     _check_candidates(k, n_probe, found, entries.size, len(banned_E))
     large = LargeVocabulary(
         input_VD=rows.to_device(mesh),

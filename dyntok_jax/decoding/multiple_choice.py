@@ -8,6 +8,7 @@ import numpy as np
 from dyntok_jax.decoding.results import Choice, ScoredText
 from dyntok_jax.errors import InputError
 from dyntok_jax.options import Style
+from dyntok_jax.text import check_text
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -30,6 +31,8 @@ def choice_prompts(
     for number, (question, of_question) in enumerate(zip(questions, options, strict=True)):
         if not 1 <= len(of_question) <= len(LETTERS):
             raise InputError(f"Question {number} has {len(of_question)} options: give 1 to {len(LETTERS)}.")
+        for place, option in enumerate(of_question):
+            check_text(option, f"Option {place} of question {number}")
         letters = LETTERS[: len(of_question)]
         listed = [f"\n{letter}. {option}" for letter, option in zip(letters, of_question, strict=True)]
         listing, answers = ("".join(listed), letters) if style == "letters" else ("", of_question)

@@ -1,6 +1,5 @@
 """Prompts as a decoder reads them: plain text or chats, tokenized and merged; and the tokens of continuations."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +11,15 @@ from jaxtyping import Int, Int32
 from dyntok_jax.errors import ConfigError, InputError
 from dyntok_jax.merging import RaggedTokens, merge_texts
 from dyntok_jax.options import Merging, SpecialTokens
-from dyntok_jax.text import ByteLevelTokenizer, ChatTemplate, Message, TextEncoder
+from dyntok_jax.storage import read_json
+from dyntok_jax.text import (
+    CANNOT_WRITE,
+    ByteLevelTokenizer,
+    ChatTemplate,
+    Message,
+    TextEncoder,
+    refused_by_rust,
+)
 
 Prompt = str | Sequence[Message]
 """Plain text, which gets the special tokens that the model's tokenizer adds; or the turns of a chat."""
@@ -172,7 +179,8 @@ def continuation_ids(tokenizer: ByteLevelTokenizer, prompt: str, continuation: s
     """
 
     def encode(text: str) -> list[int]:
-        return tokenizer.own.encode(text, add_special_tokens=False).ids
+        with refused_by_rust(CANNOT_WRITE):
+            return tokenizer.own.encode(text, add_special_tokens=False).ids
 
     for before in (prompt, GUARD):
         ids, whole = encode(before), encode(before + continuation)
@@ -196,16 +204,13 @@ def end_ids(folder: Path, tokenizer: ByteLevelTokenizer) -> tuple[int, ...]:
         path = folder / name
         if not path.is_file():
             continue
-        try:
-            ids = dict(json.loads(path.read_text(encoding="utf-8"))).get("eos_token_id")
-        except (ValueError, TypeError) as error:
-            raise ConfigError(f"{path} is not a JSON object ({error}): repair it, or download it again.") from error
+        ids = read_json(path, ConfigError, "repair it, or download it again").get("eos_token_id")
         found += [index for index in (ids if isinstance(ids, list) else [ids]) if isinstance(index, int)]
         if found:
             break
     path = folder / "tokenizer_config.json"
     if path.is_file():
-        token = json.loads(path.read_text(encoding="utf-8")).get("eos_token")
+        token = read_json(path, ConfigError, "mend it, or fetch it again").get("eos_token")
         token = token.get("content") if isinstance(token, dict) else token
         index = tokenizer.own.token_to_id(token) if isinstance(token, str) else None
         found += [] if index is None else [index]

@@ -93,9 +93,9 @@ class ScoredText(OfPrompt):
 
     @property
     def bits_per_byte(self) -> float:
-        """Bits that the model needs per byte of the text's UTF-8; nan for an empty text."""
+        """Bits that the model needs per byte of the text's UTF-8; 0 for an empty text."""
         n_bytes = len(self.text.encode())
-        return -self.total / (n_bytes * log(2)) if n_bytes else float("nan")
+        return -self.total / (n_bytes * log(2)) if n_bytes else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float32, Int32, Key, UInt32
 
 from dyntok_jax.errors import InputError
+from dyntok_jax.options import is_real, whole_number
 from dyntok_jax.types import EXCLUDED, AnyArray
 
 
@@ -48,8 +49,16 @@ class SamplingConfig:
     repetition_penalty: float | int = 1.0
 
     def __post_init__(self):
+        for name in ("temperature", "top_p", "min_p", "repetition_penalty"):
+            value = getattr(self, name)
+            if value is None and name in ("top_p", "min_p"):
+                continue
+            if not is_real(value):
+                raise InputError(f"{name} must be a number, not {value!r}.")
+            object.__setattr__(self, name, value if isinstance(value, int) else float(value))
+        if self.top_k is not None:
+            object.__setattr__(self, "top_k", whole_number("top_k", self.top_k))
         _check("temperature", self.temperature, self.temperature >= 0, "0 (greedy) or more")
-        _check("top_k", self.top_k, self.top_k is None or self.top_k >= 1, "1 or more")
         _check("top_p", self.top_p, self.top_p is None or 0 < self.top_p <= 1, "more than 0 and at most 1")
         _check("min_p", self.min_p, self.min_p is None or 0 <= self.min_p <= 1, "from 0 to 1")
         _check("repetition_penalty", self.repetition_penalty, self.repetition_penalty > 0, "more than 0 (1 is none)")

@@ -6,6 +6,7 @@ hashed, so two tokens never share a row.
 
 import hashlib
 import json
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -16,7 +17,8 @@ from jaxtyping import Bool, Float32, Int, Int32
 from safetensors import SafetensorError, safe_open
 
 from dyntok_jax.errors import CheckpointError, InputError
-from dyntok_jax.storage import save_arrays, written
+from dyntok_jax.options import whole_number
+from dyntok_jax.storage import check_not_lfs_pointer, save_arrays, written
 
 FORMAT = "dyntok-embedding-cache 1"
 
@@ -37,8 +39,16 @@ def token_keys(
     ]
 
 
+class _Counts(threading.local):
+    """What each thread found and did not find, so that a call can tell its own from those of its neighbours."""
+
+    hits = misses = 0
+
+
 class EmbeddingCache:
     """At most `capacity` rows of `width` float32 numbers, with counts of hits and misses.
+
+    Threads may share one.
 
     Attributes:
       capacity: the most rows it holds.
@@ -54,11 +64,12 @@ class EmbeddingCache:
     """
 
     def __init__(self, capacity: int, width: int):
-        if capacity < 1:
-            raise InputError(f"The capacity of a cache must be at least one row, got {capacity}.")
+        capacity = whole_number("The capacity of a cache", capacity)
         self.capacity, self.width = capacity, width
         self._slots: OrderedDict[bytes, int] = OrderedDict()  # least recently used first
         self._rows_CD = np.zeros((0, width), np.float32)
+        self._lock = threading.Lock()  # of all of the above and the counts
+        self._of_thread = _Counts()
         self.reset_counts()
 
     def __len__(self) -> int:
@@ -66,7 +77,12 @@ class EmbeddingCache:
 
     def reset_counts(self) -> None:
         """Sets the counts of hits and misses to zero."""
-        self.hits = self.misses = 0
+        with self._lock:
+            self.hits = self.misses = 0
+
+    def counts_of_thread(self) -> tuple[int, int]:
+        """Hits and misses of the calling thread since its start; `reset_counts` does not change them."""
+        return self._of_thread.hits, self._of_thread.misses
 
     def fetch(
         self, keys: Sequence[bytes], predict: Callable[[Int[np.ndarray, "missing"]], Float32[np.ndarray, "missing D"]]
@@ -80,22 +96,28 @@ class EmbeddingCache:
         Returns:
           A new array: evictions do not change it, not even those of this call if there are more keys than capacity.
         """
-        slots_U = np.fromiter((self._slots.get(key, -1) for key in keys), np.int64, len(keys))
-        missing = np.flatnonzero(slots_U < 0)
-        self.hits += len(keys) - len(missing)
-        self.misses += len(missing)
         rows_UD = np.empty((len(keys), self.width), np.float32)
-        found_U = slots_U >= 0
-        rows_UD[found_U] = self._rows_CD[slots_U[found_U]]
-        for position in np.flatnonzero(found_U):
-            self._slots.move_to_end(keys[position])
+        with self._lock:
+            slots_U = np.fromiter((self._slots.get(key, -1) for key in keys), np.int64, len(keys))
+            found_U = slots_U >= 0
+            rows_UD[found_U] = self._rows_CD[slots_U[found_U]]
+            for position in np.flatnonzero(found_U):
+                self._slots.move_to_end(keys[position])
+            missing = np.flatnonzero(~found_U)
+            self.hits += len(keys) - len(missing)
+            self.misses += len(missing)
+        self._of_thread.hits += len(keys) - len(missing)
+        self._of_thread.misses += len(missing)
         if len(missing):
-            rows_UD[missing] = predict(missing)
-            for position in missing[-self.capacity :]:
-                self._insert(keys[position], rows_UD[position])
+            rows_UD[missing] = predict(missing)  # long, so other threads may go on
+            with self._lock:
+                for position in missing[-self.capacity :]:
+                    self._insert(keys[position], rows_UD[position])
         return rows_UD
 
     def _insert(self, key: bytes, row: Float32[np.ndarray, "D"]) -> None:
+        if key in self._slots:  # another thread predicted it in the meantime
+            return
         if len(self._slots) < self.capacity:
             slot = len(self._slots)
             if slot == len(self._rows_CD):
@@ -113,9 +135,11 @@ class EmbeddingCache:
         Raises:
           InputError: the file cannot be written.
         """
-        keys = list(self._slots)
+        with self._lock:
+            keys = list(self._slots)
+            rows_CD = self._rows_CD[list(self._slots.values())]
         arrays = {
-            "rows": self._rows_CD[list(self._slots.values())],
+            "rows": rows_CD,
             "key_bytes": np.frombuffer(b"".join(keys), np.uint8),
             "key_ends": np.cumsum([len(key) for key in keys], dtype=np.int64),
         }
@@ -139,6 +163,7 @@ class EmbeddingCache:
         path = Path(path)
         if not path.is_file():
             raise InputError(f"There is no embedding cache at {path}.")
+        check_not_lfs_pointer(path, CheckpointError)
         try:
             with safe_open(path, framework="np") as file:
                 if (file.metadata() or {}).get("format") != FORMAT:

@@ -122,8 +122,9 @@ class TokenEmbedder:
           InputError: a language is missing or unknown, or given where the hypernetwork has none.
         """
         if not self.languages:
-            if self.hypernet is not None and language is not None:
-                raise InputError("This hypernetwork has no languages: leave the language out.")
+            if language is not None:
+                what = "The mean of subwords (FVT) knows" if self.hypernet is None else "This hypernetwork has"
+                raise InputError(f"{what} no languages: leave the language out.")
             return np.zeros(n_texts, np.int32)
         if language is None:
             known = " ".join(self.languages)

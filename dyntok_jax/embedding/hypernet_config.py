@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dyntok_jax.errors import ConfigError
-from dyntok_jax.models import check_at_least, read_numbers
+from dyntok_jax.models import check_at_least, check_epsilon, check_fields, read_flag, read_numbers
 
 UNSUPPORTED = {
     "hn_concat_last_hidden_state": "all positions concatenated",
@@ -15,6 +15,18 @@ UNSUPPORTED = {
     "hn_add_inter_token_attention": "attention between tokens",
     "hn_language_adapter_bottleneck_dim": "language adapters",
 }
+
+
+_NEEDED = ("hn_hidden_size", "hn_intermediate_size", "hn_n_layers", "hn_n_extra_tokens", "hn_surface_maxlen")
+_OPTIONAL = ("hn_num_attention_heads", "hn_max_position_embeddings", "hn_type_vocab_size", "hn_layer_norm_eps")
+_FLAGS = ("hn_embed_lang_id", "hn_single_head", "hn_rescale_embeddings", "hn_predict_bias", "hn_residual")
+_BODY = ("hn_model_type", "hn_model_name_or_path", "hn_embed_using_source_embeddings")
+_INERT = (
+    "hn_inter_token_attention_bias_by_priors",
+    "hn_inter_token_attention_bias_scaler",
+    "hn_n_inter_token_blocks",
+)
+"""Of attention between tokens, which is refused where it is asked for."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +86,7 @@ class HypernetConfig:
         least: dict[str, int | float] = {name: 1 for name in (*positive, "n_token_types")}  # noqa: C420
         least |= {"n_extra_tokens": 0, "n_langs": 0}
         check_at_least(self, least, of="the hypernetwork")
+        check_epsilon("hn_layer_norm_eps", self.norm_eps, of="the hypernetwork")
         if self.langs is not None and len(self.langs) != self.n_langs:
             raise ConfigError(
                 f"The hypernetwork has {self.n_langs} languages and its config names {len(self.langs)}: "
@@ -107,9 +120,16 @@ class HypernetConfig:
             raise ConfigError(f"A hypernetwork body {body!r} from {base!r} is not supported: only roberta-base is.")
         if not config.get("hn_embed_using_source_embeddings", True):
             raise ConfigError("hn_embed_using_source_embeddings = false is not supported: source rows are its input.")
-        needed = ["n_embd", "hn_hidden_size", "hn_intermediate_size", "hn_n_layers", "hn_n_extra_tokens"]
-        needed += ["original_vocab_size", "pad_token_id", "hn_surface_maxlen"]
-        needed += ["n_langs"] if config.get("hn_embed_lang_id") else []
+        # what is not ZeTT's is `roberta-base`'s, whose body is replaced
+        own = {name: value for name, value in config.items() if name.startswith("hn_")}
+        read = {*_NEEDED, *_OPTIONAL, *_FLAGS, *_BODY, *UNSUPPORTED}
+        check_fields(own, "the hypernetwork", read=read, also=_INERT)
+        is_set = {
+            name: read_flag(config, name, name == "hn_predict_bias", "the hypernetwork")
+            for name in (*_FLAGS, "separate_out_embeddings")
+        }
+        needed = [*_NEEDED, "n_embd", "original_vocab_size", "pad_token_id"]
+        needed += ["n_langs"] if is_set["hn_embed_lang_id"] else []
         # Released configs leave the last three to `roberta-base`; without a number of heads, each is 64 wide.
         optional = {"hn_num_attention_heads": 0, "hn_max_position_embeddings": 514, "hn_type_vocab_size": 1}
         numbers, fractions = read_numbers(
@@ -127,15 +147,15 @@ class HypernetConfig:
             pad_token_id=numbers["pad_token_id"],
             max_subwords=numbers["hn_surface_maxlen"],
             n_langs=numbers.get("n_langs", 0),
-            separate_output=bool(config.get("separate_out_embeddings", False)),
-            single_head=bool(config.get("hn_single_head", False)),
-            rescale=bool(config.get("hn_rescale_embeddings", False)),
-            predict_bias=bool(config.get("hn_predict_bias", True)),
-            residual=bool(config.get("hn_residual", False)),
+            separate_output=is_set["separate_out_embeddings"],
+            single_head=is_set["hn_single_head"],
+            rescale=is_set["hn_rescale_embeddings"],
+            predict_bias=is_set["hn_predict_bias"],
+            residual=is_set["hn_residual"],
             max_positions=numbers["hn_max_position_embeddings"],
             n_token_types=numbers["hn_type_vocab_size"],
             norm_eps=fractions["hn_layer_norm_eps"],
-            langs=_read_langs(config) if config.get("hn_embed_lang_id") else None,
+            langs=_read_langs(config) if is_set["hn_embed_lang_id"] else None,
         )
 
     def to_hf(self) -> dict[str, Any]:

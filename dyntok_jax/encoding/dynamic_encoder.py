@@ -37,6 +37,7 @@ from dyntok_jax.options import (
     SurfaceMode,
     check_choice,
     one_merging,
+    whole_number,
 )
 from dyntok_jax.sharding import data_parts, shard_batch
 from dyntok_jax.text import (
@@ -225,17 +226,17 @@ class DynamicEncoder:
         [4]
         """
         check_choice("pooling", pooling, get_args(Pooling))
-        if batch_size < 1:
-            raise InputError(f"batch_size must be 1 or more, got {batch_size}.")
+        batch_size = whole_number("batch_size", batch_size)
         head = None if pooling == "none" else self._head(pooling, normalize, truncate_dim)
         merging = self.embedder.resolve(one_merging(goal, merging, FULL), scope="batch", merge_last=True)
         language_N = np.zeros(len(texts), np.int32)
-        if not merging.is_static:
+        if not merging.is_static or language is not None:
             language_N = self.embedder.language_indices(language, len(texts))
         if prefix is not None and prompt_name is not None:
             raise InputError("Give prefix, the text itself, or prompt_name, the name of one of the model's: not both.")
         prefix = self.prompt(prompt_name) if prompt_name is not None else self.prefix if prefix is None else prefix
-        hits, misses = (self.cache.hits, self.cache.misses) if self.cache is not None else (0, 0)
+        cache = self.cache
+        hits, misses = cache.counts_of_thread() if cache is not None else (0, 0)
 
         with timed(stopwatch, "tokenize"):
             if self.special_tokens == "text":
@@ -259,13 +260,14 @@ class DynamicEncoder:
         with timed(stopwatch, "model"):
             width = self.config.width if head is None else head.width(self.config.width)
             embeddings_ND, hidden = _gather(pending, tokens.lengths, width, is_pooled=head is not None)
+        hits_now, misses_now = cache.counts_of_thread() if cache is not None else (0, 0)
         return EncodedTexts(
             embeddings_ND=embeddings_ND,
             hidden=hidden,
             tokens=tokens,
             padded_tokens=padded_tokens,
-            cache_hits=self.cache.hits - hits if self.cache is not None else 0,
-            cache_misses=self.cache.misses - misses if self.cache is not None else 0,
+            cache_hits=hits_now - hits,
+            cache_misses=misses_now - misses,
         )
 
     def _inputs(

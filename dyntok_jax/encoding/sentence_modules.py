@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from dyntok_jax.convert import open_checkpoint
 from dyntok_jax.errors import CheckpointError, ConfigError
 from dyntok_jax.models import DENSE_ACTIVATIONS, SentenceDense, SentenceHead, is_number
+from dyntok_jax.storage import read_json
 from dyntok_jax.text import ByteLevelTokenizer
 
 MODULES_FILE, TRANSFORMER_FILE = "modules.json", "sentence_bert_config.json"
@@ -103,7 +104,7 @@ def _modules(path: Path) -> list[tuple[str, str]]:
     """The steps: kind and folder of each, checked to be those that we do, in their order."""
     try:
         listed = [(str(one["type"]), str(one.get("path", ""))) for one in json.loads(path.read_text(encoding="utf-8"))]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{path} is not a list of modules ({error!r}): fetch it again.") from error
     steps = [(name.rsplit(".", 1)[-1], where) for name, where in listed]
     steps = [(kind, where) for kind, where in steps if kind != "Dropout"]  # nothing is dropped outside of training
@@ -210,7 +211,4 @@ def _read_object(path: Path) -> dict[str, Any]:
     """A JSON object; empty if there is no such file."""
     if not path.is_file():
         return {}
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"{path} is not a JSON object ({error}): mend it, or delete it.") from error
+    return read_json(path, ConfigError, "repair it, or delete it")

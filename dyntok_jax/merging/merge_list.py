@@ -18,8 +18,8 @@ from dyntok_jax.errors import InputError
 from dyntok_jax.kernels import apply_pairs, as_kernel_arrays, index_pairs, merge_rows
 from dyntok_jax.merging.goals import longest_token
 from dyntok_jax.merging.segments import number_apart, tokens_from_lengths
-from dyntok_jax.options import Boundary
-from dyntok_jax.storage import written
+from dyntok_jax.options import Boundary, whole_number
+from dyntok_jax.storage import check_not_lfs_pointer, parse_json, written
 from dyntok_jax.types import MergedBatch, SubwordBatch
 
 _FORMAT = "dyntok merges"
@@ -149,8 +149,7 @@ def learn_merges(
     >>> len(merges.pairs)
     5
     """
-    if count < 0:
-        raise InputError(f"The number of merges must be 0 or more, got {count}.")
+    count = whole_number("The number of merges", count, least=0)
     longest = longest_token(max_subwords)
     ids_N, segment_N = _as_one_sequence(batches)
     learnt_M3 = np.zeros((min(count, ids_N.size), 3), np.int32)
@@ -186,6 +185,7 @@ def load_merges(path: str | os.PathLike, *, tokenizer: str | None = None) -> Mer
         raise InputError(f"The merge list {path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not a merge list: it is not UTF-8 text.") from error
+    check_not_lfs_pointer(path, InputError)
     header = _read_object(path, 1, lines[0] if lines else "")
     if header.get("format") != _FORMAT:
         raise InputError(f"{path} is not a merge list: its first line does not say {_FORMAT!r}.")
@@ -229,13 +229,7 @@ def _as_one_sequence(batches: Iterable[SubwordBatch[np.ndarray]]) -> tuple[np.nd
 
 
 def _read_object(path: Path, number: int, line: str) -> dict:
-    try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {number}: not a JSON object ({error.msg}).") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path}, line {number}: not a JSON object.")
-    return value
+    return parse_json(line.encode(), f"{path}, line {number}", InputError, "learn the list again")
 
 
 def _read_pair(path: Path, number: int, line: str) -> tuple[SubwordIds, SubwordIds]:

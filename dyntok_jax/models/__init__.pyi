@@ -4,8 +4,13 @@ from .bert import (
     encode as encode,
     encode_ids as encode_ids,
 )
+from .config_fields import (
+    check_fields as check_fields,
+    read_flag as read_flag,
+)
 from .config_numbers import (
     check_at_least as check_at_least,
+    check_epsilon as check_epsilon,
     is_number as is_number,
     read_numbers as read_numbers,
 )

@@ -15,7 +15,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from dyntok_jax.errors import ConfigError, TooLongError
-from dyntok_jax.models.config_numbers import check_at_least, read_numbers
+from dyntok_jax.models.config_fields import check_fields
+from dyntok_jax.models.config_numbers import check_at_least, check_epsilon, read_numbers
 from dyntok_jax.models.layers import (
     ACTIVATIONS,
     LayerNorm,
@@ -27,6 +28,11 @@ from dyntok_jax.models.layers import (
 )
 
 MODEL_TYPES = ("bert", "roberta", "xlm-roberta")
+_NEEDED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+_OPTIONAL = ("max_position_embeddings", "type_vocab_size", "pad_token_id", "layer_norm_eps", "hidden_act")
+_READ = {*_NEEDED, *_OPTIONAL, "position_embedding_type", "is_decoder", "add_cross_attention"}
+_INERT = ("tie_word_embeddings",)
+"""Of an encoder's fields; a masked-LM head is compared with the word table itself."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,7 @@ class EncoderConfig:
             raise ConfigError(f"hidden_act {self.activation!r} is not supported: use one of {', '.join(ACTIVATIONS)}.")
         sizes = ("vocab_size", "width", "n_layers", "n_heads", "ffn_width", "max_positions", "n_token_types")
         check_at_least(self, dict.fromkeys(sizes, 1))
+        check_epsilon("layer_norm_eps", self.norm_eps, of=f"a {self.model_type} model")
         if self.width % self.n_heads:
             raise ConfigError(f"{self.n_heads} attention heads do not divide a width of {self.width}.")
         if self.max_tokens < 1:
@@ -97,14 +104,13 @@ class EncoderConfig:
         model_type = config.get("model_type")
         if model_type not in MODEL_TYPES:
             raise ConfigError(f"model_type {model_type!r} is not supported: use one of {', '.join(MODEL_TYPES)}.")
-        needed = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
         optional = {
             "max_position_embeddings": 512,
             "type_vocab_size": 2,
             "pad_token_id": 0 if model_type == "bert" else 1,
         }
         numbers, fractions = read_numbers(
-            config, f"a {model_type} model", needed=needed, whole=optional, fractions={"layer_norm_eps": 1e-12}
+            config, f"a {model_type} model", needed=_NEEDED, whole=optional, fractions={"layer_norm_eps": 1e-12}
         )
         positions = config.get("position_embedding_type") or "absolute"
         if positions != "absolute":
@@ -112,6 +118,7 @@ class EncoderConfig:
         for flag in ("is_decoder", "add_cross_attention"):
             if config.get(flag):
                 raise ConfigError(f"{flag} is set: decoders and cross-attention are not supported, only encoders.")
+        check_fields(config, f"a {model_type} model", read=_READ, also=_INERT)
         return cls(
             model_type=model_type,
             vocab_size=numbers["vocab_size"],
@@ -123,7 +130,7 @@ class EncoderConfig:
             n_token_types=numbers["type_vocab_size"],
             pad_token_id=numbers["pad_token_id"],
             norm_eps=fractions["layer_norm_eps"],
-            activation=str(config.get("hidden_act", "gelu")),
+            activation=str(config.get("hidden_act") or "gelu"),
         )
 
     def to_hf(self) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from dyntok_jax.errors import ConfigError
 
 LARGEST = 2**31 - 1
 """The largest whole number; sizes and ids are int32."""
+LARGEST_EPSILON = 0.1
+"""Of a normalisation. Models have 1e-12 to 1e-3; one that is larger would drown what it is added to."""
 _NO_DEFAULTS: Mapping[str, int] = MappingProxyType({})
 
 
@@ -79,6 +81,18 @@ def check_at_least(config: object, least: Mapping[str, int | float], *, of: str 
         if not getattr(config, name) >= low:
             whose = f" of {of}" if of else ""
             raise ConfigError(f"{name}{whose} is {getattr(config, name)}: it must be at least {low}.")
+
+
+def check_epsilon(name: str, value: float, *, of: str) -> None:
+    """Checks the epsilon of a normalisation.
+
+    Raises:
+      ConfigError: it is negative, or larger than any that a model was trained with.
+
+    >>> check_epsilon("rms_norm_eps", 1e-5, of="a model")
+    """
+    if not 0 <= value <= LARGEST_EPSILON:
+        raise ConfigError(f"{name} of {of} is {value}: it must be from 0 to {LARGEST_EPSILON}.")
 
 
 def _or(value: Any, default: int | float) -> Any:

@@ -5,10 +5,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from dyntok_jax.errors import ConfigError
-from dyntok_jax.models.config_numbers import check_at_least, read_numbers
+from dyntok_jax.models.config_fields import check_fields, read_flag
+from dyntok_jax.models.config_numbers import check_at_least, check_epsilon, read_numbers
 
 MODEL_TYPES = ("llama", "mistral")
 ROPE_TYPES = ("default", "linear", "llama3")
+_NEEDED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+_READ = {
+    *_NEEDED,
+    *("num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps", "hidden_act", "layer_types"),
+    *("sliding_window", "rope_theta", "rope_scaling", "rope_parameters", "tie_word_embeddings"),
+}
+_INERT = ("pad_token_id",)
+"""Of a decoder's fields: its row of the word table is zero, and no text has it."""
+_ROPE_FIELDS = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+}
+"""What each kind of scaling needs."""
+_ROPE_COMMON = {"rope_theta", "rope_type", "type", "partial_rotary_factor"}
 
 
 @dataclass(frozen=True)
@@ -85,6 +101,7 @@ class DecoderConfig:
             raise ConfigError(f"model_type {self.model_type!r} is not supported: use one of {', '.join(MODEL_TYPES)}.")
         sizes = ("vocab_size", "width", "n_layers", "n_heads", "n_kv_heads", "head_width", "ffn_width", "max_positions")
         check_at_least(self, dict.fromkeys(sizes, 1))
+        check_epsilon("rms_norm_eps", self.norm_eps, of=f"a {self.model_type} model")
         if self.n_heads % self.n_kv_heads:
             raise ConfigError(f"{self.n_kv_heads} key/value heads do not divide {self.n_heads} query heads.")
         if self.head_width % 2:
@@ -104,29 +121,22 @@ class DecoderConfig:
         model_type = config.get("model_type")
         if model_type not in MODEL_TYPES:
             raise ConfigError(f"model_type {model_type!r} is not supported: use one of {', '.join(MODEL_TYPES)}.")
-        for flag in ("attention_bias", "mlp_bias"):
-            if config.get(flag):
-                raise ConfigError(f"{flag} is set: only maps without bias are supported.")
-        if (activation := config.get("hidden_act", "silu")) != "silu":
+        what = f"a {model_type} model"
+        check_fields(config, what, read=_READ, also=_INERT)
+        if (activation := config.get("hidden_act") or "silu") != "silu":
             raise ConfigError(f"hidden_act {activation!r} is not supported: only 'silu' is.")
         # transformers' own defaults
         is_mistral = model_type == "mistral"
-        needed = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-        numbers, _ = read_numbers(config, f"a {model_type} model", needed=needed)
+        numbers, _ = read_numbers(config, what, needed=_NEEDED)
         heads, width = numbers["num_attention_heads"], numbers["hidden_size"]
         optional = {
             "num_key_value_heads": 8 if is_mistral else heads,
             "head_dim": width // max(heads, 1),
             "max_position_embeddings": 131_072 if is_mistral else 2048,
         }
-        more, fractions = read_numbers(
-            config, f"a {model_type} model", whole=optional, fractions={"rms_norm_eps": 1e-6}
-        )
+        more, fractions = read_numbers(config, what, whole=optional, fractions={"rms_norm_eps": 1e-6})
         numbers |= more
-        window = config.get("sliding_window", 4096) if is_mistral else None
-        if window is not None:
-            windows, _ = read_numbers({"sliding_window": window}, "a mistral model", needed=("sliding_window",))
-            window = windows["sliding_window"]
+        window = _read_window(config, numbers["max_position_embeddings"])
         theta, scaling = _read_rope(config)
         return cls(
             model_type=model_type,
@@ -142,7 +152,7 @@ class DecoderConfig:
             rope_theta=theta,
             rope_scaling=scaling,
             sliding_window=window,
-            ties_embeddings=bool(config.get("tie_word_embeddings", False)),
+            ties_embeddings=read_flag(config, "tie_word_embeddings", False, what),
         )
 
     def to_hf(self) -> dict[str, Any]:
@@ -176,28 +186,81 @@ class DecoderConfig:
         return written | ({"sliding_window": self.sliding_window} if self.model_type == "mistral" else {})
 
 
+def _read_window(config: dict[str, Any], max_positions: int) -> int | None:
+    """How far back a token attends; None for all that is before it."""
+    is_mistral = config["model_type"] == "mistral"
+    window = config.get("sliding_window", 4096 if is_mistral else None)
+    if window is not None:
+        window = read_numbers({"sliding_window": window}, "a decoder", needed=("sliding_window",))[0]["sliding_window"]
+    if window is not None and not is_mistral:
+        if window < max_positions:
+            raise ConfigError(
+                f"sliding_window = {window} of a llama model is not supported: that family attends to all tokens "
+                "before. Set it to null in config.json, as transformers reads it."
+            )
+        window = None
+    kinds = config.get("layer_types")
+    wanted = "full_attention" if window is None else "sliding_attention"
+    if kinds is not None and (not isinstance(kinds, list) or any(kind != wanted for kind in kinds)):
+        raise ConfigError(f"layer_types {kinds!r} are not supported: with this sliding_window all must be {wanted!r}.")
+    return window
+
+
 def _read_rope(config: dict[str, Any]) -> tuple[float, RopeScaling | None]:
     """The base and the scaling of the rotary frequencies, from either spelling."""
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    given = {name: config[name] for name in ("rope_parameters", "rope_scaling") if config.get(name)}
+    found = {name: _rope_scaling(name, rope) for name, rope in given.items()}
+    if len(found) > 1 and found["rope_parameters"] != found["rope_scaling"]:
+        raise ConfigError("rope_parameters and rope_scaling of config.json disagree: delete the one that is wrong.")
+    thetas = {name: rope["rope_theta"] for name, rope in given.items() if rope.get("rope_theta") is not None}
+    thetas |= {"rope_theta": config["rope_theta"]} if config.get("rope_theta") is not None else {}
+    _, bases = read_numbers(thetas, "a decoder", fractions=dict.fromkeys(thetas, 10_000.0))
+    if len(set(bases.values())) > 1:
+        raise ConfigError(f"config.json has several rope_theta: {sorted(set(bases.values()))}. Delete those not meant.")
+    theta, scaling = next(iter(bases.values()), 10_000.0), next(iter(found.values()), None)
+    return theta, scaling
+
+
+def _rope_scaling(name: str, rope: Any) -> RopeScaling | None:
+    """The scaling that one of the two fields asks for."""
     if not isinstance(rope, dict):
-        raise ConfigError(f"The rope parameters are {rope!r}: they must be an object with a rope_type.")
-    theta = rope.get("rope_theta", config.get("rope_theta"))
-    _, bases = read_numbers({"rope_theta": theta}, "a decoder", fractions={"rope_theta": 10_000.0})
-    theta = bases["rope_theta"]
-    kind = rope.get("rope_type", rope.get("type", "default"))
+        raise ConfigError(f"{name} is {rope!r}: it must be an object with a rope_type.")
+    if nested := [key for key, value in rope.items() if isinstance(value, dict)]:
+        raise ConfigError(f"{name} differs by kind of layer ({', '.join(nested)}), which is not supported.")
+    asked = {key: value for key, value in rope.items() if value is not None}
+    kind = asked.get("rope_type", asked.get("type"))
+    if kind != asked.get("type", kind):
+        raise ConfigError(f"{name} has rope_type {kind!r} and type {asked['type']!r}: delete the one that is wrong.")
+    scales = asked.keys() - _ROPE_COMMON
+    if kind is None and scales:
+        raise ConfigError(
+            f"{name} has {', '.join(sorted(scales))} and no rope_type: say which of {', '.join(ROPE_TYPES)}."
+        )
+    kind = "default" if kind is None else kind
     if kind not in ROPE_TYPES:
         raise ConfigError(f"rope_type {kind!r} is not supported: use one of {', '.join(ROPE_TYPES)}.")
+    if asked.get("partial_rotary_factor", 1) != 1:
+        raise ConfigError(
+            f"partial_rotary_factor = {asked['partial_rotary_factor']!r} is not supported: all of a head is turned."
+        )
+    needed = _ROPE_FIELDS[kind]
+    ignored = ("original_max_position_embeddings",) if kind == "linear" else ()
+    if unknown := scales - {*needed, *ignored}:
+        raise ConfigError(f"{name} of rope_type {kind!r} has {', '.join(sorted(unknown))}, which is not supported.")
+    if absent := [field for field in needed if field not in asked]:
+        raise ConfigError(f"rope_type {kind!r} has no {', '.join(absent)}.")
     if kind == "default":
-        return theta, None
+        return None
+    whole = [field for field in needed if field.startswith("original")]
     numbers, fractions = read_numbers(
-        rope,
+        asked,
         "a decoder with scaled rope",
-        whole={"original_max_position_embeddings": 8192},
-        fractions={"factor": 1.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+        needed=whole,
+        fractions=dict.fromkeys((field for field in needed if field not in whole), 0.0),
     )
-    if rope.get("factor") is None:
-        raise ConfigError(f"rope_type {kind!r} has no factor.")
-    return theta, RopeScaling(
+    if kind == "linear":
+        return RopeScaling(kind=kind, factor=fractions["factor"])
+    return RopeScaling(
         kind=kind,
         factor=fractions["factor"],
         low_frequency_factor=fractions["low_freq_factor"],

@@ -1,6 +1,13 @@
 from .array_files import (
     save_arrays as save_arrays,
 )
+from .json_files import (
+    LFS_HEADER as LFS_HEADER,
+    check_not_lfs_pointer as check_not_lfs_pointer,
+    json_kind as json_kind,
+    parse_json as parse_json,
+    read_json as read_json,
+)
 from .new_files import (
     check_writable as check_writable,
     written as written,

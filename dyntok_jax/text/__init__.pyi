@@ -39,6 +39,7 @@ from .byte_characters import (
 )
 from .byte_level import (
     ByteLevelTokenizer as ByteLevelTokenizer,
+    refused_by_rust as refused_by_rust,
 )
 from .byte_level_spec import (
     FILLER_SCORE as FILLER_SCORE,
@@ -65,6 +66,8 @@ from .spellings import (
     piece_texts as piece_texts,
 )
 from .text_encoder import (
+    CANNOT_WRITE as CANNOT_WRITE,
     Text as Text,
     TextEncoder as TextEncoder,
+    check_text as check_text,
 )

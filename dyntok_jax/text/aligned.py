@@ -6,13 +6,13 @@
 line may lack a language. Files ending in `.gz` are unpacked.
 """
 
-import gzip
 import json
-import zlib
 from pathlib import Path
 from typing import Any
 
 from dyntok_jax.errors import InputError
+from dyntok_jax.storage import json_kind
+from dyntok_jax.text.lines import read_bytes
 
 KEY_FIELD = "key"
 
@@ -61,7 +61,7 @@ def read_rows(path: str | Path) -> list[dict[str, str]]:
     path = Path(path)
     rows = []
     # The lines are split as bytes: str.splitlines() would also cut at U+2028, which JSON allows inside a string.
-    for number, line in enumerate(_read_bytes(path).split(b"\n"), start=1):
+    for number, line in enumerate(read_bytes(str(path)).removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if line.strip():
             rows.append(_parse_line(line, f"{path}, line {number}"))
     if not any(set(row) - {KEY_FIELD} for row in rows):
@@ -71,38 +71,18 @@ def read_rows(path: str | Path) -> list[dict[str, str]]:
     return rows
 
 
-def _read_bytes(path: Path) -> bytes:
-    try:
-        if path.suffix == ".gz":
-            with gzip.open(path) as file:
-                content = file.read()
-        else:
-            content = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"There is no file {path}: give the path of an aligned .jsonl or .jsonl.gz file.") from None
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(
-            f"{path} is not a whole gzip file ({error}): fetch it again, or unpack it yourself."
-        ) from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
-    return content.removeprefix(b"\xef\xbb\xbf")
-
-
 def _parse_line(line: bytes, where: str) -> dict[str, str]:
     try:
         row: Any = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise InputError(f"{where}: byte {error.start + 1} is not UTF-8; save the file as UTF-8 text.") from error
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{where} is not JSON ({error}): give one JSON object a line.") from error
     if not isinstance(row, dict):
-        raise InputError(f"{where} is a JSON {type(row).__name__}, not an object: write {{language: text, …}}.")
+        raise InputError(f"{where} is {json_kind(row)}, not an object: write {{language: text, …}}.")
     for field, text in row.items():
         if text is not None and not isinstance(text, str):
-            raise InputError(
-                f"{where}: field {field!r} is a {type(text).__name__}, not a text; leave it out or quote it."
-            )
+            raise InputError(f"{where}: field {field!r} is {json_kind(text)}, not a text; leave it out or quote it.")
         if text is not None and not _is_encodable(text):
             raise InputError(f"{where}: field {field!r} holds a lone surrogate (half a character); repair the text.")
     return {field: text for field, text in row.items() if text is not None}

@@ -8,7 +8,8 @@ WordPiece. Minixhofer, Ponti, Vulić, "Zero-Shot Tokenizer Transfer" (arXiv 2405
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ from jaxtyping import Int32
 from tokenizers import Tokenizer
 
 from dyntok_jax.errors import TokenizerError
+from dyntok_jax.storage import check_not_lfs_pointer, parse_json, read_json
 from dyntok_jax.text.byte_characters import to_byte_level, to_bytes
 from dyntok_jax.text.byte_level_spec import (
     SpaceRule,
@@ -27,6 +29,9 @@ from dyntok_jax.text.byte_level_spec import (
     byte_level_pre_tokenizer,
     space_rule,
 )
+
+MOST_GAPS = 100_000
+"""Ids without a piece that a small vocabulary may have; a large one, as many as it has pieces."""
 
 
 @dataclass(frozen=True)
@@ -79,20 +84,18 @@ class ByteLevelTokenizer:
                 f"{folder} has no tokenizer.json. Save the model's fast tokenizer there "
                 f"(`AutoTokenizer.from_pretrained(...).save_pretrained(folder)`)."
             )
-        try:
-            own = Tokenizer.from_file(str(path))
-        except Exception as error:  # the Rust reader raises plain Exception for every kind of damage
-            raise TokenizerError(f"{path} is not a readable tokenizer: {error}") from error
-        pad_token = None
-        config_path = folder / "tokenizer_config.json"
+        own = _read_tokenizer(path)
+        pad_token, config_path = None, folder / "tokenizer_config.json"
         if config_path.is_file():
-            try:
-                pad_token = json.loads(config_path.read_text(encoding="utf-8")).get("pad_token")
-            except (ValueError, AttributeError) as error:
-                raise TokenizerError(f"{config_path} is not a JSON object ({error}): repair or delete it.") from error
-        if isinstance(pad_token, dict):  # older files write an added token as an object
-            pad_token = pad_token.get("content")
-        return cls._convert(own, pad_token, keep_normalizer)
+            pad_token = read_json(config_path, TokenizerError, "repair or delete it").get("pad_token")
+            if isinstance(pad_token, dict):  # older files write an added token as an object
+                pad_token = pad_token.get("content")
+            if not isinstance(pad_token, str | None):
+                raise TokenizerError(f"{config_path} has the pad_token {pad_token!r}: it must be a text.")
+        try:
+            return cls._convert(own, pad_token, keep_normalizer)
+        except TokenizerError as error:
+            raise TokenizerError(f"{path}: {error}") from error
 
     @classmethod
     def convert(
@@ -106,7 +109,8 @@ class ByteLevelTokenizer:
           keep_normalizer: normalise text as in the model's training (ZeTT drops the normaliser).
 
         Raises:
-          TokenizerError: the tokenizer's model is not Unigram, BPE or WordPiece, or it marks word ends.
+          TokenizerError: the tokenizer's model is not Unigram, BPE or WordPiece, or it marks word ends; two pieces have
+            one id, or most ids no piece.
         """
         return cls._convert(Tokenizer.from_str(own.to_str()), pad_token, keep_normalizer)
 
@@ -116,13 +120,11 @@ class ByteLevelTokenizer:
         pad_token = pad_token or (own.padding or {}).get("pad_token")
         own.no_truncation()
         own.no_padding()
+        n_own = _checked_ids(own)
         spec = json.loads(own.to_str())
         model = spec["model"]
         is_wordpiece = model["type"] == "WordPiece"
         space = space_rule(own, spec)
-        n_own = own.get_vocab_size(with_added_tokens=True)
-        if max(own.get_vocab(with_added_tokens=True).values(), default=-1) >= n_own:
-            n_own = max(own.get_vocab(with_added_tokens=True).values()) + 1  # ids with gaps
         if model["type"] == "Unigram":
             unknown_id = model.get("unk_id")
         else:
@@ -134,10 +136,8 @@ class ByteLevelTokenizer:
         spec["decoder"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
         for token in spec["added_tokens"]:  # otherwise the space before a text would be put before these too
             token["normalized"] = token["normalized"] and space == "none"
-        try:
+        with refused_by_rust(f"This {model['type']} tokenizer has no byte-level form"):
             byte_level = Tokenizer.from_str(json.dumps(spec))
-        except Exception as error:  # the Rust reader raises plain Exception
-            raise TokenizerError(f"This {model['type']} tokenizer has no byte-level form: {error}.") from error
         return cls(
             own=own,
             byte_level=byte_level,
@@ -198,3 +198,57 @@ class ByteLevelTokenizer:
         special = {to_byte_level(self.pieces[index]): [index] for index in self.special_ids}
         model = self.byte_level.model
         return [special.get(string) or [piece.id for piece in model.tokenize(string)] for string in strings]
+
+
+def _read_tokenizer(path: Path) -> Tokenizer:
+    check_not_lfs_pointer(path, TokenizerError)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise TokenizerError(f"{path} cannot be read: {error.strerror or error}.") from error
+    parse_json(content, str(path), TokenizerError, "fetch it again")  # of names that come twice, the library takes one
+    with refused_by_rust(f"{path} is not a readable tokenizer"):
+        return Tokenizer.from_buffer(content)
+
+
+@contextmanager
+def refused_by_rust(what: str) -> Iterator[None]:
+    """The library of tokenizers raises plain Exception for whatever it finds wrong, and panics, which are none.
+
+    Raises:
+      TokenizerError: it did; the message begins with `what`.
+
+    >>> with refused_by_rust("This cannot be read"):
+    ...     raise Exception("no vocabulary")
+    Traceback (most recent call last):
+        ...
+    dyntok_jax.errors.TokenizerError: This cannot be read: no vocabulary
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
+        raise
+    except BaseException as error:
+        raise TokenizerError(f"{what}: {error}") from error
+
+
+def _checked_ids(own: Tokenizer) -> int:
+    """The number of ids up to the last one, which may leave some out.
+
+    Raises:
+      TokenizerError: there is no piece, two have one id, or most ids have no piece.
+    """
+    pieces = own.get_vocab(with_added_tokens=True)
+    piece_of: dict[int, str] = {}
+    for piece, index in pieces.items():
+        if piece_of.setdefault(index, piece) != piece:
+            raise TokenizerError(f"The pieces {piece_of[index]!r} and {piece!r} have one id, {index}: fetch it again.")
+    n_own = max([own.get_vocab_size(with_added_tokens=True) - 1, *piece_of]) + 1
+    if not pieces:
+        raise TokenizerError("The tokenizer has no piece: fetch it again.")
+    if n_own > 2 * len(pieces) + MOST_GAPS:
+        raise TokenizerError(
+            f"The piece {piece_of[n_own - 1]!r} has the id {n_own - 1:,}, and there are {len(pieces):,} pieces: the "
+            "file is damaged. Fetch it again."
+        )
+    return n_own

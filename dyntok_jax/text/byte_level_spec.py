@@ -20,11 +20,12 @@ FILLER_SCORE = -100_000.0
 
 
 def first_pretoken(tokenizer: Tokenizer, text: str) -> str:
-    """The first pretoken of a text, as the tokenizer's model sees it."""
+    """The first pretoken of a text, as the tokenizer's model sees it; empty where nothing is left of it."""
     if tokenizer.normalizer is not None:
         text = tokenizer.normalizer.normalize_str(text)
     if tokenizer.pre_tokenizer is not None:
-        text = tokenizer.pre_tokenizer.pre_tokenize_str(text)[0][0]
+        parts = tokenizer.pre_tokenizer.pre_tokenize_str(text)
+        text = parts[0][0] if parts else ""
     return text
 
 

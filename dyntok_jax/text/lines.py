@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from dyntok_jax.errors import InputError
+from dyntok_jax.storage import check_not_lfs_pointer
 
 STDIN = "-"
 
@@ -98,7 +99,11 @@ def read_bytes(file: str) -> bytes:
 
 def _opened(file: str):
     if file == STDIN:
+        if sys.stdin is None:
+            raise InputError("Standard input is closed: send a text to it, or name a file.")
         return nullcontext(sys.stdin.buffer)
+    if Path(file).is_file():  # a pipe can be read only once
+        check_not_lfs_pointer(Path(file), InputError)
     return gzip.open(file) if file.endswith(".gz") else Path(file).open("rb")
 
 

@@ -20,10 +20,11 @@ from dyntok_jax.text.boundaries import (
     number_segments,
 )
 from dyntok_jax.text.byte_characters import SPACE
-from dyntok_jax.text.byte_level import ByteLevelTokenizer
+from dyntok_jax.text.byte_level import ByteLevelTokenizer, refused_by_rust
 from dyntok_jax.text.special_tokens import SpecialNames
 from dyntok_jax.types import NO_SEGMENT
 
+CANNOT_WRITE = "The tokenizer cannot write these texts: a character has no piece, and there is no unknown token"
 Text = str | tuple[str, str] | Sequence[str]
 """A text, a pair of texts (a tuple), or pre-split words (a list)."""
 
@@ -79,6 +80,7 @@ class TextEncoder:
           protect: a regular expression, or `digits`: every subword that touches a match is a segment of its own.
 
         Raises:
+          TokenizerError: the tokenizer has no piece for a character, and none that stands for unknown ones.
           InputError: a text is not a `Text`, has a lone surrogate or is of another kind than the others; `boundary` is
             not a `Boundary`, or `protect` no regular expression.
         """
@@ -86,7 +88,8 @@ class TextEncoder:
         has_space = None
         if self.tokenizer.space == "first":
             inputs, has_space = self._with_first_space(inputs)
-        encodings = self.tokenizer.byte_level.encode_batch(inputs, add_special_tokens=add_special_tokens)
+        with refused_by_rust(CANNOT_WRITE):
+            encodings = self.tokenizer.byte_level.encode_batch(inputs, add_special_tokens=add_special_tokens)
         flat = _Flat(encodings, inputs, self.tokenizer.special_ids)
         space = self.tokenizer.byte_level.token_to_id(SPACE)
         if self.tokenizer.space in ("always", "unless_there") and space is not None:
@@ -125,7 +128,8 @@ class TextEncoder:
     ) -> RaggedSubwords:
         """The same with the model's own tokenizer and ids; each subword of the text is its own segment."""
         inputs, word_starts = _as_inputs(texts, prefix)
-        encodings = self.tokenizer.own.encode_batch(inputs, add_special_tokens=add_special_tokens)
+        with refused_by_rust(CANNOT_WRITE):
+            encodings = self.tokenizer.own.encode_batch(inputs, add_special_tokens=add_special_tokens)
         flat = _Flat(encodings, inputs, self.tokenizer.special_ids)
         if self.tokenizer.own.normalizer is not None:
             flat.cover_composed_characters(self.tokenizer.own.normalizer)
@@ -174,14 +178,29 @@ def _as_inputs(texts: Sequence[Text], prefix: str) -> tuple[list[str] | list[tup
 
 
 def _checked(text: object, row: int) -> str:
-    """The text, checked to be a string that can be encoded as UTF-8."""
+    return check_text(text, f"Text {row}")
+
+
+def check_text(text: object, what: str) -> str:
+    """The text, checked to be a string that can be encoded as UTF-8.
+
+    Args:
+      text: what a caller gave.
+      what: which it is, for the error.
+
+    Raises:
+      InputError: it is no string, or has a lone surrogate.
+
+    >>> check_text("Grüße", "Text 0")
+    'Grüße'
+    """
     if not isinstance(text, str):
-        raise InputError(f"Text {row} must be a string, got {type(text).__name__}.")
+        raise InputError(f"{what} must be a string, got {type(text).__name__}.")
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise InputError(
-            f"Text {row} has a lone surrogate (U+{ord(text[error.start]):04X}) at character {error.start}, so it is "
+            f"{what} has a lone surrogate (U+{ord(text[error.start]):04X}) at character {error.start}, so it is "
             "not valid Unicode. Decode its source as UTF-8, or replace it: text.encode('utf-8', 'replace').decode()."
         ) from None
     return text

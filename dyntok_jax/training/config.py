@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import arg
 
 from dyntok_jax.errors import ConfigError, InputError
-from dyntok_jax.options import DEFAULT_MODEL
+from dyntok_jax.options import DEFAULT_MODEL, is_real, take_whole_numbers
 from dyntok_jax.training.data import Count, DataConfig, Number, OptionalPath, Unlisted, named_numbers, several
 
 Dtype = Literal["float32", "bfloat16"]
@@ -97,6 +97,9 @@ class NetworkConfig:
     plain: bool = False
     start_from: OptionalPath = None
 
+    def __post_init__(self):
+        take_whole_numbers(self, dict.fromkeys(("layers", "hidden", "ffn", "heads"), 1), ConfigError)
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
@@ -122,15 +125,14 @@ class OptimizerConfig:
     final_share: Unlisted[float] = 0.05
 
     def __post_init__(self):
+        for name in ("learning_rate", "weight_decay", "clip", "final_share"):
+            if not is_real(getattr(self, name)):
+                raise ConfigError(f"{name} must be a number, got {getattr(self, name)!r}.")
         if not (self.learning_rate > 0 and self.clip > 0):
             raise ConfigError(
                 f"The learning rate ({self.learning_rate}) and the norm to clip at ({self.clip}) must be positive."
             )
-        if self.accumulate < 1 or self.warmup < 0:
-            raise ConfigError(
-                f"accumulate must be 1 batch or more and warmup 0 steps or more, got {self.accumulate} and "
-                f"{self.warmup}."
-            )
+        take_whole_numbers(self, {"accumulate": 1, "warmup": 0}, ConfigError)
 
 
 @dataclass(frozen=True)
@@ -169,9 +171,7 @@ class RunConfig:
         least = {"identity_steps": 0, "patience": 0} | dict.fromkeys(
             ("steps", "validate_every", "checkpoint_every", "keep", "log_every"), 1
         )
-        for name, low in least.items():
-            if getattr(self, name) < low:
-                raise ConfigError(f"{name} must be at least {low}, got {getattr(self, name)}.")
+        take_whole_numbers(self, least, ConfigError)
         for name in ("compute_dtype", "export_dtype"):
             if getattr(self, name) not in ("float32", "bfloat16"):
                 raise ConfigError(f"{name} must be float32 or bfloat16, got {getattr(self, name)!r}.")

@@ -63,6 +63,12 @@ def locked(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        there = {path.name for path in folder.iterdir()}
+        if there and not there & {CHECKPOINTS, METRICS, HYPERNET, LOCK}:
+            raise CheckpointError(
+                f"{folder} is there already and holds other things ({', '.join(sorted(there)[:3])}): name a folder "
+                "that is empty or not there, or that of an earlier run."
+            )
         lock = FileLock(folder / LOCK, timeout=0)
         lock.acquire()
     except Timeout:

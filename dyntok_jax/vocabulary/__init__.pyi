@@ -14,6 +14,7 @@ from .row_table import (
     TableConfig as TableConfig,
     VocabularyTable as VocabularyTable,
     open_table as open_table,
+    readable_bytes as readable_bytes,
 )
 from .segment_counts import (
     count_segments as count_segments,

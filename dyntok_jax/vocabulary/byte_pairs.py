@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int32, Int64
 
-from dyntok_jax.errors import InputError, TokenizerError
+from dyntok_jax.errors import TokenizerError
 from dyntok_jax.kernels import N_ENTRIES, NONE, STOP, as_kernel_arrays, grow
+from dyntok_jax.options import whole_number
 from dyntok_jax.text import ByteLevelTokenizer, piece_bytes
 from dyntok_jax.vocabulary.segment_counts import SegmentCounts
 from dyntok_jax.vocabulary.word_list import WordList
@@ -81,8 +82,8 @@ def grow_entries(
         )
     named = {"n_entries": (n_entries, 0), "max_subwords": (max_subwords, 2), "min_count": (min_count, 1)}
     for name, (value, least) in named.items():
-        if value is not None and value < least:
-            raise InputError(f"{name} must be {least} or more, got {value}.")
+        if value is not None:
+            whole_number(name, value, least=least)
     longest = int(np.diff(counts.offset).max(initial=0))
     if max_subwords is not None:
         longest = min(longest, max_subwords)

@@ -26,6 +26,7 @@ from dyntok_jax.embedding import (
     predict_in_buckets,
 )
 from dyntok_jax.errors import CheckpointError, ConfigError, InputError, NotANumberError
+from dyntok_jax.options import whole_number
 from dyntok_jax.parameters import fingerprint
 from dyntok_jax.sharding import data_parts, shard_batch
 from dyntok_jax.text import ByteLevelTokenizer
@@ -36,10 +37,12 @@ from dyntok_jax.vocabulary.row_table import (
     TableConfig,
     VocabularyTable,
     as_damage,
-    open_stores,
+    is_chunk_whole,
+    mended_stores,
     open_table,
     read_rows_done,
     read_table_config,
+    readable_bytes,
     write_rows_done,
     write_table_config,
 )
@@ -87,6 +90,8 @@ def embed_vocabulary(
 ) -> VocabularyTable:
     """Writes the rows of all entries. A run that was interrupted continues after its last complete chunk.
 
+    Chunks of an earlier run that are missing or damaged are made anew.
+
     The model's own rows are stored unchanged. Bytes that its byte-level form appended have none: a hypernetwork
     predicts them, FVT gives them the unknown token's row, or the mean of all rows if the tokenizer has no such token.
 
@@ -98,7 +103,7 @@ def embed_vocabulary(
       mesh: batches are split over its axis `data`.
       chunk_rows: rows written at a time.
       overwrite: replace another table of that name.
-      progress: called with the numbers of rows written, those of an earlier run first.
+      progress: called with the numbers of rows written, or found whole.
 
     Returns:
       The table, open for reading.
@@ -115,10 +120,9 @@ def embed_vocabulary(
     (2, 32)
     """
     folder, tokenizer = Path(folder), vocabulary.tokenizer
-    if dtype not in get_args(Dtype) or chunk_rows < 1:
-        raise InputError(
-            f"A table has rows of {', '.join(get_args(Dtype))} in chunks of 1 or more, got {dtype!r} and {chunk_rows}."
-        )
+    if dtype not in get_args(Dtype):
+        raise InputError(f"A table has rows of {', '.join(get_args(Dtype))}, got {dtype!r}.")
+    chunk_rows = whole_number("chunk_rows", chunk_rows)
     source_VD, output_VD, hypernet = source.input_VD, source.output_VD, source.hypernet
     _check_fit(vocabulary, source_VD, output_VD, hypernet)
     source_VM = source_VD if output_VD is None else jnp.concatenate([source_VD, output_VD], axis=1)
@@ -139,10 +143,12 @@ def embed_vocabulary(
     )
     try:
         n_done = _begin(folder, config, overwrite)
-        stores = open_stores(folder, config, create=True)
-        progress(n_done)
-        for start in range(n_done, config.rows, chunk_rows):
+        stores = mended_stores(folder, config)
+        for start in range(0, config.rows, chunk_rows):
             stop = min(start + chunk_rows, config.rows)
+            if stop <= n_done and is_chunk_whole(stores, start, stop):
+                progress(stop - start)
+                continue
             rows_UM = _rows(start, stop, vocabulary, source_VM, predict, n_batch)
             with np.errstate(over="ignore"):  # a number too large for the dtype raises below
                 rows_UM = rows_UM.astype(jnp.dtype(dtype))
@@ -152,7 +158,7 @@ def embed_vocabulary(
                 writes = [stores[name][start:stop].write(part) for name, part in zip(config.tables, parts, strict=True)]
                 for write in writes:
                     write.result()
-            write_rows_done(folder, stop)
+            write_rows_done(folder, max(stop, n_done))
             progress(stop - start)
     except OSError as error:
         raise CheckpointError(f"{folder} cannot be written: {error.strerror or error}.") from error
@@ -236,10 +242,15 @@ def _predict(hypernet, surface_US, is_subword_US, source_VM, language) -> Float[
 def _begin(folder: Path, config: TableConfig, overwrite: bool) -> int:
     """Creates the folder, or checks that it holds the same table; returns the number of rows already written."""
     if (folder / CONFIG).is_file():
-        found = read_table_config(folder)
+        try:
+            found = read_table_config(folder)
+        except InputError:
+            if not overwrite:
+                raise
+            found = None
         if found == config:
             return read_rows_done(folder)
-        if not overwrite:
+        if found is not None and not overwrite:
             names = [name for name, value in vars(config).items() if getattr(found, name) != value]
             raise InputError(
                 f"{folder} is another table (it differs in {', '.join(names)}): choose another name, or "
@@ -252,8 +263,8 @@ def _begin(folder: Path, config: TableConfig, overwrite: bool) -> int:
     if (free := shutil.disk_usage(folder).free) < config.n_bytes:
         folder.rmdir()
         raise InputError(
-            f"The table takes {config.n_bytes / 1e9:.1f} GB, but {folder.absolute().parent} has {free / 1e9:.1f} GB "
-            "free: use another disk, or store it as bfloat16."
+            f"The table takes {readable_bytes(config.n_bytes)}, but {folder.absolute().parent} has "
+            f"{readable_bytes(free)} free: use another disk, or store it as bfloat16."
         )
     write_table_config(folder, config)
     return 0

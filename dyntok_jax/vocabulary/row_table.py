@@ -2,7 +2,7 @@
 
 table.json    what the rows are: model, hypernetwork, vocabulary, dtype, number
 done.json     how many rows are written; an interrupted run continues from there
-input/        [rows, width] in zarr's format, chunk by chunk
+input/        [rows, width] in zarr's format, chunk by chunk, each with a checksum
 output/       the same for the output table, if the model has one of its own
 """
 
@@ -22,16 +22,17 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Shaped
 
 from dyntok_jax.errors import CheckpointError, ConfigError, InputError
-from dyntok_jax.storage import written
+from dyntok_jax.storage import read_json, written
 
 CONFIG, DONE = "table.json", "done.json"
+LAYOUT = "zarr.json"
+"""What the format calls the description of an array."""
 FORMAT = "dyntok_vocabulary_table"
-_VERSION = 1
+_VERSION = 2
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Which = Literal["input", "output"]
 Split = Literal["rows", "width"]
-_ZARR_DTYPES = {"float32": "<f4", "bfloat16": "bfloat16", "float16": "<f2"}
 
 
 @dataclass(frozen=True)
@@ -187,13 +188,20 @@ def open_stores(folder: Path, config: TableConfig, *, create: bool) -> dict[Whic
     Raises:
       CheckpointError: they cannot be opened, or have another shape.
     """
-    layout = {"shape": [config.rows, config.width], "chunks": [config.chunk_rows, config.width]}
-    layout |= {"dtype": _ZARR_DTYPES[config.dtype], "compressor": None}
+    chunk_shape = [min(config.chunk_rows, config.rows), config.width]
+    layout = {
+        "shape": [config.rows, config.width],
+        "data_type": config.dtype,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk_shape}},
+        "chunk_key_encoding": {"name": "v2", "configuration": {"separator": "."}},
+        "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
+        "fill_value": 0,
+    }
     with as_damage(folder):
         return {
             name: ts.open(
                 {
-                    "driver": "zarr",
+                    "driver": "zarr3",
                     "kvstore": {"driver": "file", "path": str((folder / name).absolute())},
                     "metadata": layout,
                     # a missing chunk is damage, not zeros
@@ -205,6 +213,26 @@ def open_stores(folder: Path, config: TableConfig, *, create: bool) -> dict[Whic
             ).result()
             for name in config.tables
         }
+
+
+def mended_stores(folder: Path, config: TableConfig) -> dict[Which, ts.TensorStore]:
+    """The arrays of a table, made where they are not there, and anew where their layout cannot be read."""
+    try:
+        return open_stores(folder, config, create=True)
+    except CheckpointError:
+        for name in config.tables:
+            (folder / name / LAYOUT).unlink(missing_ok=True)
+        return open_stores(folder, config, create=True)
+
+
+def is_chunk_whole(stores: dict[Which, ts.TensorStore], start: int, stop: int) -> bool:
+    """Whether the rows of a chunk can be read, and have their checksum, in all tables."""
+    try:
+        for store in stores.values():
+            store[start:stop].read().result()
+    except (ValueError, OSError):
+        return False
+    return True
 
 
 def write_table_config(folder: Path, config: TableConfig) -> None:
@@ -223,14 +251,16 @@ def read_table_config(folder: Path) -> TableConfig:
         raise InputError(f"{folder} is not a table of a vocabulary: name a folder that `dyntok embed-vocab` wrote.")
     if content.get("version") != _VERSION:
         raise InputError(
-            f"{folder} has version {content.get('version')}, but this program reads version {_VERSION}: embed it again."
+            f"{folder} has version {content.get('version')}, but this program reads version {_VERSION}: embed it "
+            "again, with --overwrite."
         )
     kinds = {field.name: field.type if isinstance(field.type, type) else str for field in fields(TableConfig)}
     wrong = [name for name, kind in kinds.items() if type(content.get(name)) is not kind]
     if not wrong and (content["dtype"] not in get_args(Dtype) or min(content["rows"], content["chunk_rows"]) < 1):
         wrong = ["dtype, rows or chunk_rows"]
     if wrong:
-        raise InputError(f"{folder / CONFIG} is damaged ({', '.join(wrong)}): embed the vocabulary again.")
+        said = ", ".join(wrong)
+        raise InputError(f"{folder / CONFIG} is damaged ({said}): embed the vocabulary again, with --overwrite.")
     return TableConfig(**{name: content[name] for name in kinds})
 
 
@@ -259,15 +289,9 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"There is no {path}: name a folder that `dyntok embed-vocab` wrote.") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except ValueError as error:
-        raise InputError(f"{path} is damaged ({error}): embed the vocabulary again.") from error
-    return content if isinstance(content, dict) else {}
+    if not path.is_file():
+        raise InputError(f"There is no {path}: name a folder that `dyntok embed-vocab` wrote.")
+    return read_json(path, InputError, "embed the vocabulary again, with --overwrite")
 
 
 @contextmanager
@@ -282,6 +306,19 @@ def as_damage(folder: Path) -> Iterator[None]:
         ) from error
 
 
+def readable_bytes(n_bytes: int) -> str:
+    """A size for people, in three digits or fewer.
+
+    >>> readable_bytes(512), readable_bytes(23_500_000), readable_bytes(2_300_000_000)
+    ('512 bytes', '24 MB', '2.3 GB')
+    """
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
+        if n_bytes >= size:
+            number = n_bytes / size
+            return f"{number:.1f} {unit}" if number < 10 else f"{number:,.0f} {unit}"
+    return f"{n_bytes} bytes"
+
+
 def _check_room(folder: Path, devices: Any, n_bytes: int) -> None:
     """Raises InputError if the devices' memory is known to be too small."""
     known = [device.memory_stats() for device in devices]
@@ -289,8 +326,8 @@ def _check_room(folder: Path, devices: Any, n_bytes: int) -> None:
     room = sum(free) if free else _host_memory()
     if room is not None and n_bytes > room:
         raise InputError(
-            f"{folder} takes {n_bytes / 1e9:.1f} GB on the devices, which have {room / 1e9:.1f} GB free: shard it over "
-            "more devices, store it as bfloat16, or read parts of it with `rows`."
+            f"{folder} takes {readable_bytes(n_bytes)} on the devices, which have {readable_bytes(room)} free: shard "
+            "it over more devices, store it as bfloat16, or read parts of it with `rows`."
         )
 
 

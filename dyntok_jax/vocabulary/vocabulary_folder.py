@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 from dyntok_jax.errors import InputError
 from dyntok_jax.files import new_folder
 from dyntok_jax.options import Boundary
-from dyntok_jax.storage import save_arrays
+from dyntok_jax.storage import check_not_lfs_pointer, read_json, save_arrays
 from dyntok_jax.text import PRETOKEN_REGEX, ByteLevelTokenizer
 from dyntok_jax.vocabulary.grown_vocabulary import GrownVocabulary, readable
 
@@ -107,7 +107,7 @@ def read_vocabulary_config(folder: str | os.PathLike) -> dict[str, Any]:
     """
     folder = Path(folder)
     config = _read_json(folder / CONFIG)
-    if not isinstance(config, dict) or config.get("model_type") != MODEL_TYPE:
+    if config.get("model_type") != MODEL_TYPE:
         raise InputError(f"{folder} is not a grown vocabulary: name a folder that `dyntok build-vocab` wrote.")
     if config.get("version") != _VERSION:
         raise InputError(
@@ -142,6 +142,7 @@ def load_vocabulary(folder: str | os.PathLike, tokenizer: ByteLevelTokenizer) ->
             f"{folder} was built for another tokenizer (of {config['model'] or 'a model without a name'}, fingerprint "
             f"{config['tokenizer']}; the one in use has {tokenizer.fingerprint}): use that model, or build it again."
         )
+    check_not_lfs_pointer(folder / ENTRIES, InputError)
     try:
         constituents_ES = load_file(folder / ENTRIES)["constituents"]
         vocabulary = GrownVocabulary(tokenizer, constituents_ES, config["boundary"])
@@ -163,10 +164,6 @@ def _check_tokenizer(path: Path, vocabulary: GrownVocabulary) -> None:
         added = {token["content"] for token in spec["added_tokens"]}
     except (KeyError, TypeError) as error:
         raise InputError(f"{path} is not a tokenizer: {error} is missing. Build the vocabulary again.") from error
-    if isinstance(pairs, _Repeated):
-        raise InputError(
-            f"{path} has a duplicate: {readable(pairs.name)!r} occurs twice. Remove one, or build it again."
-        )
     own = vocabulary.tokenizer
     special = sorted(own.pieces[index] for index in own.special_ids)
     if missing := [piece for piece in special if piece not in pairs or piece not in added]:
@@ -184,27 +181,7 @@ def _check_tokenizer(path: Path, vocabulary: GrownVocabulary) -> None:
     raise InputError(f"{path} has {readable(unknown)!r}, which is not in {ENTRIES}: build the vocabulary again.")
 
 
-class _Repeated(dict):
-    """A JSON object in which a name occurs twice."""
-
-    name: str
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        seen: set[str] = set()
-        found = _Repeated(found)
-        found.name = next(name for name, _ in pairs if name in seen or seen.add(name))
-    return found
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_object)
-    except FileNotFoundError:
-        raise InputError(f"There is no {path}: name a folder that `dyntok build-vocab` wrote.") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON ({error}): build the vocabulary again.") from error
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(f"There is no {path}: name a folder that `dyntok build-vocab` wrote.")
+    return read_json(path, InputError, "build the vocabulary again")

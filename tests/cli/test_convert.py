@@ -28,7 +28,7 @@ def tiny(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "tiny"
     write_tiny_encoder(folder)
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"published_by": "é", "hidden_dropout_prob": 0.25}))
+    (folder / "config.json").write_text(json.dumps(config | {"license": "é", "hidden_dropout_prob": 0.25}))
     (folder / "vocab.txt").write_text("a")
     (folder / "manifest.json").write_text("{}")
     return folder

@@ -49,7 +49,7 @@ def test_examples_of_the_help_can_be_parsed(tmp_path, monkeypatch):
 
 def test_help_and_version_import_no_jax():
     program = (
-        "import sys; from dyntok_jax.cli.entry import main\n"
+        "import sys; from dyntok_jax.cli import main\n"
         "try:\n    main([sys.argv[1]])\nexcept SystemExit:\n    pass\n"
         "assert not {'jax', 'numba', 'tokenizers'} & set(sys.modules)"
     )

@@ -77,7 +77,7 @@ def test_what_the_file_lacks_is_asked_for(read, capsys):
         ("[data]\nsteps = 3", "remove data"),
         ("config = 'other.toml'", "remove config"),
         ("threads = 2", "threads"),  # code alone sets it
-        ("steps = 0", "steps must be at least 1, got 0"),
+        ("steps = 0", "steps must be 1 or more, got 0"),
         ("objectives = ['sentence']", "language_model, got 'sentence'"),
         ("objectives = ['hidden=-1']", "The weight of hidden must be a positive number"),
         ("steps = ", "is not TOML"),

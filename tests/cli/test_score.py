@@ -213,7 +213,7 @@ def test_prompts_that_fit_only_when_merged_are_scored_without_comparison(run, tm
         (["--file", "blank.jsonl"], "holds no rows"),
         (["--file", "both.jsonl"], "each kind a file of its own"),
         (["--file", "text.jsonl"], "text.jsonl, line 2 is not JSON"),
-        (["--file", "list.jsonl"], "line 1 is a JSON list, not an object"),
+        (["--file", "list.jsonl"], "line 1 is a list, not an object"),
         (["--file", "other.jsonl"], "line 1 has the fields text"),
         (["--file", "number.jsonl"], "prompt must be a non-empty text, got 1"),
         (["--file", "half.jsonl"], "line 1: continuation holds a lone surrogate"),

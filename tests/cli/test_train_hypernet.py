@@ -65,7 +65,7 @@ def test_training_beats_fvt_on_text_that_was_held_out(given, tmp_path, capsys):
 
 
 def started(given: Path, output: Path, *options: str) -> subprocess.Popen:
-    begin = "import sys; from dyntok_jax.cli.entry import main; sys.exit(main(sys.argv[1:]))"
+    begin = "import sys; from dyntok_jax.cli import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", begin, *arguments(given, output, *KILLED, *options)]
     return subprocess.Popen(command, env=os.environ | {"JAX_PLATFORMS": "cpu"}, stderr=subprocess.PIPE)
 

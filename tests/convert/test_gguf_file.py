@@ -3,6 +3,7 @@
 import json
 import struct
 import sys
+import time
 
 import gguf
 import numpy as np
@@ -114,6 +115,13 @@ FAULTS = {
         r"layer_norm_rms_epsilon is inf",
         llama_fields(**{"attention.layer_norm_rms_epsilon": float("inf")}),
     ),
+    "19 an absurd epsilon": ("rms_norm_eps of .* is 1000", llama_fields(**{"attention.layer_norm_rms_epsilon": 1e3})),
+    "19 no merges": (r"has no merges \(tokenizer\.ggml\.merges\)", bpe_fields(merges=None)),
+    "02 an unknown field": (
+        r"not supported: llama\.attention\.sliding_window = 64",
+        llama_fields(**{"attention.sliding_window": 64}),
+    ),
+    "21 many layers": (r"says 2,147,483,647 layers, and has 21 tensors", llama_fields(block_count=2**31 - 1)),
     "layers that differ": (r"head_count_kv is \[2, 1\]", llama_fields(**{"attention.head_count_kv": [2, 1]})),
     "one of many": ("one of 3 parts", {"split.count": 3}),
     "no tokenizer": ("no tokenizer", bpe_fields(tokens=None)),
@@ -170,6 +178,31 @@ def test_a_file_cut_anywhere_is_refused(tmp_path, tiny_file):
         cut.write_bytes(data[:keep])
         with pytest.raises(CheckpointError, match=r"truncated or damaged|is not a GGUF file"):
             read_gguf(cut)
+
+
+@pytest.mark.parametrize(
+    ("key", "kind", "count"),
+    [("llama.block_count", 9, 2**40), ("llama.block_count", 9, 2**62), ("general.architecture", 8, 2**40)],
+)
+def test_21_lists_and_texts_longer_than_the_file_are_refused_at_once(tmp_path, tiny_file, key, kind, count):
+    data = bytearray(tiny_file.read_bytes())
+    at = data.index(key.encode()) + len(key)
+    inner = struct.pack("<IIQ", kind, 0, count) if kind == 9 else struct.pack("<IQ", kind, count)
+    data[at : at + len(inner)] = inner
+    (tmp_path / "long.gguf").write_bytes(data)
+    began = time.monotonic()
+    with pytest.raises(CheckpointError, match=r"its metadata asks for a (list|text) of"):
+        read_gguf(tmp_path / "long.gguf")
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("at", [8, 16])
+def test_21_more_tensors_or_fields_than_bytes_are_refused(tmp_path, tiny_file, at):
+    data = bytearray(tiny_file.read_bytes())
+    data[at : at + 8] = struct.pack("<Q", 2**50)
+    (tmp_path / "many.gguf").write_bytes(data)
+    with pytest.raises(CheckpointError, match="its metadata asks for"):
+        read_gguf(tmp_path / "many.gguf")
 
 
 def test_other_files_and_versions_are_named(tmp_path, tiny_file):

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 from contextlib import contextmanager
 
 import jax
@@ -12,7 +13,9 @@ from ml_dtypes import bfloat16
 from safetensors.numpy import load_file, save_file
 
 from dyntok_jax.convert import (
+    load_decoder,
     load_encoder,
+    load_hypernet,
     load_masked_lm_head,
     open_checkpoint,
     read_config,
@@ -23,6 +26,7 @@ from dyntok_jax.convert.bert_checkpoint import (
 )
 from dyntok_jax.errors import CheckpointError, ConfigError
 from dyntok_jax.parameters import flat_parameters
+from tests.support.tiny import write_tiny_decoder, write_tiny_encoder, write_tiny_hypernet
 
 CONFIG = {
     "model_type": "xlm-roberta",
@@ -278,3 +282,19 @@ def test_a_file_cut_after_it_was_opened_is_told(tmp_path):
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(CheckpointError, match="is truncated at tensor encoder"):
         checkpoint.read("encoder.layer.1.output.dense.weight")
+
+
+def test_21_more_layers_than_tensors_are_refused_before_any_is_made(tmp_path):
+    began = time.monotonic()
+    for write, load, name in (
+        (write_tiny_encoder, load_encoder, "num_hidden_layers"),
+        (write_tiny_decoder, load_decoder, "num_hidden_layers"),
+        (write_tiny_hypernet, load_hypernet, "hn_n_layers"),
+    ):
+        folder = tmp_path / name / write.__name__
+        write(folder)
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {name: 2**31 - 1}))
+        with pytest.raises(CheckpointError, match="2,147,483,647 layers, and there are"):
+            load(folder)
+    assert time.monotonic() - began < 60

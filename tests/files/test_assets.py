@@ -64,8 +64,8 @@ def test_aligned_texts_become_one_column_a_language(tmp_path, suffix):
         (b'{"en": "a"}\n{"en": "\xff"}\n', "line 2: byte 9 is not UTF-8"),
         (b'\n{"en": "a"\n', "line 2 is not JSON"),
         (b"[" * 100_000, "line 1 is not JSON"),
-        (b'["a", "b"]\n', "line 1 is a JSON list, not an object"),
-        (b'{"en": "a"}\n{"en": 3}\n', "line 2: field 'en' is a int"),
+        (b'["a", "b"]\n', "line 1 is a list, not an object"),
+        (b'{"en": "a"}\n{"en": 3}\n', "line 2: field 'en' is a number"),
         (b'{"en": "\\ud83d"}\n', "line 1: field 'en' holds a lone surrogate"),
     ],
 )

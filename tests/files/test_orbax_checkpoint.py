@@ -99,6 +99,24 @@ def test_damage_is_named(tmp_path, victim):
         load_checkpoint(tmp_path / "saved", {"x": jax.ShapeDtypeStruct((40, 40), jnp.float32)})
 
 
+def test_24_a_changed_bit_is_told(tmp_path):
+    abstract = {name: jax.ShapeDtypeStruct((40, 40), jnp.float32) for name in "xy"}
+    values = np.random.default_rng(0).normal(size=(40, 40)).astype(np.float32)
+    save_checkpoint(tmp_path / "saved", {}, {"x": jnp.asarray(values), "y": jnp.ones((40, 40))})
+    assert np.array_equal(load_checkpoint(tmp_path / "saved", abstract)["x"], values)
+    target = values[20, 20:24].tobytes()
+    (path,) = (p for p in tmp_path.glob("saved/parameters/**/d/*") if target in p.read_bytes())
+    content = bytearray(path.read_bytes())
+    content[content.index(target)] ^= 1
+    path.write_bytes(content)
+    for dtype in (jnp.float32, jnp.bfloat16):
+        cast = jax.tree.map(lambda leaf, dtype=dtype: jax.ShapeDtypeStruct(leaf.shape, dtype), abstract)
+        with pytest.raises(CheckpointError, match=r"is damaged.*x is not what was written"):
+            load_checkpoint(tmp_path / "saved", cast)
+    (tmp_path / "saved" / "checksums.json").unlink()  # as version 0.1 wrote them
+    load_checkpoint(tmp_path / "saved", abstract)
+
+
 def test_what_is_there_stays_unless_overwriting(saved):
     folder, _ = saved
     with pytest.raises(CheckpointError, match="--overwrite"):

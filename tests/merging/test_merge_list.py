@@ -106,12 +106,12 @@ def test_a_failed_save_leaves_the_old_file(saved):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda lines: lines[:0], "line 1: not a JSON object"),
-        (lambda lines: ["[]", *lines[1:]], "line 1: not a JSON object"),
+        (lambda lines: lines[:0], "line 1 is not readable JSON"),
+        (lambda lines: ["[]", *lines[1:]], "line 1 holds a list"),
         (lambda lines: ["{}", *lines[1:]], "not a merge list"),
         (lambda lines: [lines[0].replace('"version": 1', '"version": 2'), *lines[1:]], "version 2, .* reads version 1"),
         (lambda lines: [lines[0].replace('"word"', "3"), *lines[1:]], "line 1: tokenizer, boundary or max_subwords"),
-        (lambda lines: [*lines[:3], lines[3][:-5], *lines[4:]], "line 4: not a JSON object"),
+        (lambda lines: [*lines[:3], lines[3][:-5], *lines[4:]], "line 4 is not readable JSON"),
         (lambda lines: [*lines[:3], '{"ids": [[1], []]}', *lines[4:]], "line 4: 'ids' is not two lists"),
         (lambda lines: [*lines[:3], '{"ids": [[1], [true]]}', *lines[4:]], "line 4: 'ids' is not two lists"),
         (lambda lines: [lines[0], '{"ids": [[1, 2], [3]]}', *lines[1:]], r"line 2: no earlier line makes .*\[1, 2\]"),

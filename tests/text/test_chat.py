@@ -1,8 +1,10 @@
 """Chats are rendered by the template of the model, and what cannot be one is told in a sentence."""
 
 import json
+import time
 
 import pytest
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from dyntok_jax.errors import ConfigError, InputError
 from dyntok_jax.text import ChatTemplate
@@ -79,9 +81,71 @@ def test_14_17_what_hugging_face_templates_use_is_known(tmp_path, template):
 
 
 @pytest.mark.parametrize(
-    "template", ["{{ 'a' + 1 }}", "{{ 1 / 0 }}", "{{ [].pop() }}", "{{ none | tojson(indent=[]) }}"]
+    "template",
+    [
+        "{{ 1 + 'a' }}",
+        "{{ 1 / 0 }}",
+        "{{ messages.foo.bar }}",
+        "{{ messages[0] < 3 }}",
+        "{% for i in range(10 ** 7) %}{% endfor %}",
+        "{% include 'other' %}",
+        "{% extends 'other' %}",
+        "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+        "{{ messages | tojson(indent=messages) }}",
+        "{{ [].pop() }}",
+        "{{ none | tojson(indent=[]) }}",
+        "{{ " + "(" * 500 + "1" + ")" * 500 + " }}",
+    ],
 )
-def test_14_17_a_mistake_of_a_template_is_told_in_a_sentence(tmp_path, template):
+def test_20_whatever_a_template_raises_is_told(tmp_path, template):
     write(tmp_path, template)
     with pytest.raises(ConfigError, match=r"tokenizer_config.json cannot be used"):
         ChatTemplate.load(tmp_path).render(CHAT)
+
+
+def test_20_templates_that_are_no_text_are_told(tmp_path):
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff\xfe{{ bos_token }}")
+    with pytest.raises(ConfigError, match=r"chat_template\.jinja cannot be read"):
+        ChatTemplate.load(tmp_path)
+    (tmp_path / "chat_template.jinja").unlink()
+    write(tmp_path, [5, {"name": "default"}])
+    assert ChatTemplate.load(tmp_path) is None
+
+
+LETTERS = "{% for a in 'abcdefghijklmnopqrstuvwxyz' %}"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        LETTERS * 12 + "{% endfor %}" * 12,
+        "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(60) }}",
+        "{% for m in [[]] recursive %}{{ loop([[]]) }}{{ loop([[]]) }}{% endfor %}",
+        "{{ 'a' * 10 ** 11 }}",
+        "{{ 9 ** (9 ** 9) }}",
+        "{% set ns = namespace(x='ab') %}{% for i in range(90) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
+        "{{ '%1000000000d' % 1 }}",
+    ],
+)
+def test_21_templates_without_an_end_are_told(tmp_path, template):
+    write(tmp_path, template)
+    began = time.monotonic()
+    with pytest.raises(ConfigError, match="cannot be used"):
+        ChatTemplate.load(tmp_path).render(CHAT)
+    assert time.monotonic() - began < 20
+
+
+def test_21_loops_of_real_templates_are_as_ever(tmp_path):
+    template = (
+        "{% for m in messages if m.role != 'system' %}{{ loop.index }}/{{ loop.length }}{{ m.role[0] }}"
+        "{% if not loop.last %},{% endif %}{% if loop.index0 == 1 %}{% break %}{% endif %}{% else %}none{% endfor %}"
+        "{% for key, value in {'a': 1}.items() %}{{ key }}{{ value + 1 }}{% endfor %}"
+        "{% for i in range(3) %}{{ loop.previtem }}{{ loop.nextitem }}{% endfor %}{{ '-' * 3 }}"
+    )
+    write(tmp_path, template)
+    plain = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    ).from_string(template)
+    for chat in (CHAT, CHAT * 400):
+        assert ChatTemplate.load(tmp_path).render(chat) == plain.render(messages=chat)

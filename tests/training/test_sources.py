@@ -100,7 +100,7 @@ def test_a_missing_package_is_named(monkeypatch, source, module):
     ("line", "message"),
     [
         (b'{"text": "fine"', "line 2 is not JSON"),
-        (b'["text"]', "line 2 is a JSON list"),
+        (b'["text"]', "line 2 is a list"),
         (b'{"body": "x"}', "line 2 has no field 'text': name one of body"),
         (b"{}", "line 2 has no field 'text': name one of none"),
         (b'{"text": 3}', "line 2 holds a int, not a text"),
@@ -175,9 +175,9 @@ def test_a_corpus_may_move(config, tokenizer, tmp_path):
     [
         ({"text": {}, "pieces_per_batch": 0}, "nothing to train on"),
         ({"text": {"en": "en.txt"}}, "put it in a tuple"),
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"prefetch": 0}, "prefetch must be at least 1"),
-        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"batch_size": 0}, "batch_size must be 1 or more, got 0"),
+        ({"prefetch": 0}, "prefetch must be 1 or more"),
+        ({"seed": -1}, "seed must be 0 or more, got -1"),
         ({"share": "half"}, "share must be one of uniform, gaussian, fixed, got 'half'"),
         ({"boundary": "none"}, "boundary must be one of .*, got 'none'"),
         ({"pieces": "split"}, "pieces must be one of decompose, identity, got 'split'"),

@@ -34,6 +34,7 @@ from dyntok_jax.vocabulary.index.inner_products import (
 )
 
 WIDTH, N_ROWS, SPECIAL = 16, 3000, (2, 7)
+ALL_BLOCKS = 100
 
 
 def table_and_queries(n_rows=N_ROWS, n_queries=128, width=WIDTH, seed=0):
@@ -294,6 +295,21 @@ def test_tables_that_cannot_be_indexed_are_told(change, options, match):
         table[change[0]] = change[1]
     with pytest.raises(InputError, match=match):
         build_index(table, queries, **options)
+
+
+@pytest.mark.parametrize("is_8_bit", [False, True])
+def test_15_zero_rows_of_the_models_own_are_never_found_and_no_error(is_8_bit):
+    table, queries = table_and_queries(600)
+    table[[0, 7, 299]] = 0  # special ones and others, as transformers initialises a padding row
+    queries = -np.abs(queries) * table.sum(axis=0).clip(-1, 1)  # a logit of 0 is among the best
+    built = build_index(table, queries, special_ids=(2, 7), n_own=300, is_8_bit=is_8_bit)
+    assert built.index.special_E.tolist() == [2]
+    assert not {0, 7, 299} & set(built.index.blocks.ids.reshape(-1).tolist())
+    ids, _ = search(built.index, queries, 597, ALL_BLOCKS, table_VD=table)
+    assert sorted(set(np.asarray(ids)[0].tolist())) == sorted({*range(600)} - {0, 7, 299})
+    assert measure_recall(built, table, queries, probes=(ALL_BLOCKS,)).recall == {len(built.index.blocks): 1.0}
+    with pytest.raises(InputError, match="Rows 299 of the table are zero"):
+        build_index(table, queries, n_own=299)
 
 
 def test_searches_that_cannot_be_done_are_told(case):

@@ -240,9 +240,11 @@ def test_a_run_that_was_stopped_goes_on(tmp_path, monkeypatch, n_before, where):
             embed(tmp_path / "table", output_VD=OUTPUT)
     with pytest.raises(InputError, match="is not finished"):
         open_table(tmp_path / "table")
-    told = []
+    made, told, write_rows_done = [], [], module.write_rows_done
+    monkeypatch.setattr(module, "write_rows_done", lambda folder, n: (made.append(n), write_rows_done(folder, n)))
     table = embed(tmp_path / "table", output_VD=OUTPUT, progress=told.append)
-    assert told[0] == CHUNK * (n_before + (where == "after the note"))
+    n_chunks = -(-VOCABULARY.size // CHUNK)
+    assert len(made) == n_chunks - n_before - (where == "after the note")
     assert sum(told) == VOCABULARY.size
     np.testing.assert_array_equal(all_rows(table, "output"), whole)
 
@@ -278,7 +280,7 @@ def test_no_other_folder_is_touched(tmp_path):
 def test_a_disk_too_small_is_told_at_once(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10))
-    with pytest.raises(InputError, match=r"takes 0\.0 GB"):
+    with pytest.raises(InputError, match=r"takes \d+ KB and .* has 10 bytes free"):
         embed(tmp_path / "table")
     assert not (tmp_path / "table").exists()
 
@@ -329,7 +331,7 @@ def test_what_does_not_fit_devices_is_told(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="do not divide rows of width 16"):
         table.to_device(make_mesh(1, 3))
     monkeypatch.setattr(vocabulary_table, "_host_memory", lambda: 10)
-    with pytest.raises(InputError, match="GB on the devices"):
+    with pytest.raises(InputError, match=r"takes \d+ KB on the devices, of which 10 bytes are free"):
         table.to_device()
 
 
@@ -355,11 +357,44 @@ def test_damage_is_named_not_read_as_zeros(tmp_path):
         open_table(tmp_path / "table")
 
 
+@pytest.mark.parametrize("damage", ["missing", "cut", "a bit", "layout", "no layout", "no array"])
+def test_16_a_damaged_table_is_mended_by_embedding_it_again(tmp_path, damage):
+    folder = tmp_path / "table"
+    whole = all_rows(embed(folder, output_VD=OUTPUT), "output")
+    chunk, layout = folder / "output" / "1.0", folder / "output" / "zarr.json"
+    others = {path: path.stat().st_mtime_ns for path in folder.glob("*/*.0") if path != chunk}
+    match damage:
+        case "missing":
+            chunk.unlink()
+        case "cut":
+            chunk.write_bytes(chunk.read_bytes()[:-8])
+        case "a bit":
+            content = bytearray(chunk.read_bytes())
+            content[100] ^= 1
+            chunk.write_bytes(content)
+        case "layout":
+            layout.write_text("{")
+        case "no layout":
+            layout.unlink()
+        case "no array":
+            shutil.rmtree(folder / "output")
+    with pytest.raises(CheckpointError, match=r"is damaged.*embed the vocabulary again"):
+        all_rows(open_table(folder), "output")
+    np.testing.assert_array_equal(all_rows(embed(folder, output_VD=OUTPUT), "output"), whole)
+    np.testing.assert_array_equal(all_rows(open_table(folder), "input")[: BPE.n_own], SOURCE[: BPE.n_own])
+    if damage in ("missing", "cut", "a bit"):
+        assert all(
+            path.stat().st_mtime_ns == before
+            for path, before in others.items()
+            if path.parent.name == "input" and path.name != "1.0"
+        )
+
+
 @pytest.mark.parametrize(
     ("file", "change", "said"),
     [
         ("table.json", {"format": "x"}, "is not a table"),
-        ("table.json", {"version": 2}, "has version 2"),
+        ("table.json", {"version": 3}, "has version 3"),
         ("table.json", {"rows": "many"}, "damaged .rows."),
         ("table.json", {"dtype": "int8"}, "damaged .dtype"),
         ("done.json", {"rows": True}, "done.json is damaged"),
@@ -372,10 +407,19 @@ def test_damaged_notes_are_named(tmp_path, file, change, said):
     with pytest.raises(InputError, match=said):
         open_table(tmp_path / "table")
     path.write_text("{")
-    with pytest.raises(InputError, match="is damaged"):
+    with pytest.raises(InputError, match="is not readable JSON"):
         open_table(tmp_path / "table")
     with pytest.raises(InputError, match="There is no"):
         open_table(tmp_path / "nowhere")
+
+
+def test_16_a_table_whose_notes_are_damaged_is_replaced(tmp_path):
+    for content in ("{", '{"format": "dyntok_vocabulary_table", "version": 1}'):
+        embed(tmp_path / "table", overwrite=True)
+        (tmp_path / "table" / "table.json").write_text(content)
+        with pytest.raises(InputError, match="--overwrite"):
+            embed(tmp_path / "table")
+    np.testing.assert_array_equal(embed(tmp_path / "table", overwrite=True).rows(0, 5), SOURCE[:5])
 
 
 @pytest.mark.parametrize(
@@ -396,8 +440,8 @@ def test_what_does_not_fit_the_vocabulary_is_refused(tmp_path, options, said):
 def test_options_that_cannot_be_are_refused(tmp_path, monkeypatch):
     table = embed(tmp_path / "table")
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # users have no check of types before ours
-    for options in ({"chunk_rows": 0}, {"dtype": "int8"}):
-        with pytest.raises(InputError, match="A table has rows of"):
+    for options, said in (({"chunk_rows": 0}, "chunk_rows must be 1 or more"), ({"dtype": "int8"}, "has rows of")):
+        with pytest.raises(InputError, match=said):
             embed(tmp_path / "other", **options)
     with pytest.raises(InputError, match="which must be input or output, got 'logits'"):
         table.to_device(which="logits")

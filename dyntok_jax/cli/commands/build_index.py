@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 
 import tyro
 
-from dyntok_jax.cli.shared import OptionalPath, arg, print_out, progress_bar, read_columns
+from dyntok_jax.cli.shared import OptionalPath, arg, print_out, progress_bar, read_columns, waiting
 
 SAMPLE_LANGUAGES = ("en", "de", "es", "fr")
 """Languages of the packaged sample that decoders such as the packaged one know well."""
@@ -57,7 +57,7 @@ class BuildIndex:
         from dyntok_jax.decoding import end_ids
         from dyntok_jax.errors import InputError
         from dyntok_jax.files import check_free, load_model
-        from dyntok_jax.vocabulary import open_table
+        from dyntok_jax.vocabulary import open_table, readable_bytes
         from dyntok_jax.vocabulary.index import RECALL_AT, build_index, measure_recall, save_index, table_identity
 
         keep_compiled_programs()
@@ -91,7 +91,7 @@ class BuildIndex:
         blocks = built.index.blocks
         print_out(
             f"{table.config.rows:,} rows in {len(blocks):,} blocks of up to {blocks.size}, "
-            f"{built.index.n_bytes / 1e9:.2f} GB, in {seconds:.0f} s.",
+            f"{readable_bytes(built.index.n_bytes)}, in {seconds:.0f} s.",
             *_measured(built, RECALL_AT),
             f"Written: {self.output}",
         )
@@ -102,18 +102,21 @@ class BuildIndex:
         import numpy as np
 
         from dyntok_jax.decoding import BATCH, LargeVocabulary, hidden_queries, written_queries
+        from dyntok_jax.vocabulary.index import zero_rows
 
         n_building = max(1, int(BUILDING_SHARE * len(texts)))
         parts = [part for part in (texts[:n_building], texts[n_building:]) if part]
-        found = [[hidden_queries(model, part)] for part in parts]
+        with waiting("Reading texts"):
+            found = [[hidden_queries(model, part)] for part in parts]
         if self.written_tokens:
             input_VD, config = table.to_device(), table.config
+            own_VD = table.rows(0, tokenizer.n_own, "output")
             all_rows = LargeVocabulary(
                 input_VD=input_VD,
                 output_VD=table.to_device(which="output") if config.has_output else None,
                 index=None,
                 constituents_VS=jnp.full((config.rows, 1), -1, jnp.int32),  # read only by repetition penalties
-                banned_E=tokenizer.tokenless_ids,
+                banned_E=np.union1d(zero_rows(own_VD), tokenizer.tokenless_ids).astype(np.int32),
                 k=1,
             )
             write = partial(written_queries, model, all_rows, end_ids=ends, n_tokens=self.written_tokens)

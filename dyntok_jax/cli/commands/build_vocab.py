@@ -56,7 +56,9 @@ class BuildVocab:
   dyntok embed-vocab vocab --output table               the next step: its rows
 """
 
-    files: tyro.conf.Positional[Annotated[tuple[str, ...], arg(name="text", metavar="TEXT [TEXT ...]")]]
+    files: tyro.conf.Positional[
+        Annotated[tuple[str, ...], arg(name="text", metavar="TEXT [TEXT ...]", help_behavior_hint="")]
+    ]
     size: Annotated[int, arg(metavar="N")]
     output: Annotated[str, arg(metavar="FOLDER")]
     words: Annotated[tuple[str, ...], arg(metavar="FILE|wordfreq:CODE ...", help_behavior_hint="")] = ()

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 import tyro
 
-from dyntok_jax.cli.shared import arg, print_out
+from dyntok_jax.cli.shared import arg, print_out, waiting
 
 
 @dataclass(frozen=True)
@@ -40,4 +40,6 @@ class Convert:
         """Converts, and prints what was left out."""
         from dyntok_jax.files import convert_folder
 
-        print_out(*convert_folder(self.source, self.target, dtype=self.dtype, overwrite=self.overwrite))
+        with waiting("Converting"):
+            said = convert_folder(self.source, self.target, dtype=self.dtype, overwrite=self.overwrite)
+        print_out(*said)

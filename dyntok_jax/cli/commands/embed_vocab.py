@@ -46,7 +46,13 @@ class EmbedVocab:
         from dyntok_jax.cli.shared import keep_compiled_programs
         from dyntok_jax.files import load_model
         from dyntok_jax.sharding import make_mesh
-        from dyntok_jax.vocabulary import RowSource, embed_vocabulary, load_vocabulary, read_vocabulary_config
+        from dyntok_jax.vocabulary import (
+            RowSource,
+            embed_vocabulary,
+            load_vocabulary,
+            read_vocabulary_config,
+            readable_bytes,
+        )
 
         keep_compiled_programs()
         name = self.model or read_vocabulary_config(self.folder)["model"]
@@ -71,6 +77,6 @@ class EmbedVocab:
         tables = "an input and an output row" if config.has_output else "one row for input and output"
         print_out(
             f"{config.rows:,} entries ({vocabulary.size - vocabulary.n_own:,} new) have {tables}, {config.width} wide, "
-            f"{config.dtype}, {config.n_bytes / 1e9:.2f} GB, in {time.perf_counter() - began:.0f} s.",
+            f"{config.dtype}, {readable_bytes(config.n_bytes)}, in {time.perf_counter() - began:.0f} s.",
             f"Written: {self.output}",
         )

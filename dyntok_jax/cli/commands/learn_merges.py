@@ -54,7 +54,7 @@ class LearnMerges:
   dyntok encode new.txt --merge-list merges.jsonl      the next step: to use them
 """
 
-    files: tyro.conf.Positional[Annotated[tuple[str, ...], arg(metavar="FILE [FILE ...]")]]
+    files: tyro.conf.Positional[Annotated[tuple[str, ...], arg(metavar="FILE [FILE ...]", help_behavior_hint="")]]
     output: Annotated[str, arg(metavar="PATH")]
     merges: Annotated[int, arg(metavar="N")]
     model: Model = DEFAULT_MODEL

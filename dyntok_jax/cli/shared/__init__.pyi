@@ -64,6 +64,7 @@ from .screen import (
     print_out as print_out,
     progress_bar as progress_bar,
     text_out as text_out,
+    waiting as waiting,
 )
 from .text_inputs import (
     ALIGNED_SUFFIXES as ALIGNED_SUFFIXES,

@@ -54,7 +54,7 @@ def _load(path: str) -> dict[str, Any]:
         options = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path} is not TOML ({error}): write options such as steps = 4000.") from error
     if wrong := [name for name, value in options.items() if isinstance(value, dict) or name == "config"]:
         raise InputError(

@@ -7,7 +7,7 @@ from typing import Any
 
 import tyro
 
-from dyntok_jax.errors import DyntokError
+from dyntok_jax.errors import DyntokError, escaped
 
 
 def parse(command: Any, **options: Any) -> Any:
@@ -31,5 +31,5 @@ def parse(command: Any, **options: Any) -> Any:
             cause = cause.__context__
         if cause is not None:
             raise cause from None
-        sys.stderr.write(printed.getvalue())
+        sys.stderr.write(escaped(printed.getvalue()))  # it quotes the arguments
         raise

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dyntok_jax.errors import InputError
+from dyntok_jax.storage import json_kind
 from dyntok_jax.text import STDIN, decode_line, read_bytes
 
 EXAMPLE_LANGUAGES = ("en", "es", "de")
@@ -84,12 +85,13 @@ def example_pairs() -> list[Pair]:
 
 
 def _row(line: bytes, where: str) -> Pair | Question:
+    text = decode_line(line, where)
     try:
-        row = json.loads(decode_line(line, where))
-    except (json.JSONDecodeError, RecursionError) as error:
+        row = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{where} is not JSON ({error}): give one JSON object per line.") from error
     if not isinstance(row, dict):
-        raise InputError(f"{where} is a JSON {type(row).__name__}, not an object: write {SHAPES}.")
+        raise InputError(f"{where} is {json_kind(row)}, not an object: write {SHAPES}.")
     if {"prompt", "continuation"} <= row.keys():
         return Pair(*(_text(row[name], f"{where}: {name}") for name in ("prompt", "continuation")))
     if not {"question", "options", "answer"} <= row.keys():

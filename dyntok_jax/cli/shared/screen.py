@@ -1,14 +1,20 @@
 """Printing: texts, tables and notes to standard output, progress to standard error."""
 
 import sys
+import threading
+import time
 import unicodedata
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from dyntok_jax.errors import escaped
+
+FIRST_LINE_SECONDS, LONGEST_SILENCE_SECONDS = 10.0, 300.0
+"""Of progress that goes to a file or pipe."""
 PIPE_WIDTH = 120
 """Columns where there is no terminal."""
 
@@ -65,14 +71,65 @@ def _print(console: Console, *parts: RenderableType) -> None:
         if isinstance(part, Table):
             console.print(part)
         else:
-            console.print(part, markup=False, soft_wrap=not console.is_terminal)
+            text = escaped(part) if isinstance(part, str) else part  # names of files are in it
+            console.print(text, markup=False, soft_wrap=not console.is_terminal)
 
 
 @contextmanager
 def progress_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error, removed when done; none without a terminal or for a total of 0. Yields its advance."""
+    """A bar on standard error, removed when done; without a terminal a line now and then; nothing for a total of 0.
+
+    Yields the function that advances it.
+    """
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not (total and console.is_terminal)) as bars:
+    if total and not console.is_terminal:
+        with progress_lines(title, total) as advance:
+            yield advance
+        return
+    with Progress(*columns, console=console, transient=True, disable=not total) as bars:
         bar = bars.add_task(title, total=total)
         yield lambda steps: bars.advance(bar, steps)
+
+
+@contextmanager
+def progress_lines(title: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """A line on standard error now and then, for files and pipes: seldom once it is late, and none of what is quick.
+
+    They come whether or not steps are done meanwhile: to compile the first one may take longest.
+
+    Args:
+      title: what is done.
+      total: its steps; None where they are not counted.
+
+    Yields:
+      What takes the number of steps done.
+    """
+    began, done, is_over = time.monotonic(), [0], threading.Event()
+
+    def write() -> None:
+        pause = FIRST_LINE_SECONDS
+        while not is_over.wait(pause):
+            seconds = time.monotonic() - began
+            steps = "" if total is None else f"{done[0]:,} of {total:,}, "
+            with suppress(OSError, ValueError):  # nobody reads it any more
+                print(f"{title}: {steps}{seconds:.0f} s", file=sys.stderr, flush=True)
+            pause = min(max(FIRST_LINE_SECONDS, 0.2 * seconds), LONGEST_SILENCE_SECONDS)
+
+    def advance(steps: int) -> None:
+        done[0] += steps
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    try:
+        yield advance
+    finally:
+        is_over.set()
+        writer.join()
+
+
+@contextmanager
+def waiting(title: str) -> Iterator[None]:
+    """Tells files and pipes now and then that something goes on whose steps are not counted."""
+    with nullcontext() if Console(stderr=True).is_terminal else progress_lines(title):
+        yield

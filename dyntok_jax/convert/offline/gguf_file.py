@@ -20,10 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from dyntok_jax.convert import MAX_SHARD_BYTES, LazyTensor, check_not_lfs_pointer, write_weights
+from dyntok_jax.convert import MAX_SHARD_BYTES, LazyTensor, write_weights
+from dyntok_jax.convert.offline.gguf_sizes import check_gguf_sizes
 from dyntok_jax.convert.offline.gguf_tokenizer import gguf_tokenizer, gguf_tokenizer_config, token_id
-from dyntok_jax.errors import CheckpointError
-from dyntok_jax.models import is_number
+from dyntok_jax.errors import CheckpointError, ConfigError
+from dyntok_jax.models import DecoderConfig, is_number
+from dyntok_jax.storage import check_not_lfs_pointer
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -44,6 +46,18 @@ IGNORED = (ROPE_FREQS, r"blk\.\d+\.attn_rot_embd\.weight")
 """Tensors that hold no weights: factors of the rotary frequencies are read into the config."""
 UNSUPPORTED = {"expert_count": 0, "logit_scale": 1, "residual_scale": 1, "embedding_scale": 1, "attention.scale": 0}
 """Fields that change what the model computes, with the neutral value of each."""
+READ = {
+    *("embedding_length", "block_count", "context_length", "feed_forward_length", "vocab_size"),
+    *("attention.head_count", "attention.head_count_kv", "attention.key_length", "attention.value_length"),
+    *("attention.layer_norm_rms_epsilon", "rope.dimension_count", "rope.freq_base"),
+    *("rope.scaling.type", "rope.scaling.factor", "rope.scaling.original_context_length"),
+}
+"""Fields that are read here."""
+INERT = {
+    *("rope.scaling.finetuned", "tensor_data_layout"),
+    *("expert_used_count", "expert_weights_scale", "expert_feed_forward_length"),  # of experts, which are refused
+}
+"""Fields that do not change what the model computes."""
 LLAMA3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 """The values of Llama 3.1 and its successors; GGUF keeps only the factors that follow from them."""
 
@@ -150,7 +164,7 @@ def read_gguf(source: str | os.PathLike) -> GgufFile:
     """
     path = Path(source)
     try:
-        check_not_lfs_pointer(path)
+        check_not_lfs_pointer(path, CheckpointError)
         with path.open("rb") as file:
             head = file.read(8)
     except OSError as error:
@@ -167,6 +181,7 @@ def read_gguf(source: str | os.PathLike) -> GgufFile:
             f"{path} has GGUF version {version}; versions {' and '.join(map(str, VERSIONS))} are supported. "
             "Convert the model again with a current llama.cpp."
         )
+    check_gguf_sizes(path)
     package = gguf_package()
     try:
         reader = package.GGUFReader(path)
@@ -212,6 +227,10 @@ def gguf_config(file: GgufFile) -> dict[str, Any]:
       CheckpointError: fields are missing or not supported.
     """
     width, layers, heads = (_number(file, key) for key in ("embedding_length", "block_count", "attention.head_count"))
+    if layers > len(file.tensors):
+        raise CheckpointError(
+            f"{file.path} says {layers:,} layers, and has {len(file.tensors):,} tensors: fetch it again."
+        )
     head_width = _number(file, "attention.key_length", width // heads)
     if "token_embd.weight" not in file.tensors:
         raise CheckpointError(
@@ -219,6 +238,8 @@ def gguf_config(file: GgufFile) -> dict[str, Any]:
         )
     asked = {key: _number(file, key, neutral, takes_fractions=True) for key, neutral in UNSUPPORTED.items()}
     asked = {key: value for key, value in asked.items() if value != UNSUPPORTED[key]}
+    own = [key.removeprefix(f"{ARCHITECTURE}.") for key in file.fields if key.startswith(f"{ARCHITECTURE}.")]
+    asked |= {key: file.fields[f"{ARCHITECTURE}.{key}"] for key in own if key not in {*READ, *INERT, *UNSUPPORTED}}
     for key in ("attention.value_length", "rope.dimension_count"):
         if (value := _number(file, key, head_width)) != head_width:
             asked[key] = value
@@ -249,7 +270,13 @@ def gguf_config(file: GgufFile) -> dict[str, Any]:
     for name in ("bos", "eos", "padding"):
         config[f"{name.removesuffix('ding')}_token_id"] = token_id(file.fields, name)
     scaling = _rope_scaling(file, config)
-    return config | ({"rope_scaling": scaling} if scaling else {})
+    config |= {"rope_scaling": scaling} if scaling else {}
+    if scaling is None or scaling["rope_type"] != "yarn":  # which is written for others, and not read here
+        try:
+            DecoderConfig.from_hf(config)
+        except ConfigError as error:
+            raise CheckpointError(f"{file.path} holds no model that can be converted: {error}") from error
+    return config
 
 
 def _number(

@@ -92,7 +92,8 @@ def gguf_tokenizer(path: Path, fields: Mapping[str, Any]) -> Tokenizer:
     try:
         match kind:
             case "gpt2":
-                tokenizer = _byte_level_bpe(path, fields)
+                text_pieces = [piece for piece, kind in zip(tokens, types, strict=True) if kind == NORMAL]
+                tokenizer = _byte_level_bpe(path, fields, text_pieces)
             case "llama":
                 tokenizer = _sentencepiece_bpe(path, fields, types)
             case _:
@@ -109,10 +110,15 @@ def gguf_tokenizer(path: Path, fields: Mapping[str, Any]) -> Tokenizer:
     return tokenizer
 
 
-def _byte_level_bpe(path: Path, fields: Mapping[str, Any]) -> Tokenizer:
+def _byte_level_bpe(path: Path, fields: Mapping[str, Any], text_pieces: list[str]) -> Tokenizer:
     splitting = _splitting(path, fields)
     merges = [tuple(merge.split(" ", 1)) for merge in fields.get("tokenizer.ggml.merges") or []]
     vocabulary = _ids(fields["tokenizer.ggml.tokens"])
+    if not merges and any(len(piece) > 1 for piece in text_pieces):
+        raise CheckpointError(
+            f"{path} has no merges (tokenizer.ggml.merges): all text would fall into single bytes. Fetch it again, or "
+            "convert the model again with a current llama.cpp."
+        )
     tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=splitting.takes_whole))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(list(splitting.steps))
     tokenizer.decoder = decoders.ByteLevel()

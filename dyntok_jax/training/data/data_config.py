@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from dyntok_jax.errors import ConfigError
-from dyntok_jax.options import Boundary
+from dyntok_jax.options import Boundary, is_real, take_whole_numbers
 from dyntok_jax.training.data.written_options import (
     EVERY,
     Count,
@@ -115,8 +115,9 @@ class DataConfig:
     prefetch: Unlisted[int] = 4
 
     def __post_init__(self):
-        for name, least in _LEAST.items():
-            _check(name, value := getattr(self, name), value >= least, f"at least {least}")
+        take_whole_numbers(self, _LEAST, ConfigError)
+        for name in ("share_mean", *_PROBABILITIES, *_NOT_NEGATIVE):
+            _check(name, value := getattr(self, name), is_real(value), "a number")
         _check("share_mean", self.share_mean, 0 <= self.share_mean <= 100, "a percentage, from 0 to 100")
         for name in _PROBABILITIES:
             _check(name, value := getattr(self, name), 0 <= value <= 1, "a probability, from 0 to 1")

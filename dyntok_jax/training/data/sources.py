@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dyntok_jax.errors import InputError
+from dyntok_jax.storage import check_not_lfs_pointer, json_kind
 from dyntok_jax.text import decode_line, stream_byte_lines, stream_lines
 
 DATASET = "hf:"
@@ -63,12 +64,13 @@ def _json_texts(file: str, field: str) -> Iterator[str]:
         if not line.strip():
             continue
         where = f"{file}, line {number}"
+        text = decode_line(line, where)
         try:
-            row = json.loads(decode_line(line, where))
-        except (json.JSONDecodeError, RecursionError) as error:
+            row = json.loads(text)
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{where} is not JSON ({error}): give one JSON object a line.") from error
         if not isinstance(row, dict):
-            raise InputError(f"{where} is a JSON {type(row).__name__}, not an object: give one object a line.")
+            raise InputError(f"{where} is {json_kind(row)}, not an object: give one object a line.")
         if field not in row:
             raise InputError(f"{where} has no field {field!r}: name one of {_named(row)} ({file}::FIELD).")
         yield from _checked([row[field]], where)
@@ -81,6 +83,8 @@ def _parquet_texts(file: str, field: str) -> Iterator[str]:
     except ImportError:
         raise InputError(f"Reading {file} takes pyarrow: pip install 'dyntok_jax[data]'.") from None
     try:
+        if Path(file).is_file():
+            check_not_lfs_pointer(Path(file), InputError)
         table = parquet.ParquetFile(file)
         columns = table.schema_arrow.names
         if field not in columns:
@@ -124,7 +128,7 @@ def _checked(values: Iterable[Any], where: str) -> Iterator[str]:
         if text is None:
             continue
         if not isinstance(text, str):
-            raise InputError(f"{where} holds a {type(text).__name__}, not a text: name another field.")
+            raise InputError(f"{where} holds {json_kind(text)}, not a text: name another field.")
         try:
             text.encode()
         except UnicodeEncodeError:

@@ -3,6 +3,7 @@ from .building import (
     build_index as build_index,
     measure_recall as measure_recall,
     recall_of as recall_of,
+    zero_rows as zero_rows,
 )
 from .index_folder import (
     load_index as load_index,

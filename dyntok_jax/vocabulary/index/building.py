@@ -24,6 +24,8 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Int32
 
 from dyntok_jax.errors import InputError
+from dyntok_jax.options import whole_number
+from dyntok_jax.types import EXCLUDED
 from dyntok_jax.vocabulary.index.block_ranking import rank_among_each_other, rank_blocks, rank_fit
 from dyntok_jax.vocabulary.index.inner_products import (
     BLOCK_ROWS,
@@ -89,15 +91,16 @@ def build_index(
       table_VD: the rows; may be memory-mapped, is read in chunks.
       queries_QD: real queries, such as hidden states, which shape the blocks and their ranking.
       special_ids: rows that every search scores.
-      n_own: number of the model's own rows, the first ones, which share no block with the others.
+      n_own: number of the model's own rows, the first ones, which share no block with the others. Those that are zero,
+        such as the padding token's, are left out: no search finds them.
       n_cells: of k-means; None for one per `BLOCKS_PER_CELL` blocks.
       is_8_bit: store rows as int8 with a scale each, in a quarter of the memory; searches then need the table too.
       seed: of the training sample; the same seed builds the same index.
       progress: called with the share done, 0 to 1.
 
     Raises:
-      InputError: rows are NaN or zero, there are fewer rows than cells, queries are missing, not finite or of another
-        width, or special ids are out of range.
+      InputError: rows are NaN, or those of new tokens zero; there are fewer rows than cells; queries are missing, not
+        finite or of another width; or special ids are out of range.
 
     >>> rows_VD = table.rows(0, table.config.rows, "output")
     >>> built = build_index(rows_VD, queries, n_own=600)
@@ -105,17 +108,19 @@ def build_index(
     array([200, 200, 200,  12], dtype=int32)
     """
     n_rows, width = table_VD.shape
-    special_E = _checked_special(special_ids, n_rows)
-    row_R = np.setdiff1d(np.arange(n_rows, dtype=np.int32), special_E)
-    n_cells = max(1, len(row_R) // (BLOCKS_PER_CELL * BLOCK_ROWS)) if n_cells is None else n_cells
-    if n_cells < 1 or len(row_R) < n_cells:
+    zero_Z = zero_rows(table_VD[:n_own])
+    special_E = np.setdiff1d(_checked_special(special_ids, n_rows), zero_Z)
+    row_R = np.setdiff1d(np.arange(n_rows, dtype=np.int32), np.union1d(special_E, zero_Z))
+    fitting = max(1, len(row_R) // (BLOCKS_PER_CELL * BLOCK_ROWS))
+    n_cells = fitting if n_cells is None else whole_number("n_cells", n_cells)
+    if len(row_R) < n_cells:
         raise InputError(f"{len(row_R)} rows do not fill {n_cells} cells: ask for 1 to {max(1, len(row_R))} cells.")
     shaping = _checked_queries(queries_QD, width)
     metric_DD, back_DD = _metric(shaping)
-    top_norm = _largest_norm(table_VD, metric_DD)
+    top_norm = _largest_norm(table_VD, metric_DD, n_own)
     lifted = partial(_lifted_rows, table_VD, metric_DD, top_norm)
 
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(whole_number("seed", seed, least=0))
     parts, n_done = [], 0
     for group_R in (row_R[row_R < n_own], row_R[row_R >= n_own]):
         if len(group_R):
@@ -184,18 +189,30 @@ def _metric(queries_QD: Float32[np.ndarray, "Q D"]) -> tuple[Float32[np.ndarray,
     return metric_DD.astype(np.float32), back_DD.astype(np.float32)
 
 
-def _largest_norm(table_VD, metric_DD) -> float:
+def zero_rows(rows_RD: Float[np.ndarray, "R D"]) -> Int32[np.ndarray, "Z"]:
+    """Which rows are zero, such as the padding token's in many models: their logit would be 0, whatever is asked.
+
+    >>> zero_rows(np.array([[1.0, 0.0], [0.0, 0.0]]))
+    array([1], dtype=int32)
+    """
+    starts = range(0, len(rows_RD), CHUNK)
+    chunks = (np.asarray(rows_RD[start : start + CHUNK], np.float32) for start in starts)
+    found = [start + np.flatnonzero(~rows.any(axis=1)) for start, rows in zip(starts, chunks, strict=True)]
+    return np.concatenate([np.zeros(0, np.int32), *found]).astype(np.int32)
+
+
+def _largest_norm(table_VD, metric_DD, n_own) -> float:
     """The largest norm in the metric.
 
     Raises:
-      InputError: rows are zero or not finite.
+      InputError: rows of new tokens are zero, or any row is not finite.
     """
     largest = 0.0
     for start in range(0, len(table_VD), CHUNK):
         rows_RD = np.asarray(table_VD[start : start + CHUNK], np.float32)
         for is_bad_R, what in (
             (~np.isfinite(rows_RD).all(axis=1), "hold NaN or infinity"),
-            (~rows_RD.any(1), "are zero"),
+            (~rows_RD.any(1) & (np.arange(start, start + len(rows_RD)) >= n_own), "are zero"),
         ):
             if is_bad_R.any():
                 bad = (start + np.flatnonzero(is_bad_R)).tolist()
@@ -321,11 +338,14 @@ def _lay_out(table_VD, parts, special_E, lifted, back_DD, queries_QD, *, is_8_bi
 
 def _measured(index, table_VD, queries_QD, probes) -> tuple[dict[int, float], dict[int, float]]:
     """The shares of the true best rows, and of the best one, that each number of probed blocks finds."""
-    k = min(RECALL_AT, len(table_VD))
+    all_V = np.arange(len(table_VD), dtype=np.int32)
+    left_out = np.setdiff1d(all_V, np.union1d(index.blocks.ids, index.special_E))
+    k = min(RECALL_AT, len(table_VD) - len(left_out))
     table_VD, index = jnp.asarray(table_VD), jax.tree.map(jnp.asarray, index)
 
     def exact(_, table_VD, batch_BD):
-        return exact_search(table_VD, batch_BD, k)
+        ids_BK, logits_BK = exact_search(table_VD, batch_BD, k + len(left_out))
+        return best(ids_BK, jnp.where(jnp.isin(ids_BK, left_out), EXCLUDED, logits_BK), k)
 
     true_QK = _found(exact, index, table_VD, queries_QD)
     recall, best_found = {}, {}

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from dyntok_jax.errors import CheckpointError, InputError
 from dyntok_jax.files import new_folder
-from dyntok_jax.storage import save_arrays
+from dyntok_jax.storage import check_not_lfs_pointer, read_json, save_arrays
 from dyntok_jax.vocabulary import TableConfig
 from dyntok_jax.vocabulary.index.building import Built
 from dyntok_jax.vocabulary.index.inner_products import MipsIndex, RowBlocks
@@ -86,10 +86,7 @@ def read_about(folder: str | os.PathLike) -> dict[str, Any]:
     path = Path(folder) / CONFIG
     if not path.is_file():
         raise InputError(f"There is no index in {folder} (no {CONFIG}): name a folder that `dyntok build-index` wrote.")
-    try:
-        about = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}): build the index again.") from error
+    about = read_json(path, CheckpointError, "build the index again")
     if about.get("format") != FORMAT:
         raise CheckpointError(f"{folder} is not an index of this version ({FORMAT}): build it again.")
     return about
@@ -119,6 +116,7 @@ def load_index(folder: str | os.PathLike, *, table: str | None) -> MipsIndex:
             f"has {table[:12]}…): build an index of this table."
         )
     path = Path(folder) / ARRAYS
+    check_not_lfs_pointer(path, CheckpointError)
     try:
         with safe_open(path, framework="np") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
