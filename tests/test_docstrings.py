@@ -18,7 +18,6 @@ TO_DO: dict[str, set[str]] = {
     "convert": {
         "Checkpoint",
         "LazyTensor",
-        "check_not_lfs_pointer",
         "load_decoder",
         "load_encoder",
         "load_hypernet",
