@@ -1,9 +1,10 @@
 """What users choose: goals of merging, boundaries, scopes, pooling, defaults. Nothing here imports JAX."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Literal, TypeGuard, get_args
+from typing import TYPE_CHECKING, Literal, TypeGuard, TypeVar, get_args
 
 from dyntok_jax.errors import DyntokError, InputError
 
@@ -133,10 +134,17 @@ Goal = Merges | Share | Budget
 
 SurfaceMode = Literal["constituents", "retokenized"]
 
-Pooling = Literal["mean", "first", "none"]
+Pooling = Literal["auto", "mean", "first", "max", "last", "weighted_mean", "mean_sqrt", "none"]
+"""How the hidden states of a text's tokens become one row: their mean; that of the first token (`cls`) or of the last;
+their largest numbers; their mean weighted by position; their sum divided by the root of their number. `auto`: as the
+model's folder declares, the mean if it declares nothing. `none`: not at all."""
 
 Style = Literal["letters", "full"]
 """Whether the answer is a letter after the listed options (Hendrycks et al. 2021), or the option itself."""
+
+SpecialTokens = Literal["auto", "special", "text"]
+"""How special tokens that are written in a text (`</s>`) are read: as such, or as text like any other. `auto`: in plain
+texts as such, as the model's own tokenizer reads them; in chats, where only the template's own are meant, as text."""
 
 DEFAULT_MODEL = "e5-small"
 
@@ -154,6 +162,9 @@ PROBES = 48
 FULL = Share(100)
 """Full merging."""
 
+PROTECTED = {"digits": r"\d+"}
+"""Regular expressions that `Merging.protect` has a name for."""
+
 
 @dataclass(frozen=True)
 class Merging:
@@ -169,11 +180,14 @@ class Merging:
       max_subwords: the most subwords a token; None for no limit, `auto` for the length that the hypernetwork was
         trained for, 7 under FVT.
       merge_list: apply these merges instead of finding the texts' own; goal and limit are then the list's.
+      protect: text that keeps its own subwords: a regular expression, or `digits`, so that `1234567` is never one
+        token; None for nothing; `auto`: digits for decoders, nothing for encoders.
       merge_last: let a text's last segment merge; `auto`: yes for whole texts, no for prompts, whose last word may be
         unfinished.
 
     Raises:
-      InputError: a value is not one of these, or a merge list is given together with a goal.
+      InputError: a value is not one of these, or a merge list is given together with a goal, or `protect` is no regular
+        expression.
 
     >>> Merging(Share(50), boundary="word").scope
     'auto'
@@ -185,24 +199,43 @@ class Merging:
     max_subwords: int | Literal["auto"] | None = "auto"
     merge_list: "MergeList | None" = None
     merge_last: bool | Literal["auto"] = "auto"
+    protect: str | None = "auto"
 
     def __post_init__(self):
         if not isinstance(self.goal, Goal | None):
             raise InputError(
                 f"goal must be a Merges, Share or Budget, or None for static tokenization, got {self.goal!r}."
             )
-        _check_choice("boundary", self.boundary, get_args(Boundary))
-        _check_choice("scope", self.scope, (*get_args(Scope), "auto"))
+        check_choice("boundary", self.boundary, get_args(Boundary))
+        check_choice("scope", self.scope, (*get_args(Scope), "auto"))
         if self.max_subwords is not None and self.max_subwords != "auto":
             limit = whole_number("max_subwords", self.max_subwords, or_else="None for no limit, or 'auto'")
             object.__setattr__(self, "max_subwords", limit)
         if self.merge_list is not None and self.goal != FULL:
             raise InputError("A merge list decides itself how far to merge: give it without a goal.")
+        if self.protect is not None:
+            protected_pattern(self.protect)
 
     @property
     def is_static(self) -> bool:
         """Whether nothing is to be merged."""
         return self.goal is None
+
+
+def protected_pattern(protect: str) -> re.Pattern[str]:
+    """The regular expression that `Merging.protect` stands for.
+
+    Raises:
+      InputError: it is none.
+
+    >>> protected_pattern("digits").findall("10 of 1234567")
+    ['10', '1234567']
+    """
+    try:
+        return re.compile(PROTECTED.get(protect, protect))
+    except re.error as error:
+        names = ", ".join(PROTECTED)
+        raise InputError(f"protect must be a regular expression, or {names}, got {protect!r} ({error}).") from None
 
 
 def one_merging(goal: Goal | None, merging: Merging | None, default: Goal | None) -> Merging:
@@ -221,9 +254,21 @@ def one_merging(goal: Goal | None, merging: Merging | None, default: Goal | None
     return merging
 
 
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+Choice = TypeVar("Choice")
+
+
+def check_choice(name: str, value: Choice, choices: tuple[object, ...]) -> Choice:
+    """The value, checked to be one of the choices.
+
+    Raises:
+      InputError: it is none of them.
+
+    >>> check_choice("scope", "batch", ("batch", "example"))
+    'batch'
+    """
     if value not in choices:
-        raise InputError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
+        raise InputError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}.")
+    return value
 
 
 STATIC = Merging(goal=None)

@@ -42,7 +42,9 @@ class SubwordBatch(Generic[ArrayT]):
       segment_BL: number of the segment of a subword, counted from 0 within its sequence (through both texts of a
         pair); `NO_SEGMENT` for special tokens and padding.
       mask_BL: True for subwords and special tokens, False for padding; padding is always on the right.
-      type_BL: 0 in the first text of a pair and in single texts, 1 in the second (BERT's token types).
+      type_BL: the model's token types: BERT's have 1 in the second text of a pair, XLM-R's are all 0.
+      text_BL: 0 in the first text of a pair and in single texts, 1 in the second, whatever the model's types; -1 for
+        special tokens around texts, and padding.
       span_BL2: first character and one past the last that the subword's bytes touch, in the original text (of a pair,
         its own text; of pre-split words, the words joined by one space); (0, 0) where there is none.
       word_BL: index of the pre-split word the subword belongs to; -1 for special tokens, padding and unsplit text.
@@ -56,6 +58,7 @@ class SubwordBatch(Generic[ArrayT]):
     segment_BL: Int32[ArrayT, "B L"]
     mask_BL: Bool[ArrayT, "B L"]
     type_BL: Int32[ArrayT, "B L"]
+    text_BL: Int32[ArrayT, "B L"]
     span_BL2: Int32[ArrayT, "B L 2"]
     word_BL: Int32[ArrayT, "B L"]
     is_counted_BL: Bool[ArrayT, "B L"]

@@ -1,1 +1,1 @@
-"""One script a result: run one as `python -m experiments.NAME`."""
+"""One script per result: run one as `python -m experiments.NAME`."""

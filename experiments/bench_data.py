@@ -1,14 +1,14 @@
-"""Speed of the training input pipeline against what a training step takes.
+"""Speed of the training input pipeline compared with a training step.
 
     python -m experiments.bench_data --text de.txt.gz el.txt.gz --json bench_data.json
 
-Two CPU cores: 3 minutes, most of it for compiling training steps. Expect 20 batches a second or more (17 ms of one
+Two CPU cores: 3 minutes, most of it for compiling training steps. Expect 20 batches per second or more (17 ms of one
 core each) and some 100 batches in the time of a step.
 
 Without `--text` the texts are the packaged sample (the Universal Declaration in 15 languages, 750 texts). The pipeline
 runs alone, with one thread of its own, in batches of 24 texts of at most 96 subwords. Then some of its batches are
-trained on, with e5-small and the default hypernetwork: each twice, the second time timed. `--step-seconds` says what a
-step takes elsewhere, on an accelerator, and then nothing is trained.
+trained on, with e5-small and the default hypernetwork: each twice, the second time timed. `--step-seconds` gives the
+time of a step elsewhere, such as on an accelerator; then nothing is trained.
 """
 
 import json
@@ -53,10 +53,10 @@ class Options:
       text: text files, as FILE or CODE=FILE; by default the packaged sample.
       words: lists of words for pseudo-texts, half of a language's samples, as CODE=FILE or CODE=wordfreq:CODE.
       model: a folder, a Hugging Face Hub id, or a packaged model.
-      batch_size: texts a batch.
+      batch_size: texts per batch.
       batches: how many to time.
       steps: training steps to time.
-      step_seconds: what a step takes, if known.
+      step_seconds: the time of a step, if known.
       json: where to write the figures, as one flat object.
     """
 
@@ -109,14 +109,14 @@ def run(options: Options, console: Console) -> None:
 
 
 def sample_files(folder: Path) -> list[str]:
-    """The packaged sample, a file a language."""
+    """The packaged sample, one file per language."""
     for code, texts in load_sample().items():
         (folder / f"{code}.txt").write_text("\n".join(texts), encoding="utf-8")
     return [str(path) for path in sorted(folder.iterdir())]
 
 
 def seconds_a_batch(stream: Iterator[TrainingBatch], count: int) -> tuple[float, float]:
-    """How long a batch takes, and how much time of all cores."""
+    """Seconds per batch, elapsed and summed over all cores."""
     begin, cpu_begin = time.perf_counter(), time.process_time()
     for _ in range(count):
         next(stream)
@@ -124,7 +124,7 @@ def seconds_a_batch(stream: Iterator[TrainingBatch], count: int) -> tuple[float,
 
 
 def seconds_a_step(model: str, config: DataConfig, batches: list[TrainingBatch]) -> float:
-    """The median time of a training step on these batches, compilation not counted."""
+    """The median time of a training step on these batches, without compilation."""
     frozen, tokenizer = load_frozen(model)
     optimizer = make_optimizer(OptimizerConfig(), 1000)
     step = make_step(optimizer, OBJECTIVES)

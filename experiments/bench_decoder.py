@@ -1,21 +1,21 @@
-"""Speed of the decoder beside PyTorch transformers: decoding, prefill, time to the first token of dynamic prompts.
+"""Speed of the decoder compared with PyTorch transformers: decoding, prefill, first tokens of merged prompts.
 
     python -m experiments.bench_decoder --json bench_decoder.json --table bench_decoder.md
 
 SmolLM2 in float32 on all cores; prompts from the packaged sample. Rivals take turns for `--rounds` rounds, and all
-programs are compiled before the clock starts. Shown are best times, and beside them the medians over rounds.
+programs are compiled before the clock starts. The table shows best times and the medians over rounds.
 
-- Decoding: greedy, behind prompts of 64 tokens, in batches of 1 and 8. Ours is `DynamicDecoder.generate`, static, text
+- Decoding: greedy, after prompts of 64 tokens, in batches of 1 and 8. Ours is `DynamicDecoder.generate`, static, text
   included; theirs is `generate` (sdpa, key/value cache) on the same ids. The time of a step is that of a long call
-  less that of a short one, so prefill is left out; neither stops before its last token.
+  minus that of a short one, which excludes prefill; neither stops before its last token.
 - Memory: a step at batch 1 must read every weight once. The machine's bandwidth is the best of numpy, PyTorch and JAX
   summing a large float32 array on all cores, in turns in the same run.
 - Prefill: 512 tokens to the first new one. Ours is `generate` for one token, theirs the bare forward pass with a cache
   and the logits of the last position.
 - Time to the first token: prompts of some 600, 1,000 and 1,400 static tokens in three languages, static and with full
-  merging (pretokens, at most 7 subwords, FVT), tokenization and merging included.
-- Programs: what a session of 50 merged prompts of different lengths compiles, by a tiny random decoder with the real
-  tokenizer; counted are the entries of all jitted steps, and beside them whatever XLA compiled at all.
+  merging (pretokens, at most 7 subwords, FVT), including tokenization and merging.
+- Programs: how many a session of 50 merged prompts of different lengths compiles, with a tiny random decoder and the
+  real tokenizer: the cache entries of all jitted steps, and everything that XLA compiled.
 
 Two CPU cores: some 8 minutes for 5 rounds.
 """
@@ -69,9 +69,9 @@ class Options:
     Attributes:
       model: a folder, a Hub id, or a packaged model.
       rounds: how often each rival runs.
-      batches: sequences decoded at a time.
-      prompt_tokens: of the prompts that decoding goes on behind.
-      new_tokens: the length of the short call and of the long one.
+      batches: batch sizes of decoding.
+      prompt_tokens: length of the prompts that decoding continues.
+      new_tokens: the lengths of the short and the long call.
       prefill_tokens: of the prompt that is read.
       languages: of the prompts that are merged.
       merged_prompts: their static tokens, roughly.
@@ -96,10 +96,10 @@ class Options:
 
 
 def texts_of_length(encoder: TextEncoder, language: str, n_tokens: int, count: int) -> list[str]:
-    """Different texts that are exactly `n_tokens` to the model's own tokenizer, from the sample.
+    """Different texts of the sample with exactly `n_tokens` static tokens.
 
     Raises:
-      InputError: the sample does not have as many.
+      InputError: the sample does not have that many.
     """
     paragraphs, texts = load_sample()[language], []
     for first in range(len(paragraphs)):
@@ -108,16 +108,18 @@ def texts_of_length(encoder: TextEncoder, language: str, n_tokens: int, count: i
         if len(texts) == count or len(static.ids_N) < n_tokens:
             break
         text = whole[: static.span_N2[n_tokens - 1, 1]]
-        # a cut within a word, or a character, may be written otherwise
+        # a text cut within a word or a character may be tokenized differently
         if encoder.encode_static([text]).lengths[0] == n_tokens:
             texts.append(text)
     if len(texts) < count:
-        raise InputError(f"The sample has {len(texts)} texts of {n_tokens} tokens in {language}, and not {count}.")
+        raise InputError(
+            f"The sample has {len(texts)} texts of {n_tokens} tokens in {language}, fewer than {count}: ask for less."
+        )
     return texts
 
 
 class TorchDecoder:
-    """PyTorch transformers' decoder, as it comes from the folder, on all cores."""
+    """PyTorch transformers' decoder, loaded from the folder, on all cores."""
 
     def __init__(self, folder: Path):
         import torch
@@ -129,12 +131,12 @@ class TorchDecoder:
         self._torch = torch
         loaded = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa", dtype=torch.float32)
         self._model: Any = loaded.eval()  # the class that it is typed as has no `generate`
-        # it shall not stop early, nor warn that it has nothing to pad with
+        # it must not stop early, nor warn that there is no padding token
         self._model.generation_config.eos_token_id = None
         self._model.generation_config.pad_token_id = 0
 
     def generate(self, ids: Sequence[Sequence[int]], count: int) -> list[list[int]]:
-        """Greedy new tokens behind prompts of one length."""
+        """Greedy new tokens after prompts of equal length."""
         tensor = self._torch.tensor(ids)
         mask = self._torch.ones_like(tensor)
         with self._torch.inference_mode():
@@ -142,19 +144,19 @@ class TorchDecoder:
         return whole[:, tensor.shape[1] :].tolist()
 
     def first_token(self, ids: Sequence[Sequence[int]]) -> list[int]:
-        """The most probable token behind each prompt."""
+        """The most probable token after each prompt."""
         with self._torch.inference_mode():
             logits = self._model(self._torch.tensor(ids), use_cache=True, logits_to_keep=1).logits
         return logits[:, -1].argmax(-1).tolist()
 
     def total(self, values: Float32[np.ndarray, "N"]) -> Callable[[], float]:
-        """A function that sums the values where they lie."""
+        """A function that sums the values in place."""
         tensor = self._torch.from_numpy(values)
         return lambda: float(tensor.sum())
 
 
 def endless(decoder: DynamicDecoder) -> DynamicDecoder:
-    """The same decoder, where no token ends a text."""
+    """The same decoder without tokens that end a text."""
     return DynamicDecoder(decoder.config, decoder.decoder, decoder.embedder, end_ids=())
 
 
@@ -163,7 +165,7 @@ def static_ids(decoder: DynamicDecoder, texts: Sequence[str]) -> list[list[int]]
 
 
 def bench_decode(decoder: DynamicDecoder, rival: TorchDecoder, options: Options) -> Figures:
-    """Seconds a step at each batch size, ours and theirs."""
+    """Seconds per step at each batch size, ours and theirs."""
     short, long = options.new_tokens
     figures: Figures = {"prompt_tokens": options.prompt_tokens, "decode_steps": long - short}
     for n_batch in options.batches:
@@ -193,13 +195,13 @@ def bench_decode(decoder: DynamicDecoder, rival: TorchDecoder, options: Options)
 
 
 def step_seconds(rounds: Rounds, n_steps: int) -> tuple[float, list[float]]:
-    """Seconds a step, from rounds of a short and a long call: by best times, and of each round."""
+    """Seconds per step, from rounds of a short and a long call: by best times, and for each round."""
     short, long = (min(seconds for seconds, _ in of_item) for of_item in zip(*rounds, strict=True))
     return (long - short) / n_steps, [(of_round[1][0] - of_round[0][0]) / n_steps for of_round in rounds]
 
 
 def bench_bandwidth(rival: TorchDecoder, megabytes: int, rounds: int) -> Figures:
-    """How fast the machine reads memory: all cores sum one array, that of each rival a copy of its own."""
+    """How fast the machine reads memory: all cores sum an array, each rival its own copy."""
     values = np.random.default_rng(0).random(megabytes * 250_000, np.float32)
     n_cores = os.cpu_count() or 1
     pool, parts = ThreadPoolExecutor(n_cores), np.array_split(values, n_cores)
@@ -269,7 +271,7 @@ def bench_first_token(decoder: DynamicDecoder, options: Options) -> Figures:
 
 
 def bench_session(decoder: DynamicDecoder, n_prompts: int) -> Figures:
-    """Programs compiled in a session: one prompt a call, short and long ones as they come, 40 new tokens each."""
+    """Programs compiled in a session: one prompt per call, short and long ones in mixed order, 40 new tokens each."""
     config = replace(decoder.config, width=32, n_layers=1, n_heads=2, n_kv_heads=1, head_width=16, ffn_width=32)
     body = unstacked(Decoder(config, jax.random.key(0)))
     tiny = DynamicDecoder(config, body, TokenEmbedder(decoder.tokenizer, body.word_embeddings[...]))
@@ -302,13 +304,13 @@ def bench_session(decoder: DynamicDecoder, n_prompts: int) -> Figures:
 
 
 def weight_bytes(model: Decoder) -> int:
-    """Bytes of the weights that a step of decoding must read: all but an input table that is not the output's too."""
+    """Bytes of the weights that a step of decoding must read: all but an untied input table."""
     whole = sum(leaf.nbytes for leaf in jax.tree.leaves(model))
     return whole - (0 if model.output_embeddings is None else model.word_embeddings[...].nbytes)
 
 
 def markdown_table(figures: Figures, options: Options) -> str:
-    """Ours and theirs side by side with what they should be, then the merged prompts."""
+    """Ours and theirs with the targets, then the merged prompts."""
     lines = ["| | ours | PyTorch | ours ÷ PyTorch | median | target |", "|:--|--:|--:|--:|--:|--:|"]
     for n_batch in options.batches:
         name, target = f"decode_batch{n_batch}", "≥ 1.5" if n_batch > 1 else "≥ 1.3"
@@ -344,7 +346,7 @@ def markdown_table(figures: Figures, options: Options) -> str:
 
 
 def run(options: Options, console: Console) -> Figures:
-    """Measures, writes what was asked for, and returns the figures."""
+    """Measures, writes the files that were asked for, and returns the figures."""
     started = time.perf_counter()
     decoder = endless(DynamicDecoder.load(options.model, None))
     rival = TorchDecoder(find_model(options.model))

@@ -4,13 +4,13 @@
     python -m experiments.bench_encoder --rounds 0 --stream 500 --json bench_stream.json
 
 The whole sample (15 languages × 50 paragraphs) with e5-small, in batches of 32; full merging, pretokens, at most 7
-subwords a token. The hypernetwork is the one that comes with the model; for a model that has none, a random one of the
-shape that ZeTT gives XLM-R: what it predicts means nothing, what it costs is right. Everything is run once before the
-clock starts, so compilation is not counted. Then the modes take turns, 256 texts a call, for `--rounds` rounds, since a
-busy machine drifts within seconds. A mode's time is the sum over calls of the best round; beside it stand the ratios of
-whole rounds, as medians. A cold cache is empty at each call; a warm one has seen the whole sample. The rival for static
-encoding is the forward pass of PyTorch transformers (sdpa, inference mode, all cores), on exactly the arrays that ours
-gets, batch by batch.
+subwords per token. The hypernetwork is the one that comes with the model; for a model that has none, a random one of
+the shape that ZeTT gives XLM-R: its predictions mean nothing, but its cost is right. Everything is run once before the
+clock starts, so compilation is not counted. Then the modes take turns, 256 texts per call, for `--rounds` rounds,
+because a busy machine drifts within seconds. A mode's time is the sum over calls of the best round; the table also has
+the median ratios of whole rounds. A cold cache is empty at each call; a warm one has seen the whole sample. The rival
+for static encoding is the forward pass of PyTorch transformers (sdpa, inference mode, all cores), on exactly the arrays
+that ours gets, batch by batch.
 
 `--stream N` sends N batches of 32 random paragraphs through a tiny random encoder with the real tokenizer and counts
 the programs that were compiled, summed over all steps.
@@ -74,7 +74,7 @@ class Options:
     Attributes:
       model: a folder, a Hub id, or a packaged model.
       rounds: how often each mode runs; 0 skips the throughput.
-      per_language: paragraphs a language, all by default.
+      per_language: paragraphs per language, all by default.
       stream: batches of the stream; 0 skips it.
       json: where the figures go.
       table: where the Markdown table goes.
@@ -127,7 +127,7 @@ def torch_forward(folder: Path) -> Callable[[Batch], np.ndarray]:
     from transformers.utils import logging
 
     torch.set_num_threads(os.cpu_count() or 1)
-    logging.set_verbosity_error()  # it warns of the pooler, which embeddings do without and the checkpoint lacks
+    logging.set_verbosity_error()  # it warns about the missing pooler, which embeddings do not need
     logging.disable_progress_bar()
     model = AutoModel.from_pretrained(folder, attn_implementation="sdpa", add_pooling_layer=False).eval()
 
@@ -210,12 +210,12 @@ def bench_forward(encoder: DynamicEncoder, folder: Path, calls: list[list[str]],
     def ours(batch):
         ids_BT, type_BT, mask_BT = batch
         inputs = TokenInputs(ids_BT, None, None, mask_BT)
-        hidden = encode_batch(encoder.encoder, inputs, type_BT, pooling="none", normalize=False)
+        hidden = encode_batch(encoder.encoder, inputs, type_BT)
         return np.asarray(hidden)
 
     forwards = {"ours": ours, "torch": torch_forward(folder)}
     difference = 0.0
-    for batch in batches:  # warms both, and they must agree
+    for batch in batches:  # warms up both, which must agree
         mask_BT = batch[2]
         hidden, theirs = ours(batch)[mask_BT], forwards["torch"](batch)[mask_BT]
         difference = max(difference, float(np.abs(hidden - theirs).max() / np.abs(theirs).max()))
@@ -297,7 +297,7 @@ def markdown_table(figures: Figures) -> str:
 
 
 def run(options: Options, console: Console) -> Figures:
-    """Measures, writes what was asked for, and returns the figures."""
+    """Measures, writes the files that were asked for, and returns the figures."""
     started = time.perf_counter()
     figures: Figures = {}
     if options.rounds:

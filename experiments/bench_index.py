@@ -1,22 +1,22 @@
-"""Speed and recall of the maximum inner product index, beside exact search, FAISS and ScaNN.
+"""Speed and recall of the maximum inner product index, compared with exact search, FAISS and ScaNN.
 
     python -m experiments.bench_index TABLE --json bench_index.json --table bench_index.md
     python -m experiments.bench_index --synthetic 100000
 
 TABLE is a folder that `dyntok embed-vocab` wrote; `--synthetic` draws rows instead: means of one to four of the model's
 own output rows, as FVT makes them, with a norm that varies by a factor. Queries are real hidden states of the model on
-the packaged sample; those that the times and recalls are of had no part in any build. All rivals search the same rows,
-float32, for the `--k` best by inner product and take turns for `--rounds` rounds; times are the best of them, a batch
-of queries at a time, and everything is compiled before. FAISS and ScaNN use as many threads as `OMP_NUM_THREADS` says.
+the packaged sample; those used for times and recall were not used for any build. All rivals search the same rows,
+float32, for the `--k` best by inner product and take turns for `--rounds` rounds; times are the best of them, for a
+batch of queries, and everything is compiled before. FAISS and ScaNN use `OMP_NUM_THREADS` threads.
 
 - Exact: the whole product and a two-level top-k, in JAX.
 - Ours: float32 and 8-bit rows, at several numbers of probed blocks of 256 rows.
-- FAISS IVF-Flat and IVF-PQ with one cell to 244 rows (4,096 at a million), at several numbers of probed cells.
+- FAISS IVF-Flat and IVF-PQ with one cell per 244 rows (4,096 at a million), at several numbers of probed cells.
 - ScaNN with the settings of the paper's code: normalised rows, which is cosine; 2,000 leaves of which 250 are searched
   (fewer leaves, in proportion, where there are fewer rows than a million), `score_ah(3, 0.2)`, 200 reordered.
 
 Two CPU cores, 1,000,000 × 576: some 17 minutes. (The extras are `pip install faiss-cpu scann`; a rival that is not
-installed is left out.)
+installed is skipped.)
 """
 
 import os
@@ -60,15 +60,15 @@ class Options:
 
     Attributes:
       folder: of the table.
-      synthetic: draw so many rows instead.
+      synthetic: draw this many rows instead.
       model: whose hidden states are the queries.
       languages: of the sample's texts.
-      paragraphs: texts a language.
-      k: rows wanted.
-      batches: queries at a time.
+      paragraphs: texts per language.
+      k: rows to find.
+      batches: batch sizes of queries.
       probes: blocks probed.
       faiss_probes: cells probed by FAISS.
-      queries: how many are timed, at most.
+      queries: the most queries to time.
       rounds: how often each rival runs.
       json: where the figures go.
       table: where the Markdown table goes.
@@ -91,7 +91,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Rival:
-    """What is measured: a search, how long its build took and how much memory it takes."""
+    """A search to measure, its build time and memory."""
 
     name: str
     find: Search
@@ -106,7 +106,7 @@ def table_rows(options: Options, model: Decoder) -> Float32[np.ndarray, "V D"]:
       InputError: not exactly one of a folder and `--synthetic`.
     """
     if (options.folder is None) == (options.synthetic is None):
-        raise InputError("Name a table's folder, or give --synthetic ROWS: one of the two.")
+        raise InputError("Give either a table's folder or --synthetic ROWS.")
     if options.folder is not None:
         table = open_table(options.folder)
         return np.asarray(table.rows(0, table.config.rows, "output"), np.float32)
@@ -124,7 +124,7 @@ def table_rows(options: Options, model: Decoder) -> Float32[np.ndarray, "V D"]:
 
 
 def real_queries(options: Options, model: Decoder, tokenizer: Tokenizer) -> Float32[np.ndarray, "Q D"]:
-    """Hidden states; languages take turns, so that both halves have all of them, of different texts."""
+    """Hidden states with languages alternating, so that both halves have every language, with different texts."""
     sample = load_sample()
     by_turns = zip_longest(*(sample[language][: options.paragraphs] for language in options.languages))
     texts = [text for turn in by_turns for text in turn if text is not None]
@@ -158,7 +158,7 @@ def _search_ours(compiled, index, table, batch):
 
 def faiss_rivals(rows, options: Options) -> list[Rival]:
     """IVF-Flat and IVF-PQ."""
-    import faiss  # pyright: ignore[reportMissingImports]  (a rival that may not be there)
+    import faiss  # pyright: ignore[reportMissingImports]  (may not be installed)
 
     n_cells = max(1, len(rows) // ROWS_PER_CELL)
     sample = rows[np.random.default_rng(0).permutation(len(rows))[: max(FAISS_TRAINING_ROWS * n_cells, 1 << 14)]]
@@ -177,15 +177,15 @@ def faiss_rivals(rows, options: Options) -> list[Rival]:
             def find(batch, index=index, settings=settings):
                 return index.search(batch, options.k, params=settings)[1]
 
-            # without a file: what FAISS would write is what it holds
+            # the size of its serialized form, without writing a file
             megabytes = len(faiss.serialize_index(index)) / 1e6 if len(rows) <= 200_000 else np.nan
             rivals.append(Rival(f"FAISS {kind}, {probe} of {n_cells} cells", find, seconds, megabytes))
     return rivals
 
 
 def scann_rival(rows, options: Options) -> Rival:
-    """ScaNN as the paper's code sets it up."""
-    import scann  # pyright: ignore[reportMissingImports]  (the same)
+    """ScaNN with the settings of the paper's code."""
+    import scann  # pyright: ignore[reportMissingImports]  (may not be installed)
 
     share = min(1.0, len(rows) / 1e6)
     leaves, searched = (max(1, round(n * share)) for n in (REFERENCE_LEAVES, REFERENCE_SEARCHED))
@@ -245,7 +245,7 @@ def markdown_table(found: list[Figures], options: Options) -> str:
 
 
 def run(options: Options, console: Console) -> Figures:
-    """Measures, writes what was asked for, and returns the figures."""
+    """Measures, writes the files that were asked for, and returns the figures."""
     loaded = load_model(options.model, kind="decoder")
     model = loaded.parameters
     rows = table_rows(options, model)

@@ -6,9 +6,9 @@ Two CPU cores: 80 seconds. Expect, at 100 merges, the host 350 to 2000 times as 
 50 times, compilation not counted.
 
 The batches are the packaged sample (the Universal Declaration in 15 languages, 750 texts) as e5-small's subwords,
-shuffled and laid end to end, every row full, no special tokens. The largest size goes through that text 4.4 times (the
-table says so), so its pairs are fewer and more frequent than in as much new text. All three merge the same batches,
-without a limit on the length of tokens, and what they give is compared.
+shuffled and concatenated, every row full, no special tokens. The largest size repeats that text 4.4 times (see the
+table), so its pairs are fewer and more frequent than in as much new text. All three merge the same batches, without a
+limit on the length of tokens, and their results are compared.
 """
 
 import json
@@ -43,8 +43,8 @@ class Options:
 
     Attributes:
       json: where to write the figures, as one flat object.
-      repeats: how many runs of host and device to take the median of; the oracle runs 3 times where that is short.
-      slow: also let the oracle do all merges of the largest size, which takes it 5 to 10 minutes.
+      repeats: how many runs of host and device to take the median of; the oracle runs 3 times if that is short.
+      slow: let the oracle do all merges of the largest size too, which takes 5 to 10 minutes.
     """
 
     json: Path | None = None
@@ -99,7 +99,7 @@ def main(options: Options) -> None:
 
 
 def subwords_of_sample() -> tuple[np.ndarray, np.ndarray]:
-    """All texts of the sample in random order, without special tokens; segments are numbered through."""
+    """All texts of the sample in random order, without special tokens; segment numbers continue across texts."""
     texts = [text for paragraphs in load_sample().values() for text in paragraphs]
     np.random.default_rng(0).shuffle(texts)
     encoded = TextEncoder(ByteLevelTokenizer.load(find_model("e5-small"))).encode(texts)
@@ -110,7 +110,7 @@ def subwords_of_sample() -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw_batch(ids_N, segment_N, n_rows: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Full rows of consecutive subwords, in random order; where the text ends it begins again, split elsewhere."""
+    """Full rows of consecutive subwords, in random order; the text repeats when it ends, split at other places."""
     at_BL = np.arange(n_rows * width).reshape(n_rows, width) % len(ids_N)
     at_BL = np.random.default_rng(1).permutation(at_BL)
     ids_BL, segment_BL = ids_N[at_BL].astype(np.int32), segment_N[at_BL].astype(np.int32)
@@ -118,7 +118,7 @@ def draw_batch(ids_N, segment_N, n_rows: int, width: int) -> tuple[np.ndarray, n
 
 
 def seconds(function: Callable, repeats: int, warm: bool = True) -> tuple[float, Any]:
-    """The median time of a call, compilation not counted, and its result."""
+    """The median time of a call, without compilation, and its result."""
     if warm:
         function()
     times, result = [], None

@@ -3,9 +3,9 @@
     python -m experiments.bench_vocabulary VOCAB TABLE INDEX --json bench_vocabulary.json --table bench_vocabulary.md
 
 The folders are those of `dyntok build-vocab`, `embed-vocab` and `build-index`. The same loop runs on the same prompts,
-`--steps` steps a call, greedily and with no end; all ways of choosing take turns for `--rounds` rounds, and the best
-counts. *own* scores all rows of the model's table; *N blocks* reads so many of the index; *exact* scores all rows of
-the large table; *own + prompt* adds the tokens of each prompt to the model's own.
+`--steps` steps per call, greedily and without an end token; all ways of choosing take turns for `--rounds` rounds, and
+the best counts. *own* scores all rows of the model's table; *N blocks* reads that many of the index; *exact* scores all
+rows of the large table; *own + prompt* adds the tokens of each prompt to the model's own.
 
 Two CPU cores, a million entries: 7 minutes.
 """
@@ -42,7 +42,7 @@ from experiments.shared import Figures, best_seconds, ratio, report, run_script,
 
 CAPACITY, N_TOKENS = 256, 64
 PROMPT_TOKENS = 64
-"""New tokens of a prompt, in the way of choosing that has them."""
+"""New tokens per prompt, for *own + prompt*."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,10 @@ class Options:
       rows: folder of `dyntok embed-vocab`.
       index: folder of `dyntok build-index`.
       model: a packaged decoder, a folder or a Hub id.
-      batches: sequences at a time.
-      probes: blocks read.
-      candidates: a step.
-      steps: a call.
+      batches: batch sizes.
+      probes: numbers of blocks read.
+      candidates: per step.
+      steps: per call.
       rounds: how often each way runs.
       json: where the figures go.
       table: where the Markdown table goes.
@@ -77,7 +77,7 @@ class Options:
 
 
 def ways_to_choose(decoder: DynamicDecoder, loaded: LoadedVocabulary, n_batch: int, options: Options):
-    """The vocabularies by the names that the table gives them."""
+    """The vocabularies by their names in the table."""
     ways: dict[str, Vocabulary] = {"own": OWN, "own + prompt": of_prompts(decoder, n_batch)}
     index = loaded.large.index
     for n_probe in options.probes:
@@ -87,7 +87,7 @@ def ways_to_choose(decoder: DynamicDecoder, loaded: LoadedVocabulary, n_batch: i
 
 
 def of_prompts(decoder: DynamicDecoder, n_batch: int) -> PromptVocabulary:
-    """As many new tokens a sequence as a long prompt has; what they are makes no difference."""
+    """As many new tokens per sequence as a long prompt has; which ones makes no difference."""
     rng, table_VD = np.random.default_rng(0), np.asarray(decoder.decoder.word_embeddings[...], np.float32)
     parts_BNS = rng.integers(0, len(table_VD), (n_batch, PROMPT_TOKENS, 2)).astype(np.int32)
     rows_RD = table_VD[parts_BNS.reshape(-1, 2)].mean(axis=1)
@@ -109,7 +109,7 @@ def prompts(decoder: DynamicDecoder, n_batch: int):
 def caller(
     decoder: DynamicDecoder, vocabulary: Vocabulary, n_batch: int, options: Options
 ) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
-    """A function that reads the prompts, and one that decodes `options.steps` steps from the state that it gives."""
+    """A function that reads the prompts, and one that decodes `options.steps` steps from the state it returns."""
     settings = sampling_of([SamplingConfig()] * n_batch)
     limits = Limits(np.array([-1], np.int32), np.full(n_batch, CAPACITY, np.int32))
 
@@ -142,12 +142,12 @@ def caller(
 
 
 def bench(decoder: DynamicDecoder, loaded: LoadedVocabulary, n_batch: int, options: Options) -> list[Figures]:
-    """Milliseconds a step, and how they compare with the model's own vocabulary."""
+    """Milliseconds per step, and their ratio to those in the model's own vocabulary."""
     ways = ways_to_choose(decoder, loaded, n_batch, options)
     calls = {name: caller(decoder, vocabulary, n_batch, options) for name, vocabulary in ways.items()}
     for begin, go_on in calls.values():
         go_on(begin())
-    # reading the prompt is not what is measured, and a state can be gone on from once only
+    # reading the prompt is not measured, and a state can be continued only once
     states = {name: [begin() for _ in range(options.rounds)] for name, (begin, _) in calls.items()}
     modes = {name: (lambda _, name=name: calls[name][1](states[name].pop())) for name in calls}
     runs = take_turns(modes, [None], options.rounds, f"Batch {n_batch}")
@@ -169,7 +169,7 @@ def markdown_table(found: list[Figures], n_own: int, n_large: int) -> str:
 
 
 def run(options: Options, console: Console) -> Figures:
-    """Measures, writes what was asked for, and returns the figures."""
+    """Measures, writes the files that were asked for, and returns the figures."""
     decoder = DynamicDecoder.load(options.model, None)
     loaded = decoder.load_vocabulary(options.vocabulary, options.rows, options.index, k=options.candidates)
     found = [row for n_batch in options.batches for row in bench(decoder, loaded, n_batch, options)]

@@ -1,4 +1,4 @@
-"""Cross-lingual retrieval as tokens get fewer: static, FVT and (given one) a hypernetwork at shares of 0 to 100 %.
+"""Cross-lingual retrieval with fewer and fewer tokens: static, FVT, hypernetwork, at shares of 0 to 100 %.
 
     python -m experiments.bitext --json bitext.json --table bitext.md --plot bitext.png
     python -m experiments.bitext --data lohelp_eval.jsonl.gz --limit 250 --json help.json --plot help.png
@@ -6,8 +6,8 @@
 For each paragraph of a language: is its nearest English embedding (cosine) its own translation? The pool of a language
 is the English side of its own pairs. Languages are encoded one by one, in batches of 32 paragraphs as the file has
 them, merging within a batch. By default English goes through the same tokenization as the language; with
-`--english static` it is an index that stays as it is while queries get shorter. e5's prefix `query: ` merges as the
-text does, so it has its part in shares between 0 and 100, and is not counted in reductions. A share of 0 is the
+`--english static` it is an index that does not change while queries get shorter. e5's prefix `query: ` merges like the
+text, so it affects shares between 0 and 100, but is not counted in reductions. A share of 0 is the
 byte-level form without merges, not quite static tokenization.
 
 Two CPU cores: 2 to 4 minutes for the packaged sample (50 paragraphs in 15 languages), 4 for 250 paragraphs of software
@@ -38,7 +38,7 @@ from experiments.shared import report, run_script
 
 STATIC = "static"
 SPACELESS = frozenset("th zh ja lo km my bo dz".split())
-"""Languages written without spaces, where a pretoken is a phrase: left out of the mean."""
+"""Languages written without spaces, where a pretoken is a phrase: not part of the mean."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class Options:
     Attributes:
       data: `udhr` (the packaged sample) or a file of aligned JSON lines with an `en` field (.jsonl, .jsonl.gz).
       languages: which languages; all in the data by default.
-      limit: the most pairs a language, the first ones.
+      limit: the most pairs per language, from the first on.
       model: a folder, a Hub id, or a packaged model.
-      hypernet: a folder or Hub id, whose curve stands beside FVT's; by default the one that comes with the model.
+      hypernet: a folder or Hub id, plotted beside FVT; by default the one that comes with the model.
       boundary: what merging may not cross.
       max_subwords: the longest token; None for no limit.
       shares: percentages of the maximum reduction.
@@ -90,7 +90,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Score:
-    """How one language does in one setting; all in percent but the cosine.
+    """Results of one language in one setting; all in percent except the cosine.
 
     Attributes:
       accuracy: paragraphs whose nearest English embedding is their translation.
@@ -118,7 +118,9 @@ def load_pairs(data: str, languages: Sequence[str], limit: int | None) -> tuple[
         rows[language] = np.flatnonzero([None not in pair for pair in both])[:limit]
     rows.pop("en", None)
     if not rows or not all(len(of_language) for of_language in rows.values()):
-        raise InputError(f"{data} has no pairs with English for some of {' '.join(rows) or 'the languages asked for'}.")
+        raise InputError(
+            f"{data} has no pairs with English for some of {' '.join(rows) or 'these languages'}: choose others."
+        )
     return texts, rows
 
 
@@ -132,13 +134,13 @@ def encoders_by_method(model: str, hypernet: str | None) -> dict[str, DynamicEnc
 
 
 def accuracy(queries_ND: Float32[np.ndarray, "N D"], english_ND: Float32[np.ndarray, "N D"]) -> float:
-    """Percentage of rows whose nearest English row (both of length 1) is the one of the same number."""
+    """Percentage of rows whose nearest English row (both of norm 1) has the same index."""
     nearest_N = (queries_ND @ english_ND.T).argmax(axis=1)
     return 100 * float((nearest_N == np.arange(len(queries_ND))).mean())
 
 
 def pooled(encoded: EncodedTexts) -> Float32[np.ndarray, "N D"]:
-    """The embeddings, which are there because no pooling but the default was asked for."""
+    """The embeddings, which exist because pooling is the default."""
     assert encoded.embeddings_ND is not None
     return encoded.embeddings_ND
 
@@ -151,7 +153,7 @@ def measure(
     options: Options,
     on_progress: Callable[[int], None],
 ) -> Scores:
-    """Encodes every language in every setting and scores it; English itself gets reduction and cosine alone."""
+    """Encodes every language in every setting and scores it; English itself gets only reduction and cosine."""
     english_rows = np.unique(np.concatenate(list(rows.values())))
     all_rows = {"en": english_rows, **rows}
 
@@ -219,7 +221,7 @@ def by_method(settings: Sequence[Setting]) -> Iterator[tuple[str, list[Setting]]
 
 
 def markdown_table(scores: Scores, settings: Sequence[Setting], rows: dict[str, np.ndarray]) -> str:
-    """One table a method: accuracy and, in brackets, reduction, both in percent; the mean and its cosine below."""
+    """One table per method: accuracy and, in brackets, reduction, both in percent; the mean and its cosine below."""
     lines = []
     for method, columns in by_method(settings):
         shares = " | ".join(f"share {column.share:g} %" for column in columns)
@@ -240,7 +242,7 @@ def markdown_table(scores: Scores, settings: Sequence[Setting], rows: dict[str, 
 
 
 def draw(scores: Scores, settings: Sequence[Setting], rows: dict[str, np.ndarray], title: str, path: Path) -> None:
-    """Accuracy against reduction, one panel a method, one line a language, the mean in bold."""
+    """Accuracy against reduction, one panel per method, one line per language, the mean in bold."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -270,16 +272,16 @@ def draw(scores: Scores, settings: Sequence[Setting], rows: dict[str, np.ndarray
 
 
 def _label_lines(axes, ends: dict[str, tuple[float, float]]) -> None:
-    """Names each line at its end, a step lower where another name stands already."""
+    """Labels each line at its end, lower if another label is there already."""
     from matplotlib.patheffects import withStroke
 
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
-    placed: list[tuple[float, float, float]] = []
+    labels: list[tuple[float, float, float]] = []
     for label, (x, y) in sorted(ends.items(), key=lambda item: -item[1][1]):
         end = x + (0.02 + 0.016 * len(label)) * (right - left)
-        while any(x < till and since < end and abs(y - v) < 0.035 * (high - low) for since, till, v in placed):
+        while any(x < till and since < end and abs(y - v) < 0.035 * (high - low) for since, till, v in labels):
             y -= 0.005 * (high - low)
-        placed.append((x, end, y))
+        labels.append((x, end, y))
         style = {"fontsize": 11, "weight": "bold"} if label.startswith("mean") else {"fontsize": 9}
         halo = [withStroke(linewidth=2.5, foreground="white")]
         axes.annotate(
@@ -288,7 +290,7 @@ def _label_lines(axes, ends: dict[str, tuple[float, float]]) -> None:
 
 
 def run(options: Options, console: Console) -> dict[str, float | int | str | bool]:
-    """Measures, writes what was asked for, and returns the figures."""
+    """Measures, writes the files that were asked for, and returns the figures."""
     started = time.perf_counter()
     texts, rows = load_pairs(options.data, options.languages, options.limit)
     encoders = encoders_by_method(options.model, options.hypernet)

@@ -1,19 +1,19 @@
-"""Whether the cheap benchmarks still give the ratios that are recorded in `experiments/results`.
+"""Checks that the cheap benchmarks still give the ratios recorded in `experiments/results`.
 
     python -m experiments.check_figures
     python -m experiments.check_figures --only merging
 
-Two CPU cores, otherwise idle: 7 minutes (merging 1.5, data 3, encoder 2.5). Times differ from machine to machine, so
-what is compared is how often one thing fits into another that ran beside it:
+Two CPU cores, otherwise idle: 7 minutes (merging 1.5, data 3, encoder 2.5). Times differ between machines,
+so ratios of times from the same run are compared:
 
 - merging: the plain algorithm in Python ÷ host, and ÷ device; a ratio may be half the recorded one, because Python and
   compiled code do not slow down alike;
-- data: batches in the time of a training step, which may be half; and with vocabulary pieces ÷ without, less 25 %;
-- encoder, on 10 paragraphs a language: what FVT gains ÷ the padded tokens that it saves, a warm hypernetwork ÷ FVT, and
-  our forward pass ÷ PyTorch's; each less 20 %.
+- data: batches in the time of a training step, which may be half; and with vocabulary pieces ÷ without, minus 25 %;
+- encoder, on 10 paragraphs per language: FVT's speed-up ÷ the ratio of padded tokens, a warm hypernetwork ÷ FVT, and
+  our forward pass ÷ PyTorch's; each minus 20 %.
 
-A ratio better than the recorded one is no miss. Numbers of merges must be the recorded ones, and 100 batches of the
-encoder's stream compile at most the programs that 500 did. Exit code 1 on a miss, all of which the table names.
+Better ratios pass. Numbers of merges must equal the recorded ones, and 100 batches of the encoder's stream must compile
+at most as many programs as 500 did. On a miss the exit code is 1, and the table names every miss.
 """
 
 import json
@@ -39,12 +39,12 @@ Kind = Literal["ratio", "equal", "at most"]
 
 @dataclass(frozen=True)
 class Rule:
-    """How one figure, or all whose names match, must compare with the recorded one.
+    """How figures with matching names must compare with the recorded ones.
 
     Attributes:
       name: a regular expression for the whole name.
       kind: a ratio may fall short by `tolerance`; a count must be equal, or at most the recorded one.
-      tolerance: by what share a ratio may fall short.
+      tolerance: the share by which a ratio may fall short.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Rule:
     tolerance: float = 0.0
 
     def holds(self, recorded: float, found: float) -> bool:
-        """Whether it is kept."""
+        """Whether the rule is kept."""
         match self.kind:
             case "ratio":
                 return found >= (1 - self.tolerance) * recorded
@@ -69,7 +69,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Checked:
-    """A figure beside the recorded one; None for one that is not there."""
+    """A figure and the recorded one; None if it is missing."""
 
     name: str
     recorded: float
@@ -78,12 +78,12 @@ class Checked:
 
     @property
     def is_miss(self) -> bool:
-        """Whether it is worse than it may be."""
+        """Whether the rule is broken."""
         return self.found is None or not self.rule.holds(self.recorded, self.found)
 
 
 def compare(recorded: Recorded, found: Recorded, rules: tuple[Rule, ...]) -> list[Checked]:
-    """Every recorded figure that a rule is about, beside what was found."""
+    """Every recorded figure with a rule, and the figure found."""
     return [
         Checked(name, value, found.get(name), rule)
         for name, value in recorded.items()
@@ -103,13 +103,13 @@ def data(path: Path) -> None:
 
 
 def encoder(path: Path) -> None:
-    """Modes of the encoder against one another, and programs that a stream compiles."""
+    """Modes of the encoder compared with one another, and programs that a stream compiles."""
     bench_encoder.run(bench_encoder.Options(rounds=2, per_language=10, stream=100, json=path), Console())
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What is run, the recorded files it is compared with, and how."""
+    """A benchmark, the recorded files to compare with, and the rules."""
 
     run: Callable[[Path], None]
     recorded: tuple[str, ...]
@@ -137,7 +137,7 @@ BENCHMARKS = {
 
 
 def read_figures(*paths: Path) -> Recorded:
-    """The figures of some files, with the ratio that `bench_data` leaves to the reader."""
+    """The figures of some files, with the ratio that `bench_data` does not write."""
     figures: Recorded = {}
     for path in paths:
         figures |= json.loads(path.read_text(encoding="utf-8"))
@@ -171,7 +171,7 @@ class Options:
     """Runs cheap benchmarks again.
 
     Attributes:
-      only: some of them; by default all.
+      only: which ones; by default all.
     """
 
     only: tuple[Literal["merging", "data", "encoder"], ...] = ("merging", "data", "encoder")

@@ -1,25 +1,25 @@
-"""What writing in a large vocabulary is worth: bits per byte, share of new tokens, speed, variety.
+"""The quality of generation in a large vocabulary: bits per byte, share of new tokens, speed, variety.
 
     python -m experiments.generation_quality VOCAB TABLE INDEX --json quality.json --table quality.md
 
 The folders are those of `dyntok build-vocab`, `embed-vocab` and `build-index`.
 
-Scores: paragraphs of the packaged sample, behind the token that ends a text. *own* writes them in the model's own
-tokens and normalises over its vocabulary; *own tokens, large softmax* is the same text with all entries beside them,
-which shows what probability the new ones take away; *large* writes the text with the longest entries that fit. A text
-has one spelling in each, so that all are upper bounds of what the model needs. The softmax is exact.
+Scores: paragraphs of the packaged sample, after the end-of-text token. *own* writes them in the model's own tokens and
+normalises over its vocabulary; *own tokens, large softmax* is the same text normalised over all entries, which shows
+the probability that new entries take away; *large* tokenizes the text by the longest entries that fit. Only one
+tokenization of a text is scored, so all are upper bounds. The softmax is exact.
 
-Texts: each paragraph's first words are a prompt, merged as far as it may be, and the model writes on, greedily and
-by sampling, in its own vocabulary, in that and the prompt's tokens, and in the large one through the index. distinct-2
-is the share of different pairs among all pairs of words; repeated, the share of four words in a row that the same text
-had before.
+Texts: each paragraph's first words are a prompt, fully merged, and the model continues it, greedily and by sampling, in
+its own vocabulary, in that and the prompt's tokens, and in the large one through the index. distinct-2 is the share of
+different pairs among all pairs of words; repeated, the share of four-word sequences that occurred earlier in the same
+text.
 
-Agreement, for some numbers of blocks read: texts written greedily through the index beside those of exact search; and,
-of the hidden states at the steps of the latter, the share for which the index finds the token that exact search finds.
-A text read again, all its tokens at once, has hidden states that differ in rounding from those that it was written by:
-how many of its tokens are chosen again is the first line, the part of differences that is none of the index.
+Agreement, for some numbers of blocks read: the share of texts that greedy generation writes alike through the index and
+by exact search; and, at the steps of the latter, the share of hidden states for which the index finds the same token.
+Reading a text again, all tokens at once, gives hidden states that differ by rounding from those of generation: the
+first line is the share of tokens chosen again then, a limit that has nothing to do with the index.
 
-Two CPU cores, a million entries: some 20 minutes; with `--paragraphs 0`, which leaves only agreement, 12.
+Two CPU cores, a million entries: some 20 minutes; with `--paragraphs 0`, which measures only agreement, 12.
 """
 
 import time
@@ -48,7 +48,7 @@ from dyntok_jax.text import bucket
 from experiments.shared import Figures, report, run_script
 
 POSITIONS = 16
-"""Positions whose logits over the large vocabulary lie in memory at a time."""
+"""Positions whose logits over the large vocabulary are in memory at a time."""
 LENGTHS = (64, 128, 256, 512, 1024)
 SAMPLED = SamplingConfig(0.8, top_p=0.95)
 SETTINGS = {"greedy": SamplingConfig(), "sampled": SAMPLED}
@@ -56,7 +56,7 @@ SETTINGS = {"greedy": SamplingConfig(), "sampled": SAMPLED}
 
 @dataclass(frozen=True)
 class Options:
-    """What a large vocabulary is worth.
+    """The quality of generation in a large vocabulary.
 
     Attributes:
       vocabulary: folder of `dyntok build-vocab`.
@@ -65,13 +65,13 @@ class Options:
       model: a packaged decoder, a folder or a Hub id.
       hypernet: what embeds prompts; none for FVT.
       languages: of the sample's texts.
-      paragraphs: a language, to score and to write on; 0 leaves both out.
-      prompt_words: of each paragraph, to write on.
-      max_tokens: a text.
-      batch_size: texts at a time.
-      agreement_prompts: texts written to see whether index and exact search agree; 0 for none.
-      agreement_after: paragraphs, a language, that their prompts are none of: `dyntok build-index` shapes an index by
-        24 of each of these languages, unless told otherwise.
+      paragraphs: per language, to score and to continue; 0 skips both.
+      prompt_words: words of each paragraph that are the prompt.
+      max_tokens: per text.
+      batch_size: texts per batch.
+      agreement_prompts: texts to write for the agreement of index and exact search; 0 for none.
+      agreement_after: paragraphs per language to skip for these prompts: by default `dyntok build-index` uses 24 of
+        each language.
       agreement_steps: their tokens.
       agreement_probes: blocks of the index read for them; 0 for all.
       json: where the figures go.
@@ -114,7 +114,7 @@ def log_probabilities(model, input_VD, output_VD, ids_T, n_tokens):
 
 
 def bits(model, tables, start: int, ids: Sequence[int]) -> float:
-    """Bits that a text takes behind the token `start`."""
+    """Bits of a text after the token `start`."""
     whole = [start, *ids]
     padded = np.zeros(bucket(len(whole), LENGTHS), np.int32)
     padded[: len(whole)] = whole
@@ -170,7 +170,7 @@ def describe(texts: Sequence[GeneratedText], seconds: float) -> Figures:
 
 
 def write(decoder: DynamicDecoder, loaded: LoadedVocabulary, prompts: Sequence[str], options: Options) -> list[Figures]:
-    """Texts in every vocabulary and setting; each is written twice, and the second time counts."""
+    """Texts in every vocabulary and setting; each is written twice, and the second run counts."""
     found = []
     vocabularies = {"own": None, "own + prompt": "prompt", "large": loaded}
     for setting, sampling in SETTINGS.items():
@@ -197,7 +197,7 @@ def first_words(texts: Sequence[str], count: int) -> list[str]:
 
 
 def agree(decoder: DynamicDecoder, loaded: LoadedVocabulary, prompts: Sequence[str], options: Options) -> list[Figures]:
-    """How often the index finds what exact search finds; static prompts, so that ids say it all."""
+    """How often the index finds what exact search finds; prompts are static, so comparing ids is enough."""
     steps = {"max_tokens": options.agreement_steps, "batch_size": options.batch_size, "goal": None}
     exact = replace(loaded, large=replace(loaded.large, index=None))
     texts = decoder.generate(prompts, vocabulary=exact, **steps)
@@ -227,7 +227,7 @@ def agreement(search: str, same_steps: Bool[np.ndarray, "N"], same_texts: Sequen
 
 
 def states(decoder: DynamicDecoder, loaded: LoadedVocabulary, prompt: str, text: GeneratedText) -> np.ndarray:
-    """The hidden states behind which the tokens of a text were chosen, by reading it again."""
+    """The hidden states from which the tokens of a text were chosen, by reading it again."""
     own = decoder.tokenizer.own.encode(prompt).ids
     whole = [*own, *text.ids]
     padded = np.zeros(bucket(len(whole), LENGTHS), np.int32)
@@ -279,7 +279,7 @@ def markdown_tables(scored: list[Figures], written: list[Figures], agreements: l
 
 
 def run(options: Options, console: Console) -> Figures:
-    """Measures, writes what was asked for, and returns the figures."""
+    """Measures, writes the files that were asked for, and returns the figures."""
     decoder = DynamicDecoder.load(options.model, options.hypernet)
     loaded = decoder.load_vocabulary(options.vocabulary, options.rows, options.index)
     sample = load_sample()

@@ -4,8 +4,8 @@
 
 Four commands in a row, each of which can be run alone: `dyntok build-vocab` grows the model's vocabulary on the text
 (and on word lists, by default of 16 languages from the package `wordfreq`: `pip install wordfreq`), `embed-vocab` gives
-each entry a row, `build-index` makes the index of these rows, `generate` writes with it behind a merged prompt. What is
-already in the output folder is not made again. Two CPU cores: some six minutes and 5 GB of disk.
+each entry a row, `build-index` builds the index of these rows, `generate` continues a merged prompt with it. What the
+output folder already holds is not made again. Two CPU cores: some six minutes and 5 GB of disk.
 """
 
 import shlex
@@ -34,15 +34,15 @@ def demo(
     """Runs the four commands.
 
     Args:
-      text: files to grow the vocabulary on, a paragraph a line (.gz too).
+      text: files to grow the vocabulary on, one paragraph per line (.gz too).
       output: folder for vocabulary, table and index.
-      size: entries wanted; there may be fewer where there is too little text.
-      words: lists of words to grow on, too.
+      size: number of entries; fewer if there is too little text.
+      words: lists of words to grow on too.
       model: a packaged decoder, a folder or a Hub id.
       hypernet: what embeds prompts and new entries: a folder or Hub id; auto for the one that comes with the model;
         none for the mean of their subwords (FVT).
-      prompt: what to write on.
-      max_tokens: how far.
+      prompt: to continue.
+      max_tokens: of the continuation.
     """
     vocabulary, table, index = (str(output / name) for name in ("vocab", "table", "index"))
     chosen = ["--model", model]
@@ -58,8 +58,8 @@ def demo(
     console = Console(stderr=True)
     output.mkdir(parents=True, exist_ok=True)
     for made, command in steps:
-        if made is not None and Path(made).exists() and command[0] != "embed-vocab":  # which goes on by itself
-            console.print(f"[dim]{made} is there already.[/]", highlight=False, soft_wrap=True)
+        if made is not None and Path(made).exists() and command[0] != "embed-vocab":  # which continues by itself
+            console.print(f"[dim]{made} exists already.[/]", highlight=False, soft_wrap=True)
             continue
         if command[0] == "generate":
             command += ["--max-tokens", str(max_tokens)]

@@ -1,4 +1,4 @@
-"""What a decoder keeps of a context that is tokenized dynamically: the second halves of texts behind their first ones.
+"""How much a decoder keeps of a dynamically tokenized context: second halves of texts scored after their first halves.
 
     python -m experiments.retention --json retention.json --table retention.md --plot retention.png
     python -m experiments.retention --data lohelp_eval.jsonl.gz --limit 100 --json help.json --plot help.png
@@ -6,14 +6,14 @@
 Texts are paragraphs of a language joined until they have `--min-static` tokens of the model's own tokenizer; one begins
 at every `--stride`-th paragraph, so that they overlap. Each is cut at the segment border nearest to its middle. The
 first half is tokenized and merged like any prompt (its last segment never merges), the second is always the model's own
-tokens. Shown are the bits the model needs a byte of the second half, and how often the most probable token at its
-places is the one that it is behind the static first half; beside them the floor, a second half with nothing before it
-but a line break. The share kept of what the context is worth is (floor − dynamic) ÷ (floor − static), in bits.
-A share of 0 is the byte-level form without merges, not quite static tokenization.
+tokens. The table shows the bits per byte of the second half, and how often the most probable token at its positions is
+the same as after the static first half; and for comparison the floor, a second half after nothing but a line break. The
+share kept of what the context is worth is (floor − dynamic) ÷ (floor − static), in bits. A share of 0 is the byte-level
+form without merges, not quite static tokenization.
 
-Two CPU cores, SmolLM2: some half an hour for the packaged sample in six languages. Expect, in bits a byte, static → FVT
-at share 50 → share 100, floor: en 0.605 → 0.606 → 0.605, 0.723 (0.8 % fewer tokens at most), de 1.693 → 1.741 → 1.935,
-1.890 (54.9 %), fr 1.366 → 1.424 → 1.493, 1.513 (37.2 %), el 1.580 → 1.656 → 1.698, 1.764 (71.9 %); with its
+Two CPU cores, SmolLM2: some half an hour for the packaged sample in six languages. Expect, in bits per byte, static →
+FVT at share 50 → share 100, floor: en 0.605 → 0.606 → 0.605, 0.723 (0.8 % fewer tokens at most), de 1.693 → 1.741 →
+1.935, 1.890 (54.9 %), fr 1.366 → 1.424 → 1.493, 1.513 (37.2 %), el 1.580 → 1.656 → 1.698, 1.764 (71.9 %); with its
 hypernetwork de 1.718 → 1.764, fr 1.396 → 1.424, el 1.640 → 1.677.
 """
 
@@ -36,23 +36,23 @@ from experiments.shared import report, run_script
 
 STATIC, FLOOR = "static", "floor"
 NO_CONTEXT = "\n"
-"""What stands before a second half alone: something must, and not every model has a token that begins a text."""
+"""What precedes a second half alone: something must, and not every model has a beginning-of-text token."""
 PARAGRAPH_BREAK = "\n\n"
 Halves = list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a decoder keeps of a context with fewer and fewer tokens.
+    """How much a decoder keeps of a context with fewer and fewer tokens.
 
     Attributes:
       data: `udhr` (the packaged sample) or a file of aligned JSON lines (.jsonl, .jsonl.gz).
       languages: which languages.
-      limit: the most paragraphs a language, the first ones.
-      min_static: tokens a text, at least, to the model's own tokenizer.
+      limit: the most paragraphs per language, from the first on.
+      min_static: the least number of static tokens per text.
       stride: paragraphs from the beginning of one text to that of the next.
       model: a folder, a Hub id, or a packaged model.
-      hypernet: a folder or Hub id, whose curve stands beside FVT's; by default the one that comes with the model.
+      hypernet: a folder or Hub id, plotted beside FVT; by default the one that comes with the model.
       boundary: what merging may not cross, and where texts may be cut.
       max_subwords: the longest token; None for no limit.
       shares: percentages of the maximum reduction.
@@ -90,12 +90,12 @@ class Setting:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How second halves of one language do in one setting.
+    """Results of one language's second halves in one setting.
 
     Attributes:
       bits_per_byte: of all second halves together.
-      agreement: places where the most probable token is that of static tokenization, in percent.
-      reduction: 1 − tokens ÷ static tokens of the first halves, in percent; nan for the floor, which has none.
+      agreement: positions whose most probable token is that of static tokenization, in percent.
+      reduction: 1 − tokens ÷ static tokens of the first halves, in percent; NaN for the floor, which has no first half.
       kept: share of what the static context is worth, in percent.
     """
 
@@ -117,7 +117,7 @@ def load_paragraphs(data: str, languages: Sequence[str], limit: int | None) -> d
 
 
 def join_paragraphs(paragraphs: Sequence[str], n_static: Sequence[int], minimum: int, stride: int) -> list[str]:
-    """Texts of at least `minimum` tokens, one from each `stride`-th paragraph on; a rest too short falls away."""
+    """Texts of at least `minimum` tokens, one from each `stride`-th paragraph on; drops a rest that is too short."""
     total = np.cumsum([0, *n_static])
     texts = []
     for first in range(0, len(paragraphs), stride):
@@ -128,7 +128,7 @@ def join_paragraphs(paragraphs: Sequence[str], n_static: Sequence[int], minimum:
 
 
 def cut_in_half(texts: Sequence[str], encoder: TextEncoder, boundary: Boundary) -> Halves:
-    """Cuts each text at the segment border nearest to the middle of its subwords; one without a border falls away."""
+    """Cuts each text at the segment boundary nearest to the middle of its subwords; drops texts without one."""
     subwords = encoder.encode(texts, boundary=boundary, add_special_tokens=False)
     halves = []
     for text, begin, end in zip(texts, subwords.offsets[:-1], subwords.offsets[1:], strict=True):
@@ -144,7 +144,7 @@ def load_halves(decoder: DynamicDecoder, options: Options) -> dict[str, Halves]:
     """The two halves of each language's texts.
 
     Raises:
-      InputError: a language is not there, or has too little text for a single one.
+      InputError: a language is missing, or has too little text.
     """
     halves = {}
     for language, paragraphs in load_paragraphs(options.data, options.languages, options.limit).items():
@@ -154,7 +154,7 @@ def load_halves(decoder: DynamicDecoder, options: Options) -> dict[str, Halves]:
         if not halves[language]:
             raise InputError(
                 f"{options.data} has no text of {options.min_static} tokens in {language} that can be cut between "
-                "segments: take more paragraphs, shorter texts or another boundary."
+                "segments: use more paragraphs, shorter texts or another boundary."
             )
     return halves
 
@@ -169,7 +169,7 @@ def decoders_by_method(model: str, hypernet: str | None) -> dict[str, DynamicDec
 
 
 def outcome(scored: Sequence[ScoredText], static: Sequence[ScoredText], floor: Sequence[ScoredText]) -> Outcome:
-    """How scored second halves do beside the same ones behind a static first half, and behind none."""
+    """Results of scored second halves, compared with those after a static first half and after none."""
     bits, bits_static, bits_floor = (
         -sum(text.total for text in texts) / np.log(2) for texts in (scored, static, floor)
     )
@@ -240,7 +240,7 @@ def by_method(settings: Sequence[Setting]) -> Iterator[tuple[str, list[Setting]]
 
 
 def markdown_table(outcomes: Outcomes, settings: Sequence[Setting], halves: dict[str, Halves]) -> str:
-    """One table a method, three rows a language: bits a byte and reduction, share kept, agreement."""
+    """One table per method, three rows per language: bits per byte and reduction, share kept, agreement."""
     lines = [
         "Bits a byte of second halves (reduction of the first halves in tokens, %), the share kept of what the context "
         "is worth, agreement of the most probable token with static tokenization."
@@ -261,7 +261,7 @@ def markdown_table(outcomes: Outcomes, settings: Sequence[Setting], halves: dict
 
 
 def draw(outcomes: Outcomes, settings: Sequence[Setting], languages: Sequence[str], title: str, path: Path) -> None:
-    """Bits a byte, and agreement, against reduction: one row of panels a method, one line a language, dashed floors."""
+    """Bits per byte and agreement against reduction: a row of panels per method, a line per language, dashed floors."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -287,7 +287,7 @@ def draw(outcomes: Outcomes, settings: Sequence[Setting], languages: Sequence[st
 
 
 def run(options: Options, console: Console) -> dict[str, float | int | str]:
-    """Measures, writes what was asked for, and returns the figures."""
+    """Measures, writes the files that were asked for, and returns the figures."""
     started = time.perf_counter()
     decoders = decoders_by_method(options.model, options.hypernet)
     halves = load_halves(next(iter(decoders.values())), options)

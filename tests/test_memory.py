@@ -15,6 +15,7 @@ MOST = {"load": 1.3, "export": 1.4, "to_orbax": 1.4, "from_orbax": 1.6}
 """For 2 GB all are below 1.3; of 0.2 GB, the 40 MB that orbax takes for itself are a fifth."""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
 def test_a_model_is_never_twice_in_memory(tmp_path):
     command = [sys.executable, "-m", "tests.support.memory_probe", str(tmp_path), "14", "4"]

@@ -1,4 +1,4 @@
-"""Compiles programs of full-size models for TPUs that need not be there, and says what each takes of a device.
+"""Compiles programs of full-size models for TPUs without having one, and reports what each needs of a device.
 
     python -m tpu.aot --json aot.json
     python -m tpu.aot --program prefill --batch 8 --length 2048 --topology v5e:2x4 --mesh 1x8
@@ -6,14 +6,15 @@
     python -m tpu.aot --program decode-large --topology v5e:2x4     a vocabulary of a million; search: that alone
 
 Needs the extra `aot` (libtpu, the TPU compiler; no TPU, no weights), best in an environment of its own: JAX tries to
-start whatever libtpu it finds. Two CPU cores: half a minute a program. By default Mistral-7B in bfloat16, prefill of
-8 × 2048 tokens and decoding of 32 sequences with a cache of 4096, for v5e:2x4, v4:2x2x4 and v6e:4x4. Expect 2.0 to
-2.5 GiB a device for prefill and 2.8 to 3.8 for decoding, which reads 4.2 GB a step on v5e and 3.1 on the others, and
+start whatever libtpu it finds. Two CPU cores: half a minute per program. By default Mistral-7B in bfloat16, prefill of
+8 × 2048 tokens and decoding of 32 sequences with a cache of 4096, for v5e:2x4, v4:2x2x4 and v6e:4x4. Expect 2.0 to 2.5
+GiB per device for prefill and 2.8 to 3.8 for decoding, which reads 4.2 GB per step on v5e and 3.1 on the others, and
 128 MiB as the largest temporary, a copy of the query kernels (448, of the feed-forward's, in prefill on v6e).
 
-Memory is the compiler's own account. `cost_analysis()` counts the bodies of loops once (a scan over layers as one
-layer), so the FLOPs, bytes and collectives that count are taken from the compiled program's text, each instruction as
-often as the loops around it run. Decoding is one step with every slot filled; prompts of a prefill have full length.
+Memory is what the compiler reports. `cost_analysis()` counts the bodies of loops once (a scan over layers as one
+layer), so the FLOPs, bytes and collectives reported here come from the compiled program's text, each instruction
+counted as often as the loops around it run. Decoding is one step with every slot filled; prompts of a prefill have full
+length.
 """
 
 import importlib.util
@@ -34,9 +35,9 @@ if TYPE_CHECKING:
     from tpu.programs import Program
 
 ENVIRONMENT = {
-    "JAX_PLATFORMS": "cpu",  # nothing runs on a TPU, even where there is one
-    "TPU_SKIP_MDS_QUERY": "1",  # asks no cloud what machine this is
-    "TPU_ACCELERATOR_TYPE": "v5litepod-8",  # nor guesses, with warnings; what is compiled for is named later
+    "JAX_PLATFORMS": "cpu",  # nothing runs on a TPU, even if there is one
+    "TPU_SKIP_MDS_QUERY": "1",  # do not ask a cloud what machine this is
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",  # nor guess, with warnings; the topology is named later
     "TPU_WORKER_HOSTNAMES": "localhost",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no lock: any number of processes may compile
 }
@@ -45,9 +46,9 @@ TOPOLOGIES = ("v5e:2x4", "v4:2x2x4", "v6e:4x4")
 BATCHES = {"prefill": 8, "decode": 32, "train-hypernet": 16, "decode-large": 32, "search": 32, "search-exact": 32}
 """Sequences of each program."""
 LENGTHS = {"prefill": 2048, "train-hypernet": 256}
-"""Tokens a sequence."""
+"""Tokens per sequence."""
 PROGRAMS = ("prefill", "decode")
-"""Compiled unless one is asked for."""
+"""Compiled by default."""
 PIPE_WIDTH = 120
 USAGE_ERROR = 2
 
@@ -62,12 +63,12 @@ class Options:
         wide as the model; decode-large, a step in a large vocabulary through an index of 8-bit rows; its search alone;
         search-exact, the same without an index.
       topology: a chip and its grid, such as v5e:2x4 (default: v5e:2x4, v4:2x2x4 and v6e:4x4).
-      mesh: data x model, such as 1x8 (default: as many on model as divide the key/value heads).
+      mesh: data x model, such as 1x8 (default: as many devices on model as divide the key/value heads).
       batch: sequences (default: 8 for prefill, 32 for decode, 16 for train-hypernet).
-      length: tokens a prompt of the prefill (default: 2048) or a text to train on (256).
-      cache: slots a sequence of the cache in decode.
+      length: tokens per prompt of the prefill (default: 2048) or per text to train on (256).
+      cache: slots per sequence of the cache in decode.
       rows: of the large vocabulary.
-      chunk: tokens of a prompt that are read at a time (default: as DynamicDecoder does).
+      chunk: tokens of a prompt to read at a time (default: as in DynamicDecoder).
       dtype: of the parameters, and so of the computation.
       json: where to write the figures, as one flat object.
     """
@@ -86,7 +87,7 @@ class Options:
 
 
 def main(options: Options) -> None:
-    """Compiles one program after the other, prints what each takes, and at the end all of them."""
+    """Compiles one program after the other, prints a report of each and a summary of all."""
     os.environ |= ENVIRONMENT
 
     from dyntok_jax.errors import DyntokError, InputError
@@ -114,7 +115,7 @@ def check_sizes(options: Options) -> None:
 
 
 def compile_all(options: Options) -> dict[str, float | str]:
-    """The figures of all programs and topologies asked for, printed as they come."""
+    """The figures of all programs and topologies requested, printed as they come."""
     from rich.console import Console
 
     from dyntok_jax.sharding import make_mesh
@@ -135,7 +136,7 @@ def compile_all(options: Options) -> dict[str, float | str]:
             rows.append((f"{topology} as {data}x{model}", compiled))
             print_details(console, *rows[-1])
             figures |= figures_of(f"{name}_{topology}_as_{data}x{model}", compiled)
-    console.print(summary(rows), f"{options.model}, {options.dtype}; figures a device", sep="")
+    console.print(summary(rows), f"{options.model}, {options.dtype}; figures per device", sep="")
     return figures
 
 
@@ -149,12 +150,12 @@ def parse_mesh(text: str) -> tuple[int, int]:
 
     found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
     if not found:
-        raise InputError(f"A mesh of {text!r} cannot be read: give devices on data x devices on model, such as 1x8.")
+        raise InputError(f"A mesh must be devices on data x devices on model, such as 1x8, got {text!r}.")
     return int(found[1]), int(found[2])
 
 
 def program_of(options: Options, name: str, config: "DecoderConfig", mesh: "Mesh") -> "Program":
-    """The program of that name with the sizes asked for."""
+    """The program of that name with the requested sizes."""
     import jax.numpy as jnp
 
     from dyntok_jax.decoding import CHUNK, PREFILL_CHUNK

@@ -1,4 +1,4 @@
-"""What a chip has: memory, speed. The topologies that the TPU compiler knows by name."""
+"""Chips' memory and speed, and the topologies that the TPU compiler knows by name."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +15,10 @@ class Chip:
 
     Attributes:
       name: Google's name of the chip.
-      memory_gib: what the compiler lets a program have, by its own out-of-memory errors (libtpu 0.0.52); of the 16, 32
-        or 95 GB that are published it keeps a little for itself.
-      peak_flops: a second, in bfloat16.
-      peak_bytes: a second, from and to main memory.
+      memory_gib: what the compiler lets a program use, by its own out-of-memory errors (libtpu 0.0.52), a little less
+        than the 16, 32 or 95 GB that are published.
+      peak_flops: per second, in bfloat16.
+      peak_bytes: per second, from and to main memory.
       source: where the speeds are published.
     """
 
@@ -45,18 +45,18 @@ def topology_devices(name: str) -> list[Any]:
       name: a chip and its grid, such as `v5e:2x4`.
 
     Raises:
-      InputError: the compiler knows no such topology, or this table no such chip.
+      InputError: the compiler does not know the topology, or this table the chip.
     """
     from jax.errors import JaxRuntimeError
     from jax.experimental import topologies
 
-    # a chip of v4 is two cores; programs run on both as one device, which is not what its name alone gives
+    # a chip of v4 has two cores; programs run on both as one device, which the name alone does not give
     options = {"chip_config_name": "megacore"} if name.startswith("v4:") else {}
     try:
         devices = list(topologies.get_topology_desc(name, platform="tpu", **options).devices)
     except JaxRuntimeError as error:
         raise InputError(
-            f"{name!r} is no topology that the TPU compiler knows ({first_line(error)}). Name a chip and its grid, "
+            f"The TPU compiler does not know the topology {name!r} ({first_line(error)}). Name a chip and its grid, "
             f"such as {EXAMPLES}."
         ) from error
     if devices[0].device_kind not in CHIPS:
@@ -66,5 +66,5 @@ def topology_devices(name: str) -> list[Any]:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, without its category and what follows in later lines."""
+    """An error's first line, without its category."""
     return str(error).splitlines()[0].split(": ", 1)[-1].rstrip(".")

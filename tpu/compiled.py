@@ -1,4 +1,4 @@
-"""Compiles a program for devices that need not be there, and tells what the compiler says of it."""
+"""Compiles a program for devices that need not exist, and collects what the compiler reports."""
 
 import re
 import tempfile
@@ -20,7 +20,7 @@ from tpu.hlo import Buffer, parse_module, parse_temporaries
 from tpu.programs import Program
 
 N_NAMED = 3
-"""How many of the largest temporaries are named."""
+"""Number of largest temporaries to name."""
 
 
 @dataclass(frozen=True)
@@ -30,19 +30,19 @@ class Compiled:
     Attributes:
       program: its name.
       chip: what it was compiled for.
-      seconds: that compiling took.
+      seconds: of compilation.
       held_bytes: bytes of what the program holds, by name.
-      temporary_bytes: what it needs besides while it runs.
-      total_bytes: all of that, with other results, the padding of layouts and the program itself.
+      temporary_bytes: what it needs in addition while it runs.
+      total_bytes: all of that, and other results, the padding of layouts and the program itself.
       work_once: bodies of loops counted once.
       work: loops counted as often as they run.
       reported: FLOPs and bytes of the compiler's own cost analysis, which counts bodies of loops once and fast memory
         as main memory.
-      reported_seconds: the compiler's own estimate for that; None where it has none.
+      reported_seconds: the compiler's own estimate of the time; None if it has none.
       collectives: as often as they run.
       runs: the loops.
       meanings: of the loops whose runs the program's notes give.
-      temporaries: the largest, each in bytes and in words.
+      temporaries: the largest, each with its bytes and description.
     """
 
     program: str
@@ -67,7 +67,7 @@ class Compiled:
 
     @property
     def least_seconds(self) -> float:
-        """No device is faster: its FLOPs at the peak, or its bytes at the peak, whichever take longer."""
+        """The least possible time: of its FLOPs or its bytes at the peak rate, whichever takes longer."""
         return max(self.work.flops / self.chip.peak_flops, self.work.bytes / self.chip.peak_bytes)
 
 
@@ -79,7 +79,7 @@ def compile_program(program: Program, mesh: Mesh) -> Compiled:
       mesh: of the devices that its arguments are sharded over.
 
     Raises:
-      ConfigError: the compiler finds no room for it in the devices' memory.
+      ConfigError: it does not fit into the devices' memory.
     """
     chip = CHIPS[mesh.devices.flat[0].device_kind]
     lowered = program.function.lower(*program.arguments, **program.options)
@@ -128,13 +128,13 @@ def device_bytes(tree: Any) -> int:
 
 
 def _dumped_temporaries(folder: Path) -> list[Buffer]:
-    """Of the largest program dumped: those that prepare it are small."""
+    """Of the largest program dumped; those that prepare it are small."""
     files = sorted(folder.glob("*after_optimizations-buffer-assignment.txt"), key=lambda path: path.stat().st_size)
     return parse_temporaries(files[-1].read_text(encoding="utf-8")) if files else []
 
 
 def _readable(error: Exception, program: Program, mesh: Mesh, chip: Chip) -> Exception:
-    """The compiler's own out-of-memory error in our words; any other as it is."""
+    """The compiler's out-of-memory error in our words; any other unchanged."""
     sizes = parse_out_of_memory(str(error))
     if sizes is None:
         return error
@@ -146,7 +146,7 @@ def _readable(error: Exception, program: Program, mesh: Mesh, chip: Chip) -> Exc
 
 
 def parse_out_of_memory(message: str) -> tuple[str, str] | None:
-    """What the compiler needed and what it had, such as 21.30G and 15.75G; None where it failed of something else."""
+    """The memory needed and available, such as 21.30G and 15.75G; None if the error is something else."""
     for pattern in (
         r"total memory required for .*?\(([\d.]+[KMGT])\) exceeds available HBM \(([\d.]+[KMGT])\)",
         r"Used ([\d.]+[KMGT]) of ([\d.]+[KMGT]) hbm",

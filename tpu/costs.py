@@ -1,7 +1,7 @@
-"""What a compiled program does in one call, its loops counted as often as they run.
+"""What a compiled program does in one call, with loops counted as often as they run.
 
-`compiled.cost_analysis()` counts the body of a loop once, whatever runs it: a scan over layers as one layer. Here the
-same things are counted from the program's text, each instruction times the runs of the loops around it.
+`compiled.cost_analysis()` counts the body of a loop once: a scan over layers as one layer. Here the same costs are
+counted from the program's text, each instruction times the runs of the loops around it.
 """
 
 import itertools
@@ -24,12 +24,12 @@ _WRITES_A_PART = {"dynamic-update-slice": 1, "scatter": 2}  # the operand that h
 
 @dataclass(frozen=True)
 class Loop:
-    r"""A loop whose runs the program's data decide, not its text.
+    r"""A loop whose number of runs depends on data, not on the program's text.
 
     Attributes:
       op_name: a regular expression for JAX's name of it, such as `jit\(advance\)/while`.
-      trips: how often it is taken to run.
-      meaning: what that stands for, for the reader.
+      trips: how often it is assumed to run.
+      meaning: what that number is, for the reader.
     """
 
     op_name: str
@@ -44,7 +44,7 @@ class Work:
     Attributes:
       flops: of matrix products, a multiplication and an addition each.
       bytes: read from and written to the device's main memory.
-      cycles: by which the compiler ranks its choices; it leaves collectives and some other instructions out.
+      cycles: the compiler's own cost estimate; without collectives and some other instructions.
     """
 
     flops: float = 0.0
@@ -66,7 +66,7 @@ class Traffic:
     Attributes:
       kind: such as `all-reduce`.
       count: how many run.
-      bytes: of the whole arrays that they gather, reduce or pass on, as one device sees them.
+      bytes: of the whole arrays that they gather, reduce or send, as one device sees them.
     """
 
     kind: str
@@ -80,8 +80,8 @@ class Runs:
 
     Attributes:
       of: runs of each computation.
-      loops: each loop's name and trips a run, where the program or its notes say.
-      unknown: names of loops of which nothing says how often; they are taken to run once.
+      loops: each loop's name and trips per run, if the program or its notes give them.
+      unknown: names of loops with unknown trips; they are assumed to run once.
     """
 
     of: dict[str, float]
@@ -131,7 +131,7 @@ def _weight(module: Module, branch: list[tuple[str, float]]) -> tuple[float, flo
 
 
 def total_work(module: Module, counts: dict[str, float]) -> Work:
-    """All that runs, `counts` saying how often each computation does."""
+    """The total work, with `counts` runs of each computation."""
     return sum((computation_work(module, name).times(count) for name, count in counts.items()), Work())
 
 
@@ -167,7 +167,7 @@ def _flops(module: Module, computation: Computation, one: Instruction) -> float:
 
 
 def convolution_flops(one: Instruction, image: Shape, kernel: Shape) -> float:
-    """The form that the TPU compiler gives matrix products: only pairs that are no padding count.
+    """A convolution, as which the TPU compiler writes matrix products: pairs with padding do not count.
 
     Batches of products are convolutions with a dilated image, in which each entry meets one entry of the kernel.
     """
@@ -202,7 +202,7 @@ def _window(attributes: str, n_spatial: int) -> dict[str, list[int]]:
 def _meetings(
     size_in: int, size_out: int, *, size: int, stride: int, pad: int, dilate_in: int, dilate_window: int
 ) -> int:
-    """How many pairs of an output's place and a kernel's place fall on an entry of the image."""
+    """How many pairs of an output position and a kernel position fall on an entry of the image."""
     places = (out * stride - pad + at * dilate_window for out, at in itertools.product(range(size_out), range(size)))
     return sum(place >= 0 and place % dilate_in == 0 and place // dilate_in < size_in for place in places)
 
@@ -217,7 +217,7 @@ def _bytes(module: Module, computation: Computation, one: Instruction) -> float:
         if not one.opcode.endswith("-done") and all(shape.is_in_hbm for shape in computation.by_name[name].shapes)
     )
     if one.opcode.endswith("-start"):
-        return read  # its result counts where it is done
+        return read  # its result is counted at its -done
     return read + sum(size for shape, size in _written(module, computation, one) if shape.is_in_hbm)
 
 
@@ -245,7 +245,7 @@ def _read_by_all(module: Module, computation: Computation, value: Instruction) -
 
 
 def _only_relabels(module: Module, one: Instruction) -> bool:
-    """Whether a fusion in a fusion just names another layout of what it is given; what is read says its own user."""
+    """Whether a fusion in a fusion only changes the layout of its input; its user determines what is read."""
     if one.opcode != "fusion":
         return False
     inner = module.computations[one.calls["calls"][0]]
@@ -256,7 +256,7 @@ def _only_relabels(module: Module, one: Instruction) -> bool:
 
 
 def _written(module: Module, computation: Computation, one: Instruction) -> Iterator[tuple[Shape, float]]:
-    """The shapes that an instruction gives, and how many bytes of each it writes."""
+    """The shapes of an instruction's results, and how many bytes of each it writes."""
     if one.opcode in _WRITES_A_PART:
         update = computation.by_name[one.operands[_WRITES_A_PART[one.opcode]]]
         yield one.shapes[0], float(sum(shape.n_bytes for shape in update.shapes))
@@ -302,7 +302,7 @@ def _collectives_of(module: Module, name: str) -> Iterator[tuple[str, int]]:
 
 
 def describe(module: Module, buffer: Buffer) -> str:
-    """A buffer in words: its shape, what made it, JAX's name of the operation and the line of Python."""
+    """A description of a buffer: its shape, the operation that made it, JAX's name for that and the line of Python."""
     one = module.instructions.get(buffer.name)
     if one is None:
         return buffer.name

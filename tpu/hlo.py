@@ -1,6 +1,6 @@
 """Reads the text of a compiled program (XLA's HLO, scheduled) and the compiler's own list of its buffers.
 
-Only what the report needs: instructions with shapes and operands, who calls whom, which line of Python each comes from,
+Only what the report needs: instructions with shapes and operands, the call graph, each instruction's line of Python,
 and how often each loop runs. Nothing here needs JAX.
 """
 
@@ -25,7 +25,7 @@ class Shape:
     Attributes:
       element: its type, such as `bf16`.
       dims: its axes on one device.
-      is_in_hbm: False for what the compiler keeps in the chip's fast memory (a memory space of the layout).
+      is_in_hbm: False if the compiler keeps it in the chip's fast memory (a memory space of the layout).
     """
 
     element: str
@@ -34,7 +34,7 @@ class Shape:
 
     @property
     def n_elements(self) -> int:
-        """How many entries."""
+        """Number of entries."""
         return math.prod(self.dims)
 
     @property
@@ -54,11 +54,11 @@ class Instruction:
     Attributes:
       name: unique in the program.
       opcode: such as `fusion`.
-      shapes: what it gives; several for a tuple.
+      shapes: of its result; several for a tuple.
       operands: names of instructions of the same computation.
       calls: names of computations, by role: `calls`, `body`, `condition`, `to_apply`, `branch_computations`.
       rest: the attributes as text; before them the number of a parameter (`index=`) or a constant (`literal=`).
-      is_root: whether it is what its computation gives.
+      is_root: whether it is the result of its computation.
     """
 
     name: str
@@ -105,7 +105,7 @@ class Computation:
 
     @property
     def root(self) -> Instruction:
-        """The instruction whose value the computation gives."""
+        """The instruction whose value is the computation's result."""
         return next(instruction for instruction in self.instructions if instruction.is_root)
 
 
@@ -129,18 +129,18 @@ class Module:
         return {name: one for part in self.computations.values() for name, one in part.by_name.items()}
 
     def caller(self, name: str) -> Computation:
-        """The computation that an instruction stands in."""
+        """The computation that contains an instruction."""
         return next(part for part in self.computations.values() if name in part.by_name)
 
     def source(self, instruction: Instruction) -> str:
-        """The line of Python that the instruction comes from; empty if nothing says."""
+        """The line of Python that the instruction comes from; empty if unknown."""
         found = re.search(r"stack_frame_id=(\d+)", instruction.rest)
         return self.frames.get(int(found[1]), "") if found else ""
 
 
 @dataclass(frozen=True)
 class Buffer:
-    """A stretch of a device's memory that one instruction's value lies in.
+    """The part of a device's memory that holds one instruction's value.
 
     Attributes:
       name: of the instruction.
@@ -152,7 +152,7 @@ class Buffer:
 
 
 def parse_module(text: str) -> Module:
-    """Reads the text that `compiled.as_text()` gives."""
+    """Parses the text that `compiled.as_text()` returns."""
     computations, entry, name = {}, "", None
     lines: list[Instruction] = []
     for line in text.splitlines():
@@ -189,7 +189,7 @@ def _parse_instruction(line: str) -> Instruction | None:
 
 
 def _split_parenthesis(text: str) -> tuple[str, str]:
-    """What stands before the parenthesis that closes one already open, and what behind."""
+    """The text before the parenthesis that closes an open one, and the text after it."""
     depth = 1
     for at, character in enumerate(text):
         depth += (character == "(") - (character == ")")
@@ -224,29 +224,29 @@ def parse_temporaries(text: str) -> list[Buffer]:
 
 
 def trip_count(module: Module, loop: Instruction) -> int | None:
-    """How often a `while` runs, if its text says: a counter that starts at a number, grows by one, ends at another."""
+    """How often a `while` runs, if its text tells: a counter goes from one number to another in steps of one."""
     condition, body = (module.computations[loop.calls[role][0]] for role in ("condition", "body"))
     root = condition.root
     if root.opcode != "compare" or "direction=LT" not in root.rest:
         return None
-    counter, bound = (_behind_copies(condition, name) for name in root.operands)
+    counter, bound = (_source_of_copies(condition, name) for name in root.operands)
     if counter.opcode != "get-tuple-element" or (end := _literal(bound)) is None:
         return None
-    step, value = 0, _behind_copies(body, body.root.operands[counter.index])
+    step, value = 0, _source_of_copies(body, body.root.operands[counter.index])
     while value.opcode == "add":
-        value, added = (_behind_copies(body, name) for name in value.operands)
+        value, added = (_source_of_copies(body, name) for name in value.operands)
         step += _literal(added) or 0
     if not step or value.opcode != "get-tuple-element" or value.index != counter.index:
         return None
     caller = module.caller(loop.name)
     start = caller.by_name[loop.operands[0]]
-    first = _literal(_behind_copies(caller, start.operands[counter.index])) if start.opcode == "tuple" else None
+    first = _literal(_source_of_copies(caller, start.operands[counter.index])) if start.opcode == "tuple" else None
     return math.ceil((end - (first or 0)) / step)
 
 
-def _behind_copies(computation: Computation, name: str) -> Instruction:
+def _source_of_copies(computation: Computation, name: str) -> Instruction:
     one = computation.by_name[name]
-    return _behind_copies(computation, one.operands[0]) if one.opcode in ("copy", "bitcast") else one
+    return _source_of_copies(computation, one.operands[0]) if one.opcode in ("copy", "bitcast") else one
 
 
 def _literal(one: Instruction) -> int | None:

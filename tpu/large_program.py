@@ -1,4 +1,4 @@
-"""A step of decoding in a large vocabulary, and the search alone, to compile ahead of time."""
+"""A step of decoding in a large vocabulary, and its search alone, to compile ahead of time."""
 
 from functools import partial
 from typing import Any
@@ -14,9 +14,9 @@ from dyntok_jax.vocabulary.index import BLOCK_ROWS, MipsIndex, RowBlocks, exact_
 from tpu.programs import Program, decode_program, shape
 
 FILLED = 0.9
-"""How full the blocks of an index are, about."""
+"""How full the blocks of an index are, roughly."""
 SUBWORDS = 7
-"""The longest entry."""
+"""Subwords of the longest entry."""
 CANDIDATES, PROBES = 64, 64
 N_SPECIAL = 8
 
@@ -27,7 +27,7 @@ def large_decode_program(
     """One step when every slot of the cache is filled, with an index of 8-bit rows and exact scores of candidates."""
     own = decode_program(config, mesh, dtype, n_batch=n_batch, capacity=capacity, size=size)
     large = abstract_vocabulary(config, mesh, dtype, n_rows)
-    tables = (large.input_VD, large.output_VD, large.constituents_VS, large.barred_E)
+    tables = (large.input_VD, large.output_VD, large.constituents_VS, large.banned_E)
     return Program(
         name=f"decode {n_batch} × {capacity} of {n_rows:,}",
         function=own.function,
@@ -51,7 +51,7 @@ def search_program(config: DecoderConfig, mesh: Mesh, dtype: Any, *, n_batch: in
 
 
 def exact_program(config: DecoderConfig, mesh: Mesh, dtype: Any, *, n_batch: int, n_rows: int) -> Program:
-    """The same by scoring the whole table."""
+    """The same search by scoring the whole table."""
     table_VD = abstract_vocabulary(config, mesh, dtype, n_rows).output_VD
     queries_BD = shape((n_batch, config.width), dtype, batch_sharding(mesh))
     return Program(
@@ -71,7 +71,7 @@ def _search(index, queries_BD, output_VD, *, mesh):
 
 
 def abstract_vocabulary(config: DecoderConfig, mesh: Mesh, dtype: Any, n_rows: int) -> LargeVocabulary:
-    """A vocabulary of a model with an output table of its own, as shapes where `place_vocabulary` puts them."""
+    """A vocabulary of a model with an output table of its own, as shapes where `shard_vocabulary` puts them."""
     n_model = mesh.shape["model"]
     n_blocks = -(-round(n_rows / FILLED / BLOCK_ROWS) // n_model) * n_model
     split = partial(shape, sharding=NamedSharding(mesh, P("model")))
@@ -90,7 +90,7 @@ def abstract_vocabulary(config: DecoderConfig, mesh: Mesh, dtype: Any, n_rows: i
         output_VD=table_VD,
         index=MipsIndex(blocks, whole((N_SPECIAL,), jnp.int32), whole((N_SPECIAL, config.width), dtype)),
         constituents_VS=whole((n_rows, SUBWORDS), jnp.int32),
-        barred_E=whole((0,), jnp.int32),
+        banned_E=whole((0,), jnp.int32),
         k=CANDIDATES,
         n_probe=PROBES,
         mesh=mesh,

@@ -1,6 +1,6 @@
-"""The programs that are compiled ahead of time: functions as they run, and their arguments as shapes with shardings.
+"""The programs to compile ahead of time: jitted functions, and their arguments as shapes with shardings.
 
-A program says nothing of how it is compiled or reported; a new one is a function here that gives a `Program`.
+A program does not define how it is compiled or reported; a new one is a function here that returns a `Program`.
 """
 
 import json
@@ -31,15 +31,15 @@ MODELS = {
 
 @dataclass(frozen=True)
 class Program:
-    """What is compiled.
+    """A program to compile.
 
     Attributes:
       name: for the report, such as `prefill 8 × 2048`.
-      function: jitted, as it runs.
+      function: the jitted function.
       arguments: shapes with shardings.
       options: static arguments by name.
-      held: what lies on the devices while it runs, by name, as shapes with shardings; what is made and kept counts too.
-      loops: how often the loops run whose number of runs is in the data.
+      held: arrays on the devices while it runs, by name, as shapes with shardings, including results that are kept.
+      loops: how often the loops run whose number of runs depends on data.
     """
 
     name: str
@@ -54,8 +54,8 @@ def find_config(name: str) -> DecoderConfig:
     """A config by the model's name, or by the path of a `config.json` or of its folder.
 
     Raises:
-      InputError: there is none.
-      ConfigError: it is not that of a Mistral or Llama.
+      InputError: there is no such config.
+      ConfigError: it is not a config of Mistral or Llama.
     """
     if name in MODELS:
         return MODELS[name]
@@ -66,24 +66,26 @@ def find_config(name: str) -> DecoderConfig:
         if isinstance(error, ConfigError):
             raise
         raise InputError(
-            f"{name!r} is neither {' nor '.join(MODELS)} nor the path of a model's config.json ({error})."
+            f"The model must be {', '.join(MODELS)} or the path of a config.json, got {name!r} ({error})."
         ) from error
 
 
 def default_mesh(config: DecoderConfig, n_devices: int) -> tuple[int, int]:
-    """Data × model: as many devices on `model` as divide the key/value heads, for the least time a token."""
+    """Data × model: as many devices on `model` as divide the key/value heads, for the least time per token."""
     model = math.gcd(config.n_kv_heads, n_devices)
     return n_devices // model, model
 
 
 def check_mesh(config: DecoderConfig, n_batch: int, data: int, model: int, n_devices: int) -> None:
-    """Sees that a mesh divides what is split over it.
+    """Checks that a mesh divides what is sharded over it.
 
     Raises:
-      ConfigError: it does not, or is not as large as the topology.
+      ConfigError: it does not, or it does not have the topology's number of devices.
     """
     if data * model != n_devices:
-        raise ConfigError(f"A mesh of {data}x{model} has {data * model} devices, the topology {n_devices}.")
+        raise ConfigError(
+            f"A mesh of {data}x{model} has {data * model} devices, but the topology {n_devices}: give another --mesh."
+        )
     for count, what in ((config.n_kv_heads, "key/value heads"), (config.n_heads, "query heads")):
         if count % model:
             fits = ", ".join(f"{n_devices // m}x{m}" for m in _divisors(math.gcd(config.n_kv_heads, n_devices)))
@@ -100,7 +102,7 @@ def _divisors(number: int) -> list[int]:
 
 
 def prefill_program(config: DecoderConfig, mesh: Mesh, dtype: Any, *, n_batch: int, length: int, chunk: int) -> Program:
-    """Reading prompts that are all `length` tokens long into an empty cache, and choosing their first tokens.
+    """Reads prompts of exactly `length` tokens into an empty cache, and chooses their first tokens.
 
     Raises:
       InputError: the chunk does not divide the length.
@@ -173,7 +175,7 @@ def _choice(mesh: Mesh, n_batch: int) -> tuple[Any, Limits]:
 
 
 def shape(sizes: tuple[int, ...], dtype: Any, sharding: NamedSharding) -> Array:
-    """An array that is not there: typed as one, so that it can take the place of one in a batch or a state."""
+    """An abstract array, typed as an array, so that it fits into a batch or a state."""
     return cast(Array, jax.ShapeDtypeStruct(sizes, dtype, sharding=sharding))
 
 

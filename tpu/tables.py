@@ -13,15 +13,15 @@ MIB = 2**20
 
 
 def print_details(console: Console, place: str, compiled: Compiled) -> None:
-    """All that is known of one program: memory, work, loops, collectives, the largest temporaries."""
+    """The report of one program: memory, work, loops, collectives, the largest temporaries."""
     chip = compiled.chip
     console.print(f"\n{compiled.program} on {place}", style="bold", end="")
     console.print(f", compiled in {compiled.seconds:.0f} s")
     console.print(memory_table(compiled), work_table(compiled), sep="")
     meanings = ", ".join(f"{loop.trips:g} {loop.meaning}" for loop in compiled.meanings)
-    lines = [f"Loops as run: {meanings}; the others as often as the program says."] if meanings else []
+    lines = [f"Loops as run: {meanings}; the others as the program's text tells."] if meanings else []
     if compiled.runs.unknown:
-        lines.append(f"Taken to run once, for nothing says how often: {', '.join(compiled.runs.unknown)}.")
+        lines.append(f"Assumed to run once, because their trips are unknown: {', '.join(compiled.runs.unknown)}.")
     speeds = f"{chip.peak_flops / 1e12:.0f} TFLOP/s, {chip.peak_bytes / 1e9:.0f} GB/s"
     lines.append(f"At the peak of {chip.name} ({speeds}) it takes {_time(compiled.least_seconds)} or more.")
     console.print("\n".join(lines), soft_wrap=True)
@@ -32,7 +32,7 @@ def print_details(console: Console, place: str, compiled: Compiled) -> None:
 
 
 def memory_table(compiled: Compiled) -> Table:
-    """GiB a device: what is held, what it needs besides, what there is."""
+    """GiB per device: what is held, what is needed in addition, and the device's memory."""
     known = sum(compiled.held_bytes.values()) + compiled.temporary_bytes
     cells = {name: f"{size / GIB:.2f}" for name, size in compiled.held_bytes.items()}
     cells |= {
@@ -46,7 +46,7 @@ def memory_table(compiled: Compiled) -> Table:
 
 
 def work_table(compiled: Compiled) -> Table:
-    """FLOPs, bytes and time a device, as the compiler gives them and with loops as often as they run."""
+    """FLOPs, bytes and time per device, as the compiler reports them and with loops as often as they run."""
     seconds = compiled.reported_seconds
     rows = [
         ("compiler's cost analysis, loops once", compiled.reported, "none" if seconds is None else _time(seconds)),
@@ -67,7 +67,7 @@ def collective_table(compiled: Compiled) -> Table:
 
 
 def summary(rows: Sequence[tuple[str, Compiled]]) -> Table:
-    """One row a program and place: memory, work and collectives a device, and the least time."""
+    """One row per program and topology: memory, work and collectives per device, and the least time."""
     columns = ["parameters", "cache", "temporaries", "total", "of GiB", "GFLOP", "GB", "collectives", "MiB", "at least"]
     cells = []
     for place, one in rows:
@@ -85,7 +85,7 @@ def summary(rows: Sequence[tuple[str, Compiled]]) -> Table:
 
 
 def figures_of(prefix: str, compiled: Compiled) -> dict[str, float | str]:
-    """The same as one flat object."""
+    """The report as one flat object."""
     figures: dict[str, float | str] = {
         **{f"{name}_bytes": size for name, size in compiled.held_bytes.items()},
         "temporary_bytes": compiled.temporary_bytes,

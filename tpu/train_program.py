@@ -24,7 +24,7 @@ from tpu.programs import Program, abstract_decoder, shape
 
 MAX_SUBWORDS = 7
 N_BYTES = 522
-"""Bytes that Mistral's vocabulary lacks, and what else its byte-level form appends."""
+"""Bytes that Mistral's vocabulary lacks, and whatever else its byte-level form appends."""
 TOKENS_PER_SUBWORD = 0.75
 FORMS_PER_TEXT = 64
 WEIGHTS = Objectives(hidden=1.0, next_subword=1.0)
@@ -53,7 +53,7 @@ def train_program(config: DecoderConfig, mesh: Mesh, dtype: Any, *, n_batch: int
 
 
 def hypernet_config(config: DecoderConfig) -> HypernetConfig:
-    """ZeTT's network for a decoder: three layers as wide as it, one head for each 128 numbers."""
+    """ZeTT's network for a decoder: three layers of the decoder's width, one head for every 128 dimensions."""
     return HypernetConfig(
         width=config.width,
         hidden_width=config.width,

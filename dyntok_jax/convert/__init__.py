@@ -1,4 +1,4 @@
-"""Checkpoints of Hugging Face in and out, strictly: the name tables, the reader, the writer."""
+"""Hugging Face checkpoints, read and written strictly: name tables, reader, writer."""
 
 import lazy_loader
 

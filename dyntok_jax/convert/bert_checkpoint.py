@@ -88,7 +88,11 @@ def head_table(config: EncoderConfig) -> Table:
 
 
 def plain_name(name: str) -> str:
-    """A tensor's name without `bert.` or `roberta.`, with TensorFlow's old LayerNorm spelling brought up to date."""
+    """A tensor's name without the prefix `bert.` or `roberta.`, and with today's spelling of LayerNorm's parameters.
+
+    >>> plain_name("bert.embeddings.LayerNorm.gamma")
+    'embeddings.LayerNorm.weight'
+    """
     name = re.sub(r"^(bert|roberta)\.", "", name)
     return re.sub(r"LayerNorm\.(gamma|beta)$", lambda m: "LayerNorm." + {"gamma": "weight", "beta": "bias"}[m[1]], name)
 
@@ -96,7 +100,7 @@ def plain_name(name: str) -> str:
 def load_encoder(
     folder: str | os.PathLike, *, dtype: Any = jnp.float32, shardings: Shardings | None = None
 ) -> tuple[EncoderConfig, Encoder]:
-    """Loads a BERT, RoBERTa or XLM-R body; heads that stand on it are passed over.
+    """Loads a BERT, RoBERTa or XLM-R body and ignores any heads.
 
     Args:
       folder: holds `config.json` and `model.safetensors`, or its shards and their index.
@@ -106,6 +110,10 @@ def load_encoder(
     Raises:
       ConfigError: the config is not supported.
       CheckpointError: files are missing or damaged, or tensors do not match the config.
+
+    >>> config, encoder = load_encoder(encoder_folder, dtype=jnp.bfloat16)
+    >>> config.model_type, encoder.word_embeddings.shape, encoder.word_embeddings.dtype.name
+    ('xlm-roberta', (1500, 32), 'bfloat16')
     """
     config, checkpoint = EncoderConfig.from_hf(read_config(folder)), open_checkpoint(folder)
     check_backed(checkpoint, config.n_layers)
@@ -128,13 +136,19 @@ def load_masked_lm_head(
 
     Raises:
       ConfigError: the config is not supported.
-      CheckpointError: no such head, an output table of its own, or as `load_encoder`.
+      CheckpointError: there is no such head, it has an output table of its own, or as for `load_encoder`.
+
+    >>> from dyntok_jax.models import MaskedLmHead
+    >>> head = MaskedLmHead(encoder.config, jax.random.key(0))
+    >>> save_encoder(folder, encoder.config, encoder.encoder, head)
+    >>> load_masked_lm_head(folder).bias.shape
+    (1500,)
     """
     config = EncoderConfig.from_hf(read_config(folder))
     checkpoint = open_checkpoint(folder)
     if not any(re.fullmatch("|".join(BERT_HEAD_NAMES), plain_name(name)) for name in checkpoint.files):
         raise CheckpointError(
-            f"{checkpoint.folder} has no masked-LM head: only the body was saved. Take a checkpoint with one."
+            f"{checkpoint.folder} has no masked-LM head: only the body was saved. Use a checkpoint with a head."
         )
     _check_tied(checkpoint)
     return load_tree(
@@ -152,10 +166,14 @@ def save_encoder(
 ) -> None:
     """Writes a checkpoint that PyTorch transformers reads: `AutoModel`, with a head `AutoModelForMaskedLM`.
 
-    A pooler or a task's head that stood in the original checkpoint was passed over when loading and is not written.
+    A pooler or task head of the original checkpoint was ignored when loading and is not written.
 
     Raises:
       CheckpointError: the folder cannot be written.
+
+    >>> save_encoder(folder, encoder.config, encoder.encoder)
+    >>> sorted(path.name for path in folder.iterdir())
+    ['config.json', 'model.safetensors']
     """
     tensors = export_tensors(encoder, encoder_table(config))
     family = {"bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta"}[config.model_type]

@@ -25,7 +25,7 @@ HYPERNET_EXTRAS = (r"model\.embeddings\.(position_ids|token_type_ids)", r"model\
 
 
 def hypernet_table(config: HypernetConfig) -> Table:
-    """Names of a released checkpoint; parts that the config lacks are not in it."""
+    """Names of a released checkpoint, without the parts that the config lacks."""
     table: Table = {
         "fallback_embeddings.weight": ("fallback_embeddings", AS_IS),
         **_dense("input_projection.0", "input_linear"),
@@ -64,6 +64,10 @@ def load_hypernet(
     Raises:
       ConfigError: the config is not supported.
       CheckpointError: files are missing or damaged, or tensors do not match the config.
+
+    >>> config, hypernet = load_hypernet(hypernet_folder)
+    >>> config.max_subwords, hypernet.fallback_embeddings.shape
+    (7, (256, 32))
     """
     config, checkpoint = HypernetConfig.from_hf(read_config(folder)), open_checkpoint(folder)
     check_backed(checkpoint, config.n_layers)
@@ -77,6 +81,10 @@ def save_hypernet(folder: str | os.PathLike, config: HypernetConfig, hypernet: H
 
     Raises:
       CheckpointError: the folder cannot be written.
+
+    >>> save_hypernet(folder, hypernet_config, hypernet)
+    >>> load_hypernet(folder)[0] == hypernet_config
+    True
     """
     write_checkpoint(folder, config.to_hf(), export_tensors(hypernet, hypernet_table(config)))
 

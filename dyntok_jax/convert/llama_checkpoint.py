@@ -28,7 +28,7 @@ from dyntok_jax.models import Decoder, DecoderConfig, unstacked
 WORD_TABLE, OUTPUT_TABLE = "model.embed_tokens.weight", "lm_head.weight"
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
 EXTRAS = (r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",)
-"""What older files keep and nobody reads: the rotary frequencies follow from the config."""
+"""Tensors of older files that nobody reads: the rotary frequencies follow from the config."""
 
 
 def layer_table(config: DecoderConfig, prefix: str = "model.layers.{i}.") -> Table:
@@ -58,7 +58,7 @@ def decoder_table(config: DecoderConfig) -> Table:
 
 
 def plain_name(name: str) -> str:
-    """A tensor's name with the `model.` that checkpoints of the body alone leave out."""
+    """A tensor's name with the prefix `model.`, which checkpoints of the body alone omit."""
     return name if name.startswith(("model.", "lm_head.")) else f"model.{name}"
 
 
@@ -75,11 +75,15 @@ def load_decoder(
       folder: holds `config.json` and `model.safetensors`, or its shards and their index.
       dtype: of the parameters, and so of the computation.
       shardings: from the tree of shapes to a tree of shardings, such as `partial(shardings_for, mesh=mesh)`.
-      is_stacked: the layers' parameters stacked, for `lax.scan`; else a tuple of layers, as `unstacked` gives it.
+      is_stacked: stack the layers' parameters, for `lax.scan`; else keep a tuple of layers, as `unstacked` returns it.
 
     Raises:
       ConfigError: the config is not supported.
       CheckpointError: files are missing or damaged, or tensors do not match the config.
+
+    >>> config, decoder = load_decoder(decoder_folder)
+    >>> config.model_type, decoder.layers.query.kernel.shape  # layers, D, N, H
+    ('llama', (2, 32, 4, 8))
     """
     config, checkpoint = DecoderConfig.from_hf(read_config(folder)), open_checkpoint(folder)
     check_backed(checkpoint, config.n_layers)
@@ -103,11 +107,15 @@ def load_decoder(
 
 
 def load_tables(folder: str | os.PathLike, *, dtype: Any = jnp.float32) -> tuple[jax.Array, jax.Array | None]:
-    """Loads a model's input table and, where it is another, its output table; no other tensor is read.
+    """Loads a model's input table and, unless the two are tied, its output table; reads no other tensor.
 
     Raises:
       ConfigError: the config is not supported.
       CheckpointError: files are missing or damaged, or the tables do not match the config.
+
+    >>> input_VD, output_VD = load_tables(decoder_folder)
+    >>> input_VD.shape, output_VD.shape
+    ((600, 32), (600, 32))
     """
     config, checkpoint = DecoderConfig.from_hf(read_config(folder)), open_checkpoint(folder)
     if config.ties_embeddings and OUTPUT_TABLE in checkpoint.files:
@@ -125,16 +133,21 @@ def load_tables(folder: str | os.PathLike, *, dtype: Any = jnp.float32) -> tuple
 def save_decoder(
     folder: str | os.PathLike, config: DecoderConfig, decoder: Decoder, *, max_shard_bytes: int = MAX_SHARD_BYTES
 ) -> None:
-    """Writes a checkpoint that PyTorch transformers reads with `AutoModelForCausalLM`; `load_decoder` reads it equal.
+    """Writes a checkpoint that `load_decoder` and PyTorch transformers (`AutoModelForCausalLM`) read.
 
     Args:
-      folder: made if it is not there.
+      folder: created if missing.
       config: of the decoder.
       decoder: stacked, or from `unstacked`; its tensors are moved to the host one at a time.
-      max_shard_bytes: the most that one file may take, as for `write_checkpoint`.
+      max_shard_bytes: size limit of one file, as for `write_checkpoint`.
 
     Raises:
       CheckpointError: the folder cannot be written.
+
+    >>> config, loaded = load_decoder(decoder_folder)
+    >>> save_decoder(folder, config, loaded, max_shard_bytes=100_000)
+    >>> len(list(folder.glob("model-*.safetensors")))
+    3
     """
     table = decoder_table(config)
     if isinstance(decoder.layers, tuple):
@@ -154,10 +167,10 @@ def _unstacked_table(table: Table, n_layers: int) -> Table:
 
 
 def _check_tied(checkpoint: Checkpoint) -> None:
-    """A tied checkpoint may carry the table twice, as some tools save it; but not two tables."""
+    """A tied checkpoint may hold the table twice, as some tools save it, but not two different tables."""
     words = next((name for name in checkpoint.files if plain_name(name) == WORD_TABLE), None)
     if words and not np.array_equal(checkpoint.read(OUTPUT_TABLE), checkpoint.read(words)):
         raise CheckpointError(
-            f"{checkpoint.folder} has an output table of its own ({OUTPUT_TABLE}), while its config says that the word "
-            'table is the output table too: set "tie_word_embeddings" to false in config.json, or fetch it again.'
+            f"{checkpoint.folder} has an output table of its own ({OUTPUT_TABLE}), but its config ties the output "
+            'table to the word table: set "tie_word_embeddings" to false in config.json, or fetch it again.'
         )

@@ -1,7 +1,7 @@
-"""The strict checkpoint reader: a table of names, one tensor in memory at a time, every fault in one error.
+"""The strict checkpoint reader: a table of names, one tensor in memory at a time, all faults in one error.
 
 A table maps a name pattern of the checkpoint to a parameter path of ours and a transform. `{i}` in a pattern is a layer
-number: layer i of the checkpoint is row i of our stacked parameter. The same table serves both directions.
+number: layer i of the checkpoint is row i of our stacked parameter. Reader and writer use the same table.
 """
 
 import json
@@ -37,7 +37,7 @@ DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.d
 
 @dataclass(frozen=True)
 class Transform:
-    """How a tensor of the checkpoint becomes (a row of) ours, and back. Both ways only move numbers."""
+    """How a tensor of the checkpoint becomes (a row of) our parameter, and back. Both directions only move numbers."""
 
     load: Callable[[Any], Any]
     save: Callable[[Any], Any]
@@ -73,12 +73,18 @@ class Checkpoint:
     """The tensors of a model folder, read one at a time.
 
     Attributes:
-      folder: where it lies.
+      folder: the model folder.
       files: tensor name → file that holds it.
       shapes: tensor name → shape.
-      dtypes: tensor name → dtype by the name that safetensors has for it, such as "F32" (a key of `DTYPES`) or "I64".
-      offsets: tensor name → where in its file it begins.
-      duplicates: tensor names that more than one shard holds.
+      dtypes: tensor name → dtype as safetensors names it, such as "F32" (a key of `DTYPES`) or "I64".
+      offsets: tensor name → byte offset in its file.
+      duplicates: names of tensors in more than one shard.
+
+    >>> checkpoint = open_checkpoint(decoder_folder)
+    >>> checkpoint.shapes["model.norm.weight"], checkpoint.dtypes["model.norm.weight"]
+    ((32,), 'F32')
+    >>> checkpoint.read("model.norm.weight")[:3]
+    array([1., 1., 1.], dtype=float32)
     """
 
     folder: Path
@@ -89,14 +95,14 @@ class Checkpoint:
     duplicates: list[str] = field(default_factory=list)
 
     def read(self, name: str, dtype: Any = None) -> np.ndarray:
-        """Reads one tensor into host memory, cast block by block; nothing else is held.
+        """Reads one tensor into host memory, cast block by block to hold no second copy.
 
         Args:
           name: its name.
-          dtype: to cast to; None: as it is stored.
+          dtype: to cast to; None keeps the stored dtype.
 
         Raises:
-          CheckpointError: it is of no dtype that we read, or the file has become shorter since it was opened.
+          CheckpointError: its dtype is not supported, or the file has been truncated since it was opened.
         """
         if self.dtypes[name] not in DTYPES:
             raise CheckpointError(f"{self.files[name]}: {name} is {self.dtypes[name]}, not {', '.join(DTYPES)}.")
@@ -116,7 +122,7 @@ class Checkpoint:
 
 
 def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An empty array that begins where JAX on a CPU wants one to: it takes such an array over without copying it."""
+    """An empty array aligned as JAX on a CPU wants it: JAX uses such an array without copying it."""
     n_bytes = prod(shape) * dtype.itemsize
     buffer = np.empty(n_bytes + ALIGNMENT, np.uint8)
     start = -buffer.ctypes.data % ALIGNMENT
@@ -127,7 +133,10 @@ def read_config(folder: str | os.PathLike) -> dict[str, Any]:
     """Reads `config.json` of a model folder.
 
     Raises:
-      CheckpointError: the folder or the file is missing, or may not be read, or it is not a JSON object.
+      CheckpointError: the folder or the file is missing or unreadable, or it is not a JSON object.
+
+    >>> read_config(encoder_folder)["hidden_size"]
+    32
     """
     folder = Path(folder)
     path = folder / "config.json"
@@ -143,8 +152,11 @@ def open_checkpoint(folder: str | os.PathLike) -> Checkpoint:
     """Lists the tensors of `model.safetensors`, or of the shards that `model.safetensors.index.json` names.
 
     Raises:
-      CheckpointError: no folder or weights, weights only as pickle, a Git LFS pointer, a damaged or truncated file, one
-        that may not be read, or shards and index that do not agree.
+      CheckpointError: no folder or weights, weights only as pickle, a Git LFS pointer, a damaged, truncated or
+        unreadable file, or shards and index that do not agree.
+
+    >>> list(open_checkpoint(decoder_folder).files)[:2]
+    ['lm_head.weight', 'model.embed_tokens.weight']
     """
     folder = Path(folder)
     with _as_unreadable(folder):
@@ -190,7 +202,7 @@ def _as_unreadable(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise CheckpointError(
-            f"{error.filename or path} cannot be read ({error.strerror or error}): see to its permissions and its disk."
+            f"{error.filename or path} cannot be read ({error.strerror or error}): check its permissions and the disk."
         ) from error
 
 
@@ -213,12 +225,12 @@ def _list_tensors(checkpoint: Checkpoint, path: Path) -> None:
     except (SafetensorError, OSError) as error:
         size = path.stat().st_size
         raise CheckpointError(
-            f"{path} ({size:,} bytes) is truncated or no safetensors file ({error}): fetch it again."
+            f"{path} ({size:,} bytes) is truncated or not a safetensors file ({error}): fetch it again."
         ) from error
 
 
 def _offsets(path: Path) -> dict[str, int]:
-    """Where in a sound file each tensor begins: behind 8 bytes, the header whose length they say, and other tensors."""
+    """Byte offsets of the tensors of an intact file, which follow the header's length (8 bytes) and the header."""
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(length))
@@ -233,15 +245,17 @@ def _list_shards(checkpoint: Checkpoint, path: Path) -> None:
     outside = [name for name in shards if Path(name).name != name]
     if outside:
         raise CheckpointError(f"{path} names files outside its folder ({', '.join(outside)}): fetch it again.")
-    absent = [name for name in shards if not (path.parent / name).is_file()]
-    if absent:
-        raise CheckpointError(f"{path} names shards that are not there: {', '.join(absent)}. Fetch them too.")
+    missing = [name for name in shards if not (path.parent / name).is_file()]
+    if missing:
+        raise CheckpointError(f"{path} names missing shards: {', '.join(missing)}. Fetch them too.")
     for name in shards:
         _list_tensors(checkpoint, path.parent / name)
     lost = [n for n, shard in weight_map.items() if checkpoint.files.get(n) != path.parent / shard]
     lost = [n for n in lost if n not in checkpoint.duplicates]
     if lost:
-        raise CheckpointError(f"{path} names tensors that their shards do not hold: {', '.join(sorted(lost))}.")
+        raise CheckpointError(
+            f"{path} names tensors that their shards do not hold: {', '.join(sorted(lost))}. Fetch it again."
+        )
 
 
 def _pattern(template: str) -> re.Pattern:
@@ -275,20 +289,20 @@ def load_tree(
     """Fills a tree of parameters from a checkpoint.
 
     Each tensor is read, transformed, cast and moved to its device or shards before the next is read; a tensor of layer
-    i goes into row i of its stacked parameter where it lies. So the host never holds more than one tensor.
+    i is written into row i of its stacked parameter on the device. So the host never holds more than one tensor.
 
     Args:
       checkpoint: the open checkpoint.
       table: name pattern → (parameter path, transform).
       abstract: the tree with `jax.ShapeDtypeStruct` leaves (`jax.eval_shape` of a constructor): shapes and dtypes.
-      rename: what is done to each name of the checkpoint before the table is asked (prefixes, old spellings).
-      ignored: regular expressions of renamed tensors that may be there and are not wanted.
+      rename: applied to each name of the checkpoint before it is looked up (prefixes, old spellings).
+      ignored: regular expressions for renamed tensors to ignore.
       shardings: from such a tree to a tree of shardings, such as `partial(shardings_for, mesh=mesh)`; None: the
         default device.
 
     Raises:
-      CheckpointError: tensors that are unknown, missing, misshapen, there twice or of a dtype other than float32,
-        float16 and bfloat16, all of them listed.
+      CheckpointError: tensors are unknown, missing, misshapen, duplicated or of a dtype other than float32, float16
+        and bfloat16; the error lists all of them.
     """
     want = flat_parameters(abstract)
     patterns = [(_pattern(template), path, transform) for template, (path, transform) in table.items()]

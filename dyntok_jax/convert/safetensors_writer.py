@@ -1,7 +1,7 @@
-"""The checkpoint writer: safetensors files written tensor by tensor, so that a model never lies twice in host memory.
+"""The checkpoint writer: safetensors files written tensor by tensor, so that host memory never holds a model twice.
 
-The bytes are those that `safetensors.numpy.save_file` writes, which needs all tensors at once. A file is 8 bytes with
-the header's length, the header (JSON: dtype, shape and place of each tensor) and the tensors one behind the other.
+The bytes equal those of `safetensors.numpy.save_file`, which needs all tensors at once. A file is 8 bytes with the
+header's length, the header (JSON: dtype, shape and offsets of each tensor) and the tensors one after the other.
 """
 
 import json
@@ -25,20 +25,24 @@ from dyntok_jax.storage import written_together
 MAX_SHARD_BYTES = 5 * 10**9
 FILE_NAMES = "model{suffix}.safetensors"
 FORMAT = {"format": "pt"}
-"""What PyTorch transformers asks of the files it loads."""
+"""Metadata that PyTorch transformers requires of the files it loads."""
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 LAYOUT_ORDER = ("F32", "BF16", "F16")
-"""Wide tensors lie in front, so that each begins at a multiple of its own width."""
+"""Wide dtypes come first, so that each tensor begins at a multiple of its item size."""
 
 
 @dataclass(frozen=True)
 class LazyTensor:
-    """A tensor on its way into a file: what it will be, and how to make it when its turn comes.
+    """A tensor to be written: its shape and dtype now, its values when it is written.
 
     Attributes:
       shape: its shape.
       dtype: its dtype, one of `DTYPES`.
-      read: makes it.
+      read: returns its values.
+
+    >>> tensor = LazyTensor((1000, 32), np.dtype(np.float32), lambda: np.zeros((1000, 32), np.float32))
+    >>> tensor.n_bytes
+    128000
     """
 
     shape: tuple[int, ...]
@@ -47,15 +51,15 @@ class LazyTensor:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes it takes in a file."""
+        """Its size in a file."""
         return prod(self.shape) * self.dtype.itemsize
 
 
 def export_tensors(tree: Any, table: Table) -> dict[str, LazyTensor]:
     """The parameters of `tree` under the checkpoint's names, transformed back: the inverse of `load_tree`.
 
-    Nothing is moved yet: each tensor comes from its device or shards when it is read, a layer's row of a stacked
-    parameter alone.
+    Nothing is moved yet: each tensor leaves its device or shards when it is read; of a stacked parameter, one layer at
+    a time.
     """
     parameters = flat_parameters(tree)
     tensors = {}
@@ -86,19 +90,19 @@ def write_checkpoint(
     *,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Writes the weights and `config.json`; the files are written beside and renamed together, never half there.
+    """Writes the weights and `config.json` atomically: the files appear together, complete.
 
-    The weights are `model.safetensors`, or shards with their index where they are larger than one file may be. Weights
-    that the folder held before are replaced.
+    The weights are `model.safetensors`, or shards with an index where they exceed the size limit of one file. Earlier
+    weights in the folder are replaced.
 
     Args:
-      folder: made if it is not there, its parent folders too.
-      config: what `config.json` is to hold.
-      tensors: under the names that the checkpoint gives them; one is in memory at a time.
-      max_shard_bytes: the most that the tensors of one file may take; a single larger one has a file to itself.
+      folder: created if missing, its parent folders too.
+      config: the content of `config.json`.
+      tensors: by the checkpoint's names; one is in memory at a time.
+      max_shard_bytes: size limit of one file's tensors; a single larger tensor gets a file of its own.
 
     Raises:
-      CheckpointError: the folder cannot be made or written.
+      CheckpointError: the folder cannot be created or written.
     """
     folder = Path(folder)
     try:
@@ -119,14 +123,19 @@ def write_weights(
     """Writes the weights alone, as `write_checkpoint` does.
 
     Args:
-      folder: made if it is not there, its parent folders too.
+      folder: created if missing, its parent folders too.
       tensors: as for `write_checkpoint`.
       max_shard_bytes: as for `write_checkpoint`.
-      beside: names and texts of files that belong to the weights and take their names with them.
-      progress: called with the share of the bytes written so far, 0 to 1.
+      beside: names and texts of further files that appear together with the weights.
+      progress: called with the share of the tensors written so far, 0 to 1.
 
     Raises:
       OSError: the folder cannot be written.
+
+    >>> bias = LazyTensor((2,), np.dtype(np.float32), lambda: np.array([1, 2], np.float32))
+    >>> write_weights(folder, {"bias": bias}, beside={"config.json": "{}"})
+    >>> sorted(path.name for path in folder.iterdir())
+    ['config.json', 'model.safetensors']
     """
     plan = split_state_dict_into_shards_factory(
         dict(tensors),
@@ -152,7 +161,7 @@ def write_weights(
 
 
 def _write_file(path: Path, tensors: Mapping[str, LazyTensor]) -> Iterator[str]:
-    """Writes one file, and says each tensor's name when it is written."""
+    """Writes one file and yields each tensor's name once it is written."""
     names = sorted(tensors, key=lambda name: (LAYOUT_ORDER.index(DTYPE_NAMES[tensors[name].dtype]), name))
     header: dict[str, Any] = {"__metadata__": FORMAT}
     end = 0
@@ -169,12 +178,12 @@ def _write_file(path: Path, tensors: Mapping[str, LazyTensor]) -> Iterator[str]:
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(encoded)) + encoded)
         for name in names:
-            file.write(_bytes(name, tensors[name]))  # no variable here: it would keep the tensor beside the next one
+            file.write(_bytes(name, tensors[name]))  # a variable would keep the tensor alive while the next is made
             yield name
 
 
 def _bytes(name: str, tensor: LazyTensor) -> memoryview:
     array = np.asarray(tensor.read(), order="C")
     if (array.shape, array.dtype) != (tensor.shape, tensor.dtype):
-        raise ValueError(f"{name} came as {array.dtype} {array.shape}, not as announced: {tensor}.")
+        raise ValueError(f"{name} is {array.dtype} {array.shape}, not as announced: {tensor}.")
     return array.reshape(-1).view(np.uint8).data

@@ -41,6 +41,6 @@ from .vocabularies import (
     PromptVocabulary as PromptVocabulary,
     Vocabulary as Vocabulary,
 )
-from .written_in import (
-    WrittenIn as WrittenIn,
+from .vocabulary_choice import (
+    VocabularyChoice as VocabularyChoice,
 )

@@ -1,17 +1,18 @@
-"""One batch of prompts through a decoder: padded to buckets, placed on the device, read, and written on or scored.
+"""One batch of prompts through a decoder: padded to buckets, moved to the device, read, and continued or scored.
 
-The buckets are few, and the prompts of a batch are padded as far as its cache goes, so a session of any prompts
-compiles a handful of programs; how much is computed follows the prompts themselves, not the padding.
+The buckets are few, and prompts are padded to the length of the cache, so any set of prompts compiles a handful of
+programs. The time to compute depends on the prompts, not on the padding.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from itertools import chain
 from typing import Any
 from zlib import crc32
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Float32, Int, Int32, UInt32
@@ -30,7 +31,7 @@ from dyntok_jax.decoding.prompts import ReadPrompts
 from dyntok_jax.decoding.sampling import SamplingConfig, sampling_of
 from dyntok_jax.decoding.scoring import score_continuations
 from dyntok_jax.decoding.text_stream import TextStream
-from dyntok_jax.decoding.vocabularies import OWN, LargeVocabulary, Vocabulary
+from dyntok_jax.decoding.vocabularies import LargeVocabulary, OwnVocabulary, Vocabulary
 from dyntok_jax.embedding import COMPILED_STEPS as EMBEDDING_STEPS, TokenEmbedder, TokenInputs, embed_tokens
 from dyntok_jax.errors import NotANumberError, TooLongError
 from dyntok_jax.models import Decoder, DecoderConfig
@@ -45,25 +46,25 @@ from dyntok_jax.text import (
 )
 
 PREFILL_CHUNK, LAST_PREFILL_CHUNK = 256, 128
-"""Tokens of a prompt that are read at a time, and the same for what is left after its last whole chunk."""
+"""Tokens of a prompt that are read at a time, and the same for the rest after its last whole chunk."""
 CHUNK = 32
-"""The most steps of generation between two looks at the text."""
+"""The most steps of generation before control returns to the host."""
 _BAD_NUMBERS = (
-    "The model's logits behind prompt {prompt} are NaN or infinite: its weights may be damaged, or the numbers too "
-    "large for their dtype (try float32)."
+    "The model's logits after prompt {prompt} are NaN or infinite: its weights may be damaged, or its numbers overflow "
+    "their dtype (try float32)."
 )
 
 
 @dataclass(frozen=True)
 class BatchDecoder:
-    """A decoder's parameters, and how batches are laid out for it.
+    """A decoder's parameters, and how its batches are padded and sharded.
 
     Attributes:
       config: of the decoder.
       model: its parameters.
-      embedder: rows for new tokens.
+      embedder: predicts rows for new tokens.
       end_ids: tokens that end a text.
-      mesh: where parameters, cache and batches lie, or None for the default device.
+      mesh: over which parameters, cache and batches are sharded; None for the default device.
     """
 
     config: DecoderConfig
@@ -73,7 +74,7 @@ class BatchDecoder:
     mesh: Mesh | None
 
     def check_positions(self, prompt: int, n_prompt: int, n_more: int, what: str) -> None:
-        """Raises TooLongError if a prompt's tokens and more behind them exceed the model's positions."""
+        """Raises TooLongError if a prompt and the tokens after it exceed the model's positions."""
         if n_prompt + n_more > self.config.max_positions:
             raise TooLongError(
                 f"Prompt {prompt} has {n_prompt} tokens after merging and {n_more} more {what}, but the model has "
@@ -100,11 +101,11 @@ class BatchDecoder:
           max_tokens: the most tokens a text.
           sampling: how tokens are chosen.
           seed_B: one a row.
-          chunk: steps between two looks at the text, at most `CHUNK`.
-          vocabulary: to write in: a large one, or the model's own with the tokens of all prompts, or its own alone.
+          chunk: steps before control returns to the host, at most `CHUNK`.
+          vocabulary: to generate in: a large one, or the model's own plus the tokens of all prompts, or its own alone.
 
         Yields:
-          After every look, the text that each row's stream gave out.
+          After every chunk, the new text of each row's stream.
 
         Raises:
           NotANumberError: the logits are NaN or infinite.
@@ -115,16 +116,16 @@ class BatchDecoder:
         digest_B = np.array([crc32(read.texts[int(row)].encode()) for row in rows], np.uint32)
         limits = Limits(
             end_E=np.array(self.end_ids or (NO_TOKEN,), np.int32),
-            max_tokens_B=self._place(padded(np.full(len(rows), max_tokens, np.int32))),
+            max_tokens_B=self._shard(padded(np.full(len(rows), max_tokens, np.int32))),
         )
-        settings = self._place(sampling_of([sampling] * n_batch))
+        settings = self._shard(sampling_of([sampling] * n_batch))
         inputs = self._inputs(read, rows, n_batch, capacity)
         candidates = self._vocabulary(vocabulary, read, rows, inputs)
         state = _start(
             self.model,
             candidates,
-            inputs.place(self.mesh),
-            self._place(self._seen(read, rows, n_batch)) if sampling.repetition_penalty != 1 else None,
+            inputs.shard(self.mesh),
+            self._shard(self._seen(read, rows, n_batch)) if sampling.repetition_penalty != 1 else None,
             sequence_keys(padded(seed_B), padded(digest_B)),
             settings,
             limits,
@@ -147,7 +148,7 @@ class BatchDecoder:
             if is_over:
                 return
             if (is_stopped_B & ~is_done_B).any():
-                state = stop_sequences(state, self._place(is_stopped_B))
+                state = stop_sequences(state, self._shard(is_stopped_B))
             state, chosen_BO = advance(
                 self.model,
                 state,
@@ -180,7 +181,7 @@ class BatchDecoder:
         """
         lengths_B = np.array([len(of_text) for of_text in ids])
         for owner, length in zip(owner_B.tolist(), lengths_B.tolist(), strict=True):
-            self.check_positions(owner, int(read.n_tokens[owner]), length, "are to be scored")
+            self.check_positions(owner, int(read.n_tokens[owner]), length, "to score")
         n_batch = bucket(len(ids), self._batch_buckets())
         length = bucket(max(1, int(lengths_B.max())), CONTINUATION_BUCKETS)
         ids_M = np.fromiter(chain.from_iterable(ids), np.int32, lengths_B.sum())
@@ -190,10 +191,11 @@ class BatchDecoder:
         capacity = self._capacity(int(read.n_tokens[rows].max()) + int(lengths_B.max()))
         log_BO, best_BO = _score(
             self.model,
-            self._inputs(read, rows, bucket(len(rows), self._batch_buckets()), capacity).place(self.mesh),
-            self._place(np.pad(prompt_B, (0, n_batch - len(ids)))),
-            self._place(lay_out(ids_M, padding=0)),
-            self._place(lay_out(np.ones(len(ids_M), bool), padding=False)),
+            self._inputs(read, rows, bucket(len(rows), self._batch_buckets()), capacity).shard(self.mesh),
+            self._shard(np.pad(prompt_B, (0, n_batch - len(ids)))),
+            self._shard(lay_out(ids_M, padding=0)),
+            self._shard(lay_out(np.ones(len(ids_M), bool), padding=False)),
+            self._own,
             capacity=capacity,
             mesh=self.mesh,
         )
@@ -203,6 +205,10 @@ class BatchDecoder:
             raise NotANumberError(_BAD_NUMBERS.format(prompt=bad))
         return log_BO, best_BO
 
+    @cached_property
+    def _own(self) -> OwnVocabulary:
+        return jax.tree.map(jnp.asarray, OwnVocabulary.of(self.embedder.tokenizer, self.config.vocab_size))
+
     def _vocabulary(
         self,
         vocabulary: LargeVocabulary | Sequence[PromptEntries] | None,
@@ -210,24 +216,27 @@ class BatchDecoder:
         rows: Int[np.ndarray, "rows"],
         inputs: TokenInputs[np.ndarray],
     ) -> Vocabulary:
-        """What a batch is written in."""
+        """The vocabulary that a batch is generated in."""
         if vocabulary is None or isinstance(vocabulary, LargeVocabulary):
-            return OWN if vocabulary is None else vocabulary
+            return self._own if vocabulary is None else vocabulary
         output_UD = None
         if self.model.output_embeddings is not None:
             table = self.model.output_embeddings[...]
             output_UD = self.embedder.new_output_rows(read.tokens.take(rows), read.language_N[rows], table)
         texts = [read.tokens[row] for row in rows.tolist()]
-        return prompt_vocabulary([vocabulary[row] for row in rows.tolist()], texts, inputs, output_UD, self.mesh)
+        entries = [vocabulary[row] for row in rows.tolist()]
+        return replace(prompt_vocabulary(entries, texts, inputs, output_UD, self.mesh), own=self._own)
 
     def _inputs(
         self, read: ReadPrompts, rows: Int[np.ndarray, "rows"], n_batch: int, capacity: int
     ) -> TokenInputs[np.ndarray]:
-        """The prompts of a batch as the model reads them; as long as the cache, so that one program serves all.
+        """The prompts of a batch as the model reads them, on the host.
 
-        They lie on the host.
+        They are padded to the length of the cache, so that one program serves all; or, where each fits into one short
+        chunk, to that: its program has no loop over chunks and compiles in half the time.
         """
-        length = -(-capacity // PREFILL_CHUNK) * PREFILL_CHUNK
+        is_short = read.n_tokens[rows].max() <= LAST_PREFILL_CHUNK
+        length = LAST_PREFILL_CHUNK if is_short else -(-capacity // PREFILL_CHUNK) * PREFILL_CHUNK
         return self.embedder.inputs(
             read.tokens.take(rows),
             read.language_N[rows],
@@ -238,7 +247,7 @@ class BatchDecoder:
         )
 
     def _seen(self, read: ReadPrompts, rows: Int[np.ndarray, "rows"], n_batch: int) -> Bool[np.ndarray, "B V"]:
-        """The subwords of each prompt; a merged token counts as its constituents."""
+        """Which subwords each prompt has; a merged token counts as its constituents."""
         seen_BV = np.zeros((n_batch, self.config.vocab_size), bool)
         for at, row in enumerate(rows.tolist()):
             ids = read.tokens[row].subword_L
@@ -253,7 +262,7 @@ class BatchDecoder:
     def _capacity(self, needed: int) -> int:
         return min(bucket(needed, CAPACITY_BUCKETS), self.config.max_positions)
 
-    def _place(self, values: Any) -> Any:
+    def _shard(self, values: Any) -> Any:
         return shard_batch(values, self.mesh)
 
     def _batch_buckets(self) -> tuple[int, ...]:
@@ -281,7 +290,7 @@ def _start(model, vocabulary, inputs, seen_BV, key_B, sampling, limits, *, capac
 
 
 @partial(jax.jit, static_argnames=("capacity", "mesh"))
-def _score(model, inputs, prompt_B, continuation_BO, mask_BO, *, capacity, mesh):
+def _score(model, inputs, prompt_B, continuation_BO, mask_BO, vocabulary, *, capacity, mesh):
     embeddings_PTD = embed_tokens(model.word_embeddings[...], inputs)
     return score_continuations(
         model,
@@ -290,8 +299,9 @@ def _score(model, inputs, prompt_B, continuation_BO, mask_BO, *, capacity, mesh)
         prompt_B,
         continuation_BO,
         mask_BO,
+        vocabulary=vocabulary,
         capacity=capacity,
-        chunk=PREFILL_CHUNK,
+        chunk=min(PREFILL_CHUNK, embeddings_PTD.shape[1]),
         mesh=mesh,
     )
 

@@ -1,7 +1,7 @@
 """Generation: read the prompts, choose their first tokens, then one jitted loop over the key/value cache.
 
-The loop stops by itself when every sequence is done, and comes up for air every few steps, so that the host can look
-for stop strings and hand text on. Nothing depends on where it does: the state goes in and comes out whole.
+The loop ends by itself when every sequence is done. Control also returns to the host every few steps, which checks for
+stop strings and passes text on. The result does not depend on where that happens: the state holds everything.
 """
 
 from dataclasses import dataclass, replace
@@ -31,6 +31,9 @@ class Limits:
     Attributes:
       end_E: ids that end a sequence; padded with -1.
       max_tokens_B: the most tokens that each sequence may be given, the ending one included; 0 for padding rows.
+
+    >>> Limits(end_E=np.array(decoder.end_ids, np.int32), max_tokens_B=np.array([128, 0], np.int32))
+    Limits(end_E=array([1], dtype=int32), max_tokens_B=array([128,   0], dtype=int32))
     """
 
     end_E: Int32[AnyArray, "E"]
@@ -40,16 +43,20 @@ class Limits:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class GenerationState:
-    """Where generation stands.
+    """The state of generation between two steps.
 
     Attributes:
       cache: keys and values of everything read.
       token_B: the last token chosen, not read yet.
       n_chosen_B: how many tokens have been chosen, the last one included.
       is_done_B: sequences that have ended.
-      is_bad_B: sequences that ended because their logits were no numbers.
+      is_bad_B: sequences that ended because their logits were NaN or infinite.
       seen_BV: subwords of the prompt and of what was chosen; None where no sequence has a repetition penalty.
-      key_B: each sequence's own key.
+      key_B: the random key of each sequence.
+
+    >>> state = start_generation()  # reads a prompt of three subwords
+    >>> state.cache.length_B.tolist(), state.n_chosen_B.tolist(), state.is_done_B.tolist()
+    ([3], [1], [False])
     """
 
     cache: KeyValueCache
@@ -62,7 +69,7 @@ class GenerationState:
 
 
 def last_token(values_BTD: Float[Array, "B T D"], mask_BT: Bool[Array, "B T"]) -> Float[Array, "B D"]:
-    """What stands at the last token of each sequence."""
+    """The value at the last token of each sequence."""
     last_B = jnp.maximum(mask_BT.sum(axis=1, dtype=jnp.int32) - 1, 0)
     return jnp.take_along_axis(values_BTD, last_B[:, None, None], axis=1)[:, 0]
 
@@ -88,16 +95,27 @@ def start(
     Args:
       model: the parameters.
       embeddings_BTD: word embeddings of the prompts; T is a multiple of `chunk`.
-      mask_BT: True for tokens; padding stands on the right.
-      seen_BV: subwords of the prompts, where a repetition penalty wants them.
+      mask_BT: True for tokens; padding is on the right.
+      seen_BV: subwords of the prompts, where a repetition penalty needs them.
       key_B: one key a sequence.
       sampling: how tokens are chosen.
       limits: when sequences end.
-      vocabulary: what to choose from; the model's own, if not given. Ids of tokens, `limits.end_E` too, are its own.
+      vocabulary: the candidates; by default the model's own vocabulary. All ids, those of `limits.end_E` too, are ids
+        of this vocabulary.
       capacity: slots of the cache; at least the longest prompt and its `max_tokens_B` together.
       chunk: tokens of the prompts read at a time.
       last_chunk: the same at the end of prompts, see `prefill`.
-      mesh: places the cache by the rules in `sharding.py`.
+      mesh: shards the cache by the rules in `sharding.py`.
+
+    >>> from dyntok_jax.decoding import SamplingConfig, sampling_of
+    >>> from dyntok_jax.models import embed_ids
+    >>> prompts_BTD = embed_ids(decoder.decoder, jnp.array([[300, 301, 302]]))
+    >>> key_B = sequence_keys(np.array([0], np.uint32), np.array([0], np.uint32))
+    >>> limits = Limits(np.array(decoder.end_ids, np.int32), np.array([8], np.int32))
+    >>> state = start(decoder.decoder, prompts_BTD, jnp.ones((1, 3), bool), None, key_B,
+    ...     sampling_of([SamplingConfig()]), limits, capacity=16, chunk=3)
+    >>> state.n_chosen_B.tolist()
+    [1]
     """
     cache = constrain_cache(empty_cache(model, len(mask_BT), capacity), mesh)
     hidden_BTD, cache = prefill(model, embeddings_BTD, mask_BT, cache, chunk=chunk, last_chunk=last_chunk)
@@ -126,24 +144,28 @@ def advance(
     size: int,
     mesh: Mesh | None = None,
 ) -> tuple[GenerationState, Int32[Array, "B size"]]:
-    """Reads the tokens chosen last and chooses the next, `n_steps` times or until every sequence is done.
+    """Reads the last tokens and chooses the next ones, `n_steps` times or until every sequence is done.
 
     Args:
       model: the parameters.
-      state: from `start` or the call before; its buffers are used again.
+      state: from `start` or the last call; its buffers are donated.
       sampling: how tokens are chosen.
       limits: when sequences end.
-      n_steps: how often, at most `size`: a number of the device, so that it compiles nothing.
+      n_steps: how many, at most `size`. It is an array, so another number compiles nothing.
       vocabulary: as for `start`.
-      size: width of the chunk that comes back.
-      mesh: where parameters and cache lie.
+      size: width of the result.
+      mesh: over which parameters and cache are sharded.
 
     Returns:
       The state, and the tokens chosen in this call, `NO_TOKEN` where a sequence was done.
+
+    >>> state, ids_BO = advance(decoder.decoder, start_generation(), greedy, limits, np.int32(4), size=4)
+    >>> ids_BO.shape, state.n_chosen_B.tolist()
+    ((1, 4), [5])
     """
     chunk_BO = jnp.full((len(state.token_B), size), NO_TOKEN, jnp.int32)
 
-    def goes_on(carry):
+    def is_unfinished(carry):
         step, state, _ = carry
         return (step < jnp.minimum(n_steps, size)) & ~state.is_done_B.all()
 
@@ -158,7 +180,7 @@ def advance(
         chosen_B1 = jnp.where(is_active_B, state.token_B, NO_TOKEN)[:, None]
         return step + 1, state, lax.dynamic_update_slice_in_dim(chunk_BO, chosen_B1, step, axis=1)
 
-    _, state, chunk_BO = lax.while_loop(goes_on, one_step, (jnp.zeros((), jnp.int32), state, chunk_BO))
+    _, state, chunk_BO = lax.while_loop(is_unfinished, one_step, (jnp.zeros((), jnp.int32), state, chunk_BO))
     return state, chunk_BO
 
 
@@ -192,9 +214,13 @@ def _choose(
 
 @jax.jit
 def sequence_keys(seed_B: UInt32[Array, "B"], digest_B: UInt32[Array, "B"]) -> Key[Array, "B"]:
-    """One key a sequence, from a seed and a number that stands for its prompt.
+    """One key a sequence, from a seed and a hash of its prompt.
 
-    Equal prompts with equal seeds get equal keys, and different prompts independent ones, wherever they stand.
+    Equal prompts with equal seeds get equal keys, and different prompts independent ones, whatever their row.
+
+    >>> key_B = sequence_keys(np.array([0, 0, 1], np.uint32), np.array([7, 7, 7], np.uint32))
+    >>> bool(key_B[0] == key_B[1]), bool(key_B[0] == key_B[2])
+    (True, False)
     """
     return jax.vmap(lambda seed, digest: jax.random.fold_in(jax.random.key(seed), digest))(seed_B, digest_B)
 

@@ -1,9 +1,10 @@
-"""`DynamicDecoder`: a trained decoder that reads its own tokens or merged ones, and writes in them or many others."""
+"""`DynamicDecoder`: a trained decoder that reads its own tokens or merged ones, and can generate new tokens, too."""
 
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +17,12 @@ from dyntok_jax.decoding.batch_decoder import CHUNK, BatchDecoder
 from dyntok_jax.decoding.loaded_vocabulary import LoadedVocabulary, load_large_vocabulary
 from dyntok_jax.decoding.multiple_choice import choice_of, choice_prompts
 from dyntok_jax.decoding.prompt_entries import PromptEntries
-from dyntok_jax.decoding.prompts import Prompt, ReadPrompts, continuation_ids, end_ids, read_prompts
+from dyntok_jax.decoding.prompts import Prompt, ReadPrompts, end_ids, read_prompts
 from dyntok_jax.decoding.results import Choice, GeneratedText, ScoredText
 from dyntok_jax.decoding.sampling import SamplingConfig
 from dyntok_jax.decoding.text_stream import TextStream
 from dyntok_jax.decoding.vocabularies import LargeVocabulary
-from dyntok_jax.decoding.written_in import WrittenIn, what_to_choose_from
+from dyntok_jax.decoding.vocabulary_choice import VocabularyChoice, candidates_of
 from dyntok_jax.embedding import DEFAULT_CACHE_ROWS, TokenEmbedder
 from dyntok_jax.errors import InputError
 from dyntok_jax.files import load_model
@@ -33,31 +34,39 @@ from dyntok_jax.options import (
     PROBES,
     Goal,
     Merging,
+    SpecialTokens,
     Style,
     SurfaceMode,
+    check_choice,
     one_merging,
     whole_number,
 )
 from dyntok_jax.text import ByteLevelTokenizer, ChatTemplate, TextEncoder, check_text, group_by_length
 
 STOP_CHUNK = 8
-"""Steps between two looks at the text where stop strings are given: what is computed behind one is lost."""
+"""Steps between two checks for stop strings; tokens computed after one are discarded."""
 MOST_CONTINUATIONS = 32
 """Continuations scored at a time."""
 GREEDY = SamplingConfig()
 
 
 class DynamicDecoder:
-    """A decoder, its tokenizer, and what embeds a prompt's new tokens: a hypernetwork, or FVT without one.
+    """A decoder, its tokenizer, and the embedder of a prompt's new tokens: a hypernetwork, or FVT without one.
 
     Attributes:
       config: of the decoder.
       decoder: its parameters.
-      text_encoder: its tokenizer, as prompts go through it.
-      embedder: rows for new tokens, and their cache.
+      text_encoder: splits prompts into subwords.
+      embedder: predicts rows for new tokens, and caches them.
       end_ids: tokens that end a text.
       chat: its chat template, or None.
-      mesh: where parameters, cache and batches lie, or None for the default device.
+      special_tokens: how special tokens written in prompts are read.
+      mesh: over which parameters, cache and batches are sharded; None for the default device.
+
+    >>> decoder = DynamicDecoder.load(decoder_folder, None)  # without a hypernetwork: FVT
+    >>> (text,) = decoder.generate(["All human beings"], max_tokens=4)
+    >>> len(text.ids), text.finish
+    (4, 'length')
     """
 
     def __init__(
@@ -68,11 +77,13 @@ class DynamicDecoder:
         *,
         end_ids: Sequence[int] = (),
         chat: ChatTemplate | None = None,
+        special_tokens: SpecialTokens = "auto",
         mesh: Mesh | None = None,
     ):
         self.config, self.decoder, self.embedder = config, decoder, embedder
         self.text_encoder = TextEncoder(embedder.tokenizer)
         self.end_ids, self.chat, self.mesh = tuple(end_ids), chat, mesh
+        self.special_tokens: SpecialTokens = check_choice("special_tokens", special_tokens, get_args(SpecialTokens))
         self._batches = BatchDecoder(config, decoder, embedder, self.end_ids, mesh)
 
     @property
@@ -89,6 +100,7 @@ class DynamicDecoder:
         dtype: DTypeLike = jnp.float32,
         mesh: Mesh | None = None,
         keep_normalizer: bool = True,
+        special_tokens: SpecialTokens = "auto",
         surface: SurfaceMode = "constituents",
         predict_all: bool = False,
         cache_rows: int = DEFAULT_CACHE_ROWS,
@@ -99,10 +111,12 @@ class DynamicDecoder:
           model: a folder, a Hub id, or an offline package's name (`smollm2`).
           hypernet: a folder or Hub id of a ZeTT hypernetwork; `auto` for the one that comes with the model, if any;
             None for FVT.
-          dtype: of the parameters, and so of the computation; logits are float32 whatever it is.
-          mesh: places parameters, key/value cache and batches by the rules in `sharding.py`.
-          keep_normalizer: normalise text as the model was trained; ZeTT and the paper's reference do not.
-          surface: how a token is shown to the hypernetwork.
+          dtype: of the parameters and the computation; logits are always float32.
+          mesh: shards parameters, key/value cache and batches by the rules in `sharding.py`.
+          keep_normalizer: normalise text as in the model's training; ZeTT and the paper's reference do not.
+          special_tokens: how special tokens written in prompts are read: as such (`special`) or as `text`; `auto`: as
+            such in plain texts, as text in chats, where only the template's own are meant.
+          surface: the surface form of a token that the hypernetwork reads.
           predict_all: predict the embeddings of single subwords too, as the paper does.
           cache_rows: the most embeddings kept.
 
@@ -110,7 +124,7 @@ class DynamicDecoder:
           ModelNotFoundError, CheckpointError, ConfigError, TokenizerError: see `hub`, `convert`, `text`. A mesh that
             does not divide the heads is a ConfigError.
         """
-        # on a CPU layers of their own decode faster (see `unstacked`); elsewhere a scan compiles faster
+        # on a CPU unstacked layers decode faster (see `unstacked`); elsewhere a scan compiles faster
         is_stacked = mesh is not None or jax.default_backend() != "cpu"
         loaded = load_model(
             model,
@@ -133,7 +147,7 @@ class DynamicDecoder:
             cache_rows=cache_rows,
         )
         ends, chat = end_ids(loaded.folder, loaded.tokenizer), ChatTemplate.load(loaded.folder)
-        return cls(config, decoder, embedder, end_ids=ends, chat=chat, mesh=mesh)
+        return cls(config, decoder, embedder, end_ids=ends, chat=chat, special_tokens=special_tokens, mesh=mesh)
 
     def load_vocabulary(
         self,
@@ -144,18 +158,18 @@ class DynamicDecoder:
         k: int = CANDIDATES,
         n_probe: int = PROBES,
     ) -> LoadedVocabulary:
-        """Loads a large vocabulary for `generate` and `stream` to write in.
+        """Loads a large vocabulary for `generate` and `stream`.
 
         Args:
           vocabulary: folder that `dyntok build-vocab` wrote.
-          table: folder of its rows, that `dyntok embed-vocab` wrote.
-          index: folder of an index of the rows, that `dyntok build-index` wrote; None scores all rows at every step.
-          k: candidates that every step chooses among, the best by their logits.
-          n_probe: blocks of the index that every step reads for each text; with all of them, none is missed.
+          table: folder of its rows, written by `dyntok embed-vocab`.
+          index: folder of an index of the rows, written by `dyntok build-index`; None scores all rows at every step.
+          k: candidates of every step: the tokens with the largest logits.
+          n_probe: blocks of the index that every step reads for each text; all of them find the exact k best.
 
         Raises:
-          InputError: folders that are none of this, or do not belong together or to the model; more candidates than
-            there are; a table larger than the memory.
+          InputError: a folder holds something else, or they do not belong together or to the model; there are fewer
+            than k tokens; the table is larger than the memory.
           ConfigError: the mesh does not divide the rows.
           CheckpointError: a folder is damaged.
         """
@@ -179,24 +193,26 @@ class DynamicDecoder:
         language: str | Sequence[str] | None = None,
         batch_size: int = 8,
     ) -> ReadPrompts:
-        """Tokenizes prompts, and merges them if asked: what the other methods do first.
+        """Tokenizes prompts, and merges them if asked; the other methods begin with this.
 
         Args:
           prompts: plain texts, or chats as lists of turns (`{"role": …, "content": …}`).
           goal: when merging stops. None, the default, is static tokenization, the model's own tokenizer and ids: merged
-            words lose most of their meaning today; figures are in the README. `Share(100)` merges all it may.
-          merging: all that merging may do, instead of `goal`; each prompt is merged alone and its last segment left
-            unmerged, unless this says otherwise.
+            words lose most of their meaning today; figures are in the README. `Share(100)` merges as far as possible.
+          merging: all merging options, instead of `goal`; by default each prompt is merged alone, and its digits and
+            its last segment stay unmerged.
           language: code of the prompts' language, one for all or one each; only for multilingual hypernetworks.
           batch_size: prompts a batch.
 
         Raises:
-          InputError: prompts, language or options that cannot be used, a merge list of another tokenizer or boundary.
-          ConfigError: a chat, and the model has no chat template.
-          TooLongError: a prompt longer than the model's positions.
+          InputError: invalid prompts, language or options, or a merge list of another tokenizer or boundary.
+          ConfigError: a prompt is a chat and the model has no chat template.
+          TooLongError: a prompt has more tokens than the model has positions.
         """
         batch_size = whole_number("batch_size", batch_size)
-        merging = self.embedder.resolve(one_merging(goal, merging, None), scope="example", merge_last=False)
+        merging = self.embedder.resolve(
+            one_merging(goal, merging, None), scope="example", merge_last=False, protect="digits"
+        )
         language_N = np.zeros(len(prompts), np.int32)
         if not merging.is_static or language is not None:
             language_N = self.embedder.language_indices(language, len(prompts))
@@ -205,6 +221,7 @@ class DynamicDecoder:
             prompts,
             merging,
             self.chat,
+            special_tokens=self.special_tokens,
             language_N=language_N,
             batch_size=batch_size,
             limit=self.config.max_positions,
@@ -221,7 +238,7 @@ class DynamicDecoder:
         stop: Sequence[str] | None = None,
         sampling: SamplingConfig = GREEDY,
         seed: int | Sequence[int] = 0,
-        vocabulary: WrittenIn = None,
+        vocabulary: VocabularyChoice = None,
         batch_size: int = 8,
         on_text: Callable[[int, str], None] | None = None,
         on_progress: Callable[[int], None] | None = None,
@@ -231,24 +248,24 @@ class DynamicDecoder:
         Args:
           prompts: plain texts, or chats.
           goal: when merging of the prompts stops; None, the default, leaves them static (see `read`).
-          merging: all that merging may do, instead of `goal`.
+          merging: all merging options, instead of `goal`.
           language: code of the prompts' language, one for all or one each; only for multilingual hypernetworks.
           max_tokens: the most tokens a text, the one that ends it included.
-          stop: strings that end a text and are no part of it; None for none.
+          stop: strings that end a text, or None; the text does not include them.
           sampling: how tokens are chosen; by default the most probable one.
-          seed: one for all, or one each. A text depends on its seed and its prompt, never on its neighbours: several
-            samples of a prompt need several seeds.
-          vocabulary: to write in, from `load_vocabulary`; `prompt` for the model's own and the tokens that each prompt
-            was merged to, which needs a goal; None for the model's own.
+          seed: one for all, or one each. A text depends on its seed and its prompt, never on the rest of the batch:
+            several samples of a prompt need several seeds.
+          vocabulary: to generate in, from `load_vocabulary`; `prompt` for the model's own plus the tokens that each
+            prompt was merged to, which needs a goal; None for the model's own.
           batch_size: prompts a batch.
           on_text: called with a prompt's number and its next piece of text, token by token, which costs some speed.
-          on_progress: called with the number of prompts of each batch when it is done.
+          on_progress: called with the number of prompts of each finished batch.
 
         Returns:
           The texts, in the order of the prompts.
 
         Raises:
-          InputError, ConfigError: prompts or options that cannot be used.
+          InputError, ConfigError: invalid prompts or options.
           TooLongError: a prompt and `max_tokens` exceed the model's positions.
           NotANumberError: the model's logits are NaN or infinite.
         """
@@ -285,11 +302,15 @@ class DynamicDecoder:
         stop: Sequence[str] | None = None,
         sampling: SamplingConfig = GREEDY,
         seed: int = 0,
-        vocabulary: WrittenIn = None,
+        vocabulary: VocabularyChoice = None,
     ) -> Iterator[str]:
-        """Continues one prompt and yields the text as it comes, whole characters at a time.
+        """Continues one prompt and yields the text as it is generated, whole characters at a time.
 
-        Takes what `generate` takes, and raises what it raises; the pieces together are its text.
+        Arguments and errors are those of `generate`; the pieces together are its text.
+
+        >>> pieces = list(decoder.stream("All human beings", max_tokens=4))
+        >>> "".join(pieces) == decoder.generate(["All human beings"], max_tokens=4)[0].text
+        True
         """
         max_tokens = whole_number("max_tokens", max_tokens)
         read = self.read([prompt], goal=goal, merging=merging, language=language)
@@ -312,16 +333,16 @@ class DynamicDecoder:
         """The probability of a text after each prompt, in the model's own tokens.
 
         Args:
-          prompts: plain texts, or chats; one that stands several times is read once.
-          continuations: what follows each prompt, spaces and all.
+          prompts: plain texts, or chats; one that is given several times is read once.
+          continuations: the text after each prompt, with its leading space.
           goal: when merging of the prompts stops; None, the default, leaves them static (see `read`).
-          merging: all that merging may do, instead of `goal`.
+          merging: all merging options, instead of `goal`.
           language: code of each prompt's language, or one for all; only for multilingual hypernetworks.
           batch_size: different prompts a batch.
-          on_progress: called with the number of continuations scored, several times.
+          on_progress: called with the number of continuations just scored, several times.
 
         Raises:
-          InputError, ConfigError: prompts or options that cannot be used, not one continuation a prompt.
+          InputError, ConfigError: invalid prompts or options, or not one continuation for each prompt.
           TooLongError: a prompt and its continuation exceed the model's positions.
           NotANumberError: the model's logits are NaN or infinite.
         """
@@ -336,10 +357,7 @@ class DynamicDecoder:
         read = self.read(
             [prompts[at] for at in first.tolist()], goal=goal, merging=merging, language=language, batch_size=batch_size
         )
-        ids = [
-            continuation_ids(self.tokenizer, read.texts[int(owner)], text)
-            for owner, text in zip(owner_N, continuations, strict=True)
-        ]
+        ids = [read.continuation_ids(int(owner), text) for owner, text in zip(owner_N, continuations, strict=True)]
         found: dict[int, ScoredText] = {}
         for rows in group_by_length(read.n_tokens, batch_size):
             members = np.flatnonzero(np.isin(owner_N, rows))
@@ -378,17 +396,17 @@ class DynamicDecoder:
         Args:
           questions: one text each.
           options: the options of each question.
-          style: `letters`, as MMLU asks (Hendrycks et al. 2021): the options are listed behind letters, and the most
-            probable letter is the answer; or `full`: the option that takes the fewest bits a byte behind the question.
-          context: put before each question as it is, such as solved examples.
+          style: `letters`, as in MMLU (Hendrycks et al. 2021): each option is listed after a letter, and the most
+            probable letter is the answer; or `full`: the option with the fewest bits per byte after the question.
+          context: text put before each question, such as solved examples.
           goal: when merging of the questions stops; None, the default, leaves them static (see `read`).
-          merging: all that merging may do, instead of `goal`.
+          merging: all merging options, instead of `goal`.
           language: code of the questions' language; only for multilingual hypernetworks.
           batch_size: different questions a batch.
-          on_progress: called with the number of options scored, several times.
+          on_progress: called with the number of options just scored, several times.
 
         Raises:
-          InputError: no such style, a question without options, or with more than there are letters.
+          InputError: an unknown style, or a question with no options or more than there are letters.
         """
         prompts, continuations = choice_prompts(questions, options, style, context)
         scored = iter(
@@ -405,35 +423,35 @@ class DynamicDecoder:
         return [choice_of([next(scored) for _ in of_question], style) for of_question in options]
 
     def _streams(
-        self, read: ReadPrompts, stop: Sequence[str] | None, sampling: SamplingConfig, vocabulary: WrittenIn
+        self, read: ReadPrompts, stop: Sequence[str] | None, sampling: SamplingConfig, vocabulary: VocabularyChoice
     ) -> tuple[list[TextStream], LargeVocabulary | list[PromptEntries] | None]:
-        """What takes the tokens of each text, and what they are chosen from."""
+        """The stream that takes the tokens of each text, and the candidates."""
         stop = _stop_strings(stop)
-        candidates, entries_N = what_to_choose_from(vocabulary, read, self.tokenizer, self.config.vocab_size, sampling)
+        candidates, entries_N = candidates_of(vocabulary, read, self.tokenizer, self.config.vocab_size, sampling)
         streams = [TextStream(self.tokenizer, end_ids=self.end_ids, stop=stop, entries=one) for one in entries_N]
         return streams, candidates
 
     def _check_room(self, read: ReadPrompts, max_tokens: int) -> None:
         longest = int(read.n_tokens.argmax())
-        self._batches.check_positions(longest, int(read.n_tokens[longest]), max_tokens, "are to be generated")
+        self._batches.check_positions(longest, int(read.n_tokens[longest]), max_tokens, "to generate")
 
 
 def _stop_strings(stop: Sequence[str] | None) -> tuple[str, ...]:
     if stop is None:
         return ()
     if isinstance(stop, str):
-        raise InputError(f"Stop strings come in a list: [{stop!r}].")
+        raise InputError(f"stop must be a list of strings, got {stop!r}: write [{stop!r}].")
     for place, text in enumerate(stop):
         check_text(text, f"Stop string {place}")
     if "" in stop:
-        raise InputError("An empty stop string would end every text before it begins: leave it out.")
+        raise InputError("An empty stop string would end every text before its first character: leave it out.")
     return tuple(stop)
 
 
 def _seeds(seed: int | Sequence[int], count: int) -> UInt32[np.ndarray, "prompts"]:
     seeds = list(seed) if isinstance(seed, Iterable) else [seed] * count
     if len(seeds) != count:
-        raise InputError(f"There are {count} prompts and {len(seeds)} seeds: give one, or one a prompt.")
+        raise InputError(f"There are {count} prompts and {len(seeds)} seeds: give one for all, or one each.")
     seeds = [whole_number("A seed", one, least=0) for one in seeds]
     if any(one >= 2**32 for one in seeds):
         raise InputError("A seed must be a whole number from 0 to 2³² − 1.")

@@ -1,4 +1,4 @@
-"""A large vocabulary for a decoder to write in: its entries, their rows and an index, checked against each other."""
+"""A large vocabulary for a decoder to generate in: its entries, their rows and an index, checked against each other."""
 
 import os
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from jaxtyping import Int32
 
 from dyntok_jax.decoding.sampling import SamplingConfig
-from dyntok_jax.decoding.vocabularies import LargeVocabulary, place_vocabulary
+from dyntok_jax.decoding.vocabularies import LargeVocabulary, shard_vocabulary
 from dyntok_jax.errors import InputError
 from dyntok_jax.models import Decoder
 from dyntok_jax.options import whole_number
@@ -17,9 +17,9 @@ from dyntok_jax.vocabulary import GrownVocabulary, VocabularyTable, load_vocabul
 from dyntok_jax.vocabulary.index import MipsIndex, load_index, table_identity, zero_rows
 
 COMPARED_ROWS = 256
-"""The model's own rows by which its table is known."""
+"""The model's own rows that are compared with the table's."""
 ROUNDING = 2**-7
-"""How far apart two roundings of a number may be, in parts of it: more than bfloat16's."""
+"""The largest relative difference between two roundings of a number: more than bfloat16's."""
 
 
 @dataclass(frozen=True)
@@ -27,21 +27,30 @@ class LoadedVocabulary:
     """A vocabulary that `DynamicDecoder.load_vocabulary` loaded.
 
     Attributes:
-      entries: what its tokens are.
-      large: their rows, placed.
+      entries: its tokens.
+      large: their rows, on the device.
+
+    >>> from dyntok_jax.vocabulary import GrownVocabulary, RowSource, embed_vocabulary, save_vocabulary
+    >>> entries = GrownVocabulary(decoder.tokenizer, np.array([[300, 301]], np.int32), "pretoken")
+    >>> save_vocabulary(folder / "vocab", entries)
+    >>> source = RowSource(decoder.decoder.word_embeddings[...], decoder.decoder.output_embeddings[...])
+    >>> _ = embed_vocabulary(folder / "table", entries, source)
+    >>> loaded = decoder.load_vocabulary(folder / "vocab", folder / "table")
+    >>> loaded.entries.size - decoder.config.vocab_size, loaded.large.k
+    (1, 64)
     """
 
     entries: GrownVocabulary
     large: LargeVocabulary
 
     def check_use(self, tokenizer: ByteLevelTokenizer, sampling: SamplingConfig) -> None:
-        """Raises InputError for another decoder than it was loaded for, or a top-k that its candidates cannot give."""
+        """Raises InputError if it was loaded for another decoder, or if top-k exceeds its candidates."""
         if self.entries.tokenizer is not tokenizer:
             raise InputError("The vocabulary was loaded for another decoder: load it with this one's load_vocabulary.")
         if sampling.top_k is not None and sampling.top_k > self.large.k:
             raise InputError(
-                f"top_k draws from {sampling.top_k} tokens, and a step in the large vocabulary has {self.large.k} "
-                "candidates: ask for more candidates, or a smaller top_k."
+                f"top_k is {sampling.top_k}, but a step in the large vocabulary has only {self.large.k} candidates: "
+                "ask for more candidates, or a smaller top_k."
             )
 
 
@@ -58,8 +67,9 @@ def load_large_vocabulary(
 ) -> LoadedVocabulary:
     """Loads a vocabulary for a model.
 
-    Bytes that the byte-level form appended to the model's own entries are no candidates: no text that the model was
-    trained on has them, and their rows were never trained. Nor are entries whose row is zero, as the padding token's.
+    Entries that are not tokens of the model (bytes that its byte-level form appended, gaps between its ids) are banned:
+    they were not in the model's training text, and their rows were never trained. So are entries whose row is zero,
+    such as the padding token's.
 
     Args:
       vocabulary: folder of its entries.
@@ -67,7 +77,7 @@ def load_large_vocabulary(
       index: folder of an index of the rows, or None.
       tokenizer: of the model.
       model: its parameters.
-      mesh: where they lie.
+      mesh: over which they are sharded, or None.
       k: candidates a step.
       n_probe: blocks of the index read for each text.
 
@@ -79,30 +89,30 @@ def load_large_vocabulary(
     rows = open_table(table, vocabulary_hash=entries.fingerprint)
     _check_model(rows, model, tokenizer.n_own)
     found = None if index is None else load_index(index, table=table_identity(rows.config))
-    barred_E = np.arange(tokenizer.n_own, tokenizer.vocab_size, dtype=np.int32)
-    if found is None:  # an index has none of them
-        barred_E = np.concatenate([zero_rows(rows.rows(0, tokenizer.n_own, "output")), barred_E])
-    _check_candidates(k, n_probe, found, entries.size, len(barred_E))
+    banned_E = tokenizer.tokenless_ids
+    if found is None:  # an index has no zero rows
+        banned_E = np.union1d(zero_rows(rows.rows(0, tokenizer.n_own, "output")), banned_E).astype(np.int32)
+    _check_candidates(k, n_probe, found, entries.size, len(banned_E))
     large = LargeVocabulary(
         input_VD=rows.to_device(mesh),
         output_VD=rows.to_device(mesh, "output") if rows.config.has_output else None,
         index=found,
         constituents_VS=_constituents(entries),
-        barred_E=barred_E,
+        banned_E=banned_E,
         k=k,
         n_probe=n_probe,
     )
-    return LoadedVocabulary(entries, place_vocabulary(large, mesh))
+    return LoadedVocabulary(entries, shard_vocabulary(large, mesh))
 
 
 def _constituents(entries: GrownVocabulary) -> Int32[np.ndarray, "V S"]:
-    """The model's own subwords of each entry, -1 behind them and for bytes that it has no row for."""
+    """The model's own subwords of each entry, then -1; also -1 for bytes that the model has no row for."""
     surface_VS, is_subword_VS = entries.surface_forms(0, entries.size)
     return np.where(is_subword_VS & (surface_VS < entries.tokenizer.n_own), surface_VS, np.int32(-1))
 
 
 def _check_model(rows: VocabularyTable, model: Decoder, n_own: int) -> None:
-    """Raises InputError if a table's first rows are not the model's own."""
+    """Raises InputError if the first rows of a table are not the model's own."""
     tables = {"input": model.word_embeddings, "output": model.output_embeddings}
     of_model = {name: table[...] for name, table in tables.items() if table is not None}
     is_alike = rows.config.tables == tuple(of_model)
@@ -112,16 +122,16 @@ def _check_model(rows: VocabularyTable, model: Decoder, n_own: int) -> None:
         is_alike = is_alike and own.shape == stored.shape and np.allclose(own, stored, rtol=ROUNDING, atol=1e-6)
     if not is_alike:
         raise InputError(
-            f"{rows.folder} holds rows for another model ({rows.config.model or 'one without a name'}): those of the "
-            "model's own subwords are not this model's. Embed the vocabulary with this model."
+            f"{rows.folder} holds rows for another model ({rows.config.model or 'one without a name'}): the rows of "
+            "the subwords differ from this model's. Embed the vocabulary with this model."
         )
 
 
-def _check_candidates(k: int, n_probe: int, index: MipsIndex | None, n_rows: int, n_barred: int) -> None:
+def _check_candidates(k: int, n_probe: int, index: MipsIndex | None, n_rows: int, n_banned: int) -> None:
     """Raises InputError if a step may find fewer tokens than k."""
     where, remedy = "the vocabulary has", "ask for fewer"
     if index is not None and n_probe < len(index.blocks):
         n_rows = int(np.sort(index.blocks.count)[:n_probe].sum()) + len(index.special_E)
-        where, remedy = f"{n_probe} blocks of the index may hold no more than", "ask for fewer, or read more blocks"
-    if k + n_barred > n_rows:
-        raise InputError(f"{k} candidates a step are asked for, and {where} {max(0, n_rows - n_barred)}: {remedy}.")
+        where, remedy = f"{n_probe} blocks of the index may hold only", "ask for fewer, or read more blocks"
+    if k + n_banned > n_rows:
+        raise InputError(f"A step must find {k} candidates, but {where} {max(0, n_rows - n_banned)}: {remedy}.")

@@ -19,12 +19,14 @@ def choice_prompts(
     """A prompt and a continuation for every option of every question, in order; for arguments see `choose`.
 
     Raises:
-      InputError: no such style, a question without options, or with more than there are letters.
+      InputError: an unknown style, or a question with no options or more than there are letters.
     """
     if style not in get_args(Style):
-        raise InputError(f"No style {style!r}: choose one of {', '.join(get_args(Style))}.")
+        raise InputError(f"style must be one of {', '.join(get_args(Style))}, got {style!r}.")
     if len(questions) != len(options):
-        raise InputError(f"There are {len(questions)} questions and options for {len(options)}: give each a list.")
+        raise InputError(
+            f"There are {len(questions)} questions, but options for {len(options)}: give each question a list."
+        )
     prompts, continuations = [], []
     for number, (question, of_question) in enumerate(zip(questions, options, strict=True)):
         if not 1 <= len(of_question) <= len(LETTERS):

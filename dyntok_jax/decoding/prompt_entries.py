@@ -1,4 +1,4 @@
-"""The tokens of prompts as a vocabulary to write in: each prompt's own, behind those of the model."""
+"""The merged tokens of prompts as a vocabulary to generate in: each prompt's own, after those of the model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ from dyntok_jax.text import SURFACE_BUCKETS, ByteLevelTokenizer, bucket
 
 @dataclass(frozen=True)
 class PromptEntries:
-    """The tokens that a prompt was merged to and the model's own vocabulary does not have.
+    """The tokens that a prompt was merged to and that the model's own vocabulary does not have.
 
     Attributes:
       n_own: rows of the model's table; the id of the n-th new token is `n_own` + n.
       strings: the byte-level string of each new token.
-      places: where in the prompt each stands first, counted in tokens.
+      places: the first position of each in the prompt, counted in tokens.
     """
 
     n_own: int
@@ -38,7 +38,7 @@ class PromptEntries:
 
 
 def prompt_entries(tokenizer: ByteLevelTokenizer, tokens: TextTokens, *, n_own: int) -> PromptEntries:
-    """The new tokens of a prompt, each string once; one that spells an entry of the model's is none.
+    """The new tokens of a prompt, each string once; a token with the string of a model's own entry is left out.
 
     Args:
       tokenizer: of the model.
@@ -60,14 +60,14 @@ def prompt_vocabulary(
     output_UD: Float32[np.ndarray, "U D"] | None,
     mesh: Mesh | None,
 ) -> PromptVocabulary:
-    """What the prompts of a batch may be continued with, padded as the prompts are, so that it compiles nothing more.
+    """The vocabulary of a batch of prompts, padded like the prompts, so that it compiles nothing more.
 
     Args:
       entries: the new tokens of each prompt.
       texts: the tokens of each prompt.
       inputs: the prompts as the model reads them, on the host: they hold the input row of each new token.
-      output_UD: the rows that new tokens are scored by, in the order of `inputs.rows_RD`; None where those are these.
-      mesh: where it goes.
+      output_UD: the rows that new tokens are scored by, in the order of `inputs.rows_RD`; None if those are the same.
+      mesh: over which it is sharded, or None.
     """
     row_BT, rows_RD = inputs.row_BT, inputs.rows_RD
     assert row_BT is not None, "static prompts have no new tokens"
@@ -86,14 +86,14 @@ def prompt_vocabulary(
         output_RD = np.zeros_like(rows_RD)
         output_RD[: len(output_UD)] = output_UD
 
-    def whole(rows_RD):
+    def replicated(rows_RD):
         if mesh is None or rows_RD is None:
             return rows_RD
         return jax.device_put(rows_RD, NamedSharding(mesh, PartitionSpec()))
 
     return PromptVocabulary(
-        input_RD=whole(rows_RD),
-        output_RD=whole(output_RD),
+        input_RD=replicated(rows_RD),
+        output_RD=replicated(output_RD),
         row_BN=shard_batch(row_BN, mesh),
         constituents_BNS=shard_batch(constituents_BNS, mesh),
     )

@@ -1,8 +1,8 @@
-"""Prompts as a decoder reads them: plain text or chats, tokenized, merged, and what may follow them."""
+"""Prompts as a decoder reads them: plain text or chats, tokenized and merged; and the tokens of continuations."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +10,13 @@ from jaxtyping import Int, Int32
 
 from dyntok_jax.errors import ConfigError, InputError
 from dyntok_jax.merging import RaggedTokens, merge_texts
-from dyntok_jax.options import Merging
+from dyntok_jax.options import Merging, SpecialTokens
 from dyntok_jax.storage import read_json
 from dyntok_jax.text import (
     CANNOT_WRITE,
     ByteLevelTokenizer,
     ChatTemplate,
     Message,
-    RaggedSubwords,
     TextEncoder,
     refused_by_rust,
 )
@@ -25,7 +24,7 @@ from dyntok_jax.text import (
 Prompt = str | Sequence[Message]
 """Plain text, which gets the special tokens that the model's tokenizer adds; or the turns of a chat."""
 GUARD = "\n"
-"""Text that merges with nothing behind it, put before a continuation to tokenize it in the middle of a text."""
+"""Text that merges with nothing after it, put before a continuation to tokenize it as if within a text."""
 
 
 @dataclass(frozen=True)
@@ -33,18 +32,26 @@ class ReadPrompts:
     """Prompts, tokenized and merged.
 
     Attributes:
-      texts: the text of each, chats by their template.
+      texts: the text of each; of a chat, the rendered template.
       tokens: their tokens after merging.
       language_N: index of each one's language, for a hypernetwork.
-      is_static: whether they were left to the model's own tokenizer.
-      encode_static: what tokenizes them so.
+      is_static: whether they have the tokens of the model's own tokenizer.
+      text_encoder: of the model.
+      inputs: what was tokenized: the texts, or the form that its twin reads (see `SpecialNames`).
+      is_twin_read: whether the twin read them.
+      special_are_text: whether special tokens that a user wrote are text.
+      adds_special: whether special tokens were added around the texts.
     """
 
     texts: Sequence[str]
     tokens: RaggedTokens
     language_N: Int32[np.ndarray, "prompts"]
     is_static: bool
-    encode_static: Callable[[Sequence[str]], RaggedSubwords]
+    text_encoder: TextEncoder
+    inputs: Sequence[str]
+    is_twin_read: bool
+    special_are_text: bool
+    adds_special: bool
 
     @property
     def n_tokens(self) -> Int[np.ndarray, "prompts"]:
@@ -53,8 +60,24 @@ class ReadPrompts:
 
     @cached_property
     def n_static(self) -> Int[np.ndarray, "prompts"]:
-        """How many tokens each is to the model's own tokenizer, special tokens not counted; found when first asked."""
-        return self.tokens.subwords.counts if self.is_static else self.encode_static(self.texts).counts
+        """Tokens of each by the model's own tokenizer, special tokens not counted; computed on first use."""
+        if self.is_static:
+            return self.tokens.subwords.counts
+        text_encoder = self.text_encoder.twin if self.is_twin_read else self.text_encoder
+        return text_encoder.encode_static(self.inputs, add_special_tokens=self.adds_special).counts
+
+    def continuation_ids(self, row: int, text: str) -> list[int]:
+        """The ids of a text after a prompt, by the model's own tokenizer; special tokens are read as in the prompt.
+
+        Raises:
+          InputError: special tokens are text, and it has a character that stands for one.
+        """
+        names, prompt = self.text_encoder.special_names, self.inputs[row]
+        if not self.is_twin_read and not (self.special_are_text and names.are_in(text)):
+            return continuation_ids(self.text_encoder.tokenizer, prompt, text)
+        names.check_free(text)
+        prompt = prompt if self.is_twin_read else names.swap(prompt)
+        return continuation_ids(self.text_encoder.twin.tokenizer, prompt, text)
 
 
 def read_prompts(
@@ -63,6 +86,7 @@ def read_prompts(
     merging: Merging,
     chat: ChatTemplate | None,
     *,
+    special_tokens: SpecialTokens,
     language_N: Int32[np.ndarray, "prompts"],
     batch_size: int,
     limit: int,
@@ -74,29 +98,53 @@ def read_prompts(
       prompts: plain texts, or chats; one kind at a time.
       merging: how, resolved; if static, the ids are exactly those of the model's own tokenizer.
       chat: the model's template, for chats.
+      special_tokens: how special tokens written in prompts are read.
       language_N: index of each prompt's language.
       batch_size: prompts whose pairs are counted together in scope `batch`.
       limit: the most tokens a prompt.
 
     Raises:
-      InputError: no prompts, one without a token, of two kinds, or what is no text or chat.
-      ConfigError: a chat, and the model has no template.
+      InputError: there are no prompts, one has no tokens, plain texts and chats are mixed, or one is neither.
+      ConfigError: a prompt is a chat and the model has no template.
       TooLongError: a prompt is longer than `limit`.
     """
-    texts, adds_special = prompt_texts(prompts, chat)
-    encode_static = partial(text_encoder.encode_static, add_special_tokens=adds_special)
-    if merging.is_static:
-        subwords = encode_static(texts)
+    chats = chats_of(prompts, chat)
+    special_are_text = special_tokens == "text" or (special_tokens == "auto" and chats is not None)
+    names = text_encoder.special_names
+    if is_twin_read := special_are_text and names.are_in(prompts):  # else both would give the same
+        names.check_free(prompts)
+    if chats is None:
+        inputs = [prompt for prompt in prompts if isinstance(prompt, str)]
     else:
-        subwords = text_encoder.encode(texts, boundary=merging.boundary, add_special_tokens=adds_special)
+        assert chat is not None, "`chats_of` asks for it"
+        # users' special tokens go through the template in disguise; then those that are bare are its own
+        inputs = [chat.render(names.swap(turns) if is_twin_read else turns) for turns in chats]
+        inputs = [names.swap(text) for text in inputs] if is_twin_read else inputs
+    reader = text_encoder.twin if is_twin_read else text_encoder
+    if merging.is_static:
+        subwords = reader.encode_static(inputs, add_special_tokens=chats is None)
+    else:
+        subwords = reader.encode(
+            inputs, boundary=merging.boundary, add_special_tokens=chats is None, protect=merging.protect
+        )
     if empty := np.flatnonzero(subwords.lengths == 0).tolist():
-        raise InputError(f"Prompt {empty[0]} is empty and the model has no token that begins a text: write something.")
+        raise InputError(f"Prompt {empty[0]} is empty and the model has no token to begin a text with: add some text.")
     tokens = merge_texts(subwords, merging, batch_size=batch_size, limit=limit, truncate=None)
-    return ReadPrompts(texts, tokens, language_N, merging.is_static, encode_static)
+    return ReadPrompts(
+        texts=[names.show(text) for text in inputs] if is_twin_read else inputs,
+        tokens=tokens,
+        language_N=language_N,
+        is_static=merging.is_static,
+        text_encoder=text_encoder,
+        inputs=inputs,
+        is_twin_read=is_twin_read,
+        special_are_text=special_are_text,
+        adds_special=chats is None,
+    )
 
 
-def prompt_texts(prompts: Sequence[Prompt], chat: ChatTemplate | None) -> tuple[list[str], bool]:
-    """The text of each prompt, and whether the tokenizer is to add its special tokens.
+def chats_of(prompts: Sequence[Prompt], chat: ChatTemplate | None) -> list[Sequence[Message]] | None:
+    """The prompts as chats, whose template writes the special tokens itself; None where they are plain texts.
 
     Raises:
       InputError, ConfigError: as `read_prompts`.
@@ -107,27 +155,27 @@ def prompt_texts(prompts: Sequence[Prompt], chat: ChatTemplate | None) -> tuple[
         raise InputError("There is no prompt: give one or more.")
     plain = [prompt for prompt in prompts if isinstance(prompt, str)]
     if len(plain) == len(prompts):
-        return plain, True
+        return None
     if plain:
-        raise InputError("Plain texts and chats in one call: ask for each kind by itself.")
+        raise InputError("The prompts mix plain texts and chats: give each kind in a call of its own.")
     if chat is None:
         raise ConfigError(
             "The model has no chat template (tokenizer_config.json has no chat_template, and there is no "
-            "chat_template.jinja): give plain text, or take a model that was tuned on chats."
+            "chat_template.jinja): give plain text, or use a model that was tuned on chats."
         )
     chats = []
     for number, turns in enumerate(prompts):
         if isinstance(turns, str | Mapping) or not isinstance(turns, Sequence) or len(turns) == 0:
             raise InputError(f'Chat {number} must be a list of turns: [{{"role": "user", "content": "Hello"}}].')
         chats.append(turns)
-    return [chat.render(turns) for turns in chats], False
+    return chats
 
 
 def continuation_ids(tokenizer: ByteLevelTokenizer, prompt: str, continuation: str) -> list[int]:
-    """A text as the model's own tokenizer writes it behind another one.
+    """The ids of a text that follows another one, by the model's own tokenizer.
 
-    What it makes of both together, where that leaves the prompt's tokens as they are. Where the border lies within a
-    token of both, the continuation is tokenized alone, but as text within a text: without a space put before it.
+    Both are tokenized together if that leaves the prompt's tokens unchanged. If a token would cross the border, the
+    continuation is tokenized alone, but as text within a text: no space is put before it.
     """
 
     def encode(text: str) -> list[int]:
@@ -142,17 +190,21 @@ def continuation_ids(tokenizer: ByteLevelTokenizer, prompt: str, continuation: s
 
 
 def end_ids(folder: Path, tokenizer: ByteLevelTokenizer) -> tuple[int, ...]:
-    """The tokens at which generation ends: what the model's folder says, in the files that may say so.
+    """The tokens at which generation ends, from the config files of the model's folder.
 
     Raises:
-      ConfigError: a file is no JSON object.
+      ConfigError: a file is not a JSON object.
+
+    >>> ids = end_ids(decoder_folder, decoder.tokenizer)
+    >>> [decoder.tokenizer.own.id_to_token(index) for index in ids]
+    ['</s>']
     """
     found: list[int] = []
     for name in ("generation_config.json", "config.json"):
         path = folder / name
         if not path.is_file():
             continue
-        ids = read_json(path, ConfigError, "mend it, or fetch it again").get("eos_token_id")
+        ids = read_json(path, ConfigError, "repair it, or download it again").get("eos_token_id")
         found += [index for index in (ids if isinstance(ids, list) else [ids]) if isinstance(index, int)]
         if found:
             break

@@ -1,10 +1,10 @@
-"""Real queries for an index: the hidden states of a decoder that reads texts, and those of it writing on.
+"""Real queries for an index: the hidden states of a decoder as it reads texts, and as it continues them.
 
-An index learns to rank its blocks for the queries it is shown. Those of texts that the decoder writes itself are others
-than those of texts that people wrote: greedy texts repeat themselves, and are read as entries of the large vocabulary.
-Measured on 1,000,000 rows of SmolLM2's hypernetwork: of 1,600 steps of greedy texts, 32, 48, 64 and 96 blocks hold the
-best row of 96.1, 97.1, 97.9 and 98.5 % when 4,731 states of texts read shape the ranking; with 1,600 states of other
-greedy texts beside them, 98.0, 98.5, 99.1 and 99.3 %.
+An index learns to rank its blocks for the queries it is shown. Texts that the decoder generates give other queries than
+texts that people wrote: greedy texts repeat themselves, and are read as entries of the large vocabulary. Measured on
+1,000,000 rows of SmolLM2's hypernetwork over 1,600 steps of greedy texts: with a ranking learned from 4,731 states of
+texts read, 32, 48, 64 and 96 blocks hold the best row of 96.1, 97.1, 97.9 and 98.5 % of the steps; with 1,600 states of
+other greedy texts added, of 98.0, 98.5, 99.1 and 99.3 %.
 """
 
 from collections.abc import Sequence
@@ -17,15 +17,15 @@ from jaxtyping import Float32
 from dyntok_jax.decoding.decode_loop import NO_TOKEN, Limits, advance, sequence_keys, start
 from dyntok_jax.decoding.sampling import SamplingConfig, sampling_of
 from dyntok_jax.decoding.vocabularies import LargeVocabulary
-from dyntok_jax.errors import InputError
+from dyntok_jax.errors import InputError, NotANumberError
 from dyntok_jax.models import Decoder, embed_ids, forward
 
 MAX_TOKENS = 128
-"""Tokens that a text is cut at."""
+"""Longer texts are cut to this many tokens."""
 PROMPT_TOKENS = 24
-"""Tokens of a text that the decoder writes on from."""
+"""Tokens of a text that the decoder continues."""
 WRITTEN_TOKENS = 32
-"""Tokens that it writes."""
+"""Tokens that it generates."""
 BATCH = 8
 _forward = jax.jit(forward)
 
@@ -42,6 +42,10 @@ def hidden_queries(
 
     Raises:
       InputError: no text has a token.
+      NotANumberError: a state is NaN or infinite.
+
+    >>> hidden_queries(decoder.decoder, [[300, 301, 302], [303]], max_tokens=4).shape
+    (4, 32)
     """
     cut = _cut(texts, max_tokens)
     found = []
@@ -49,7 +53,7 @@ def hidden_queries(
         ids_BT, mask_BT = _padded(cut[first : first + BATCH], max_tokens)
         hidden_BTD = _forward(model, embed_ids(model, jnp.asarray(ids_BT)), jnp.asarray(mask_BT))
         found.append(np.asarray(hidden_BTD.astype(jnp.float32))[mask_BT])
-    return np.concatenate(found)
+    return _finite(np.concatenate(found))
 
 
 def written_queries(
@@ -61,23 +65,30 @@ def written_queries(
     max_prompt: int = PROMPT_TOKENS,
     n_tokens: int = WRITTEN_TOKENS,
 ) -> Float32[np.ndarray, "Q D"]:
-    """The hidden states by which the decoder chooses its tokens when it writes on greedily, text by text.
+    """The hidden states from which the decoder chooses its tokens as it continues texts greedily.
 
     Args:
       model: the decoder.
-      vocabulary: that it writes in, one without an index to search all rows at each step.
-      texts: ids of the model's own vocabulary, to write on from their beginnings.
+      vocabulary: that it generates in; one without an index searches all rows at each step.
+      texts: ids of the model's own vocabulary, whose beginnings are continued.
       end_ids: tokens that end a text.
-      max_prompt: how much of a text is its beginning.
-      n_tokens: the most tokens that are written.
+      max_prompt: tokens of a text that are continued.
+      n_tokens: the most tokens that are generated.
 
     Raises:
       InputError: no text has a token, or the rows are another model's.
+      NotANumberError: a state is NaN or infinite.
+
+    >>> input_VD, output_VD = decoder.decoder.word_embeddings[...], decoder.decoder.output_embeddings[...]
+    >>> vocabulary = LargeVocabulary(input_VD, output_VD, None, jnp.arange(len(input_VD))[:, None], k=1)
+    >>> written_queries(decoder.decoder, vocabulary, [[300, 301]], max_prompt=2, n_tokens=4).shape
+    (4, 32)
     """
     width, cut = model.word_embeddings.shape[1], _cut(texts, max_prompt)
     if vocabulary.input_VD.shape[1] != width:
         raise InputError(
-            f"The rows are {vocabulary.input_VD.shape[1]} wide and the model's {width}: they are of two models."
+            f"The rows are {vocabulary.input_VD.shape[1]} wide and the model's {width}: they come from different "
+            "models. Embed the vocabulary with this model."
         )
     found = []
     for first in range(0, len(cut), BATCH):
@@ -91,11 +102,20 @@ def written_queries(
             hidden_BTD[row, len(prompt) - 1 : len(ids) - 1]
             for row, (prompt, ids) in enumerate(zip(prompts, ids_of, strict=True))
         ]
-    return np.concatenate(found)
+    return _finite(np.concatenate(found))
+
+
+def _finite(queries_QD: Float32[np.ndarray, "Q D"]) -> Float32[np.ndarray, "Q D"]:
+    if not np.isfinite(queries_QD).all():
+        raise NotANumberError(
+            "Hidden states of the model are NaN or infinite, so that no index can be shaped by them: its weights may "
+            "be damaged."
+        )
+    return queries_QD
 
 
 def _write(model, vocabulary, prompts, end_ids, max_prompt, n_tokens) -> np.ndarray:
-    """The tokens written, `NO_TOKEN` after the last of a text."""
+    """The tokens generated, `NO_TOKEN` after the last of a text."""
     ids_BT, mask_BT = _padded(prompts, max_prompt)
     is_text_B = mask_BT.any(axis=1)
     limits = Limits(np.array(end_ids or [NO_TOKEN], np.int32), np.where(is_text_B, n_tokens, 0).astype(np.int32))
@@ -122,7 +142,7 @@ def _write(model, vocabulary, prompts, end_ids, max_prompt, n_tokens) -> np.ndar
 def _cut(texts, max_tokens) -> list[list[int]]:
     cut = [list(ids[:max_tokens]) for ids in texts if len(ids)]
     if not cut:
-        raise InputError("There is no text to take hidden states of: give at least one that is not empty.")
+        raise InputError("All texts are empty, so there are no hidden states: give at least one that is not.")
     return cut
 
 

@@ -1,4 +1,4 @@
-"""What decoding gives: generated texts, scores of continuations, choices among options."""
+"""The results of decoding: generated texts, scores of continuations, choices among options."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,11 +14,11 @@ from dyntok_jax.merging import TextTokens
 
 @dataclass(frozen=True, kw_only=True)
 class OfPrompt:
-    """What every result says of its prompt.
+    """What every result tells about its prompt.
 
     Attributes:
-      prompts: all that were read together.
-      row: which of them this one answers.
+      prompts: all prompts of the call.
+      row: which of them this is the result of.
     """
 
     prompts: ReadPrompts = field(repr=False, compare=False)
@@ -31,26 +31,31 @@ class OfPrompt:
 
     @property
     def n_static(self) -> int:
-        """Tokens of the prompt to the model's own tokenizer, special tokens not counted; found when first asked."""
+        """Tokens of the prompt by the model's own tokenizer, special tokens not counted; computed on first use."""
         return int(self.prompts.n_static[self.row])
 
     @property
     def n_tokens(self) -> int:
-        """Tokens of the prompt after merging, counted alike."""
+        """Tokens of the prompt after merging, special tokens not counted."""
         return int(self.prompt_tokens.is_counted_T.sum())
 
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratedText(OfPrompt):
-    """The text that a model wrote behind a prompt.
+    """The text that a model generated after a prompt.
 
     Attributes:
-      text: without the prompt, special tokens and stop string; what was written so far, while it is streamed.
-      ids: its tokens in the vocabulary that it was written in, without the one that ended it.
-      n_new: how many of them the model's own vocabulary does not have; None where it was written in that.
-      finish: `end` (the model ended it), `stop` (a stop string was met) or `length`; None while it is streamed.
+      text: without the prompt, special tokens and stop string.
+      ids: its tokens in the vocabulary that it was generated in, without the one that ended it.
+      n_new: how many of them the model's own vocabulary does not have; None where no other vocabulary was used.
+      finish: `end` (an end token), `stop` (a stop string) or `length` (the limit on tokens).
       seconds_to_first: from the call to the first token of its batch; tokenizing and merging included.
       seconds: from the call to the end of its batch.
+
+    >>> from dyntok_jax.options import Share
+    >>> (text,) = decoder.generate(["Freiheit und Gleichheit"], goal=Share(100), max_tokens=2)
+    >>> text.n_static, text.n_tokens, len(text.ids)
+    (7, 5, 2)
     """
 
     text: str
@@ -63,13 +68,17 @@ class GeneratedText(OfPrompt):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredText(OfPrompt):
-    """How probable a text is behind a prompt.
+    """How probable a text is after a prompt.
 
     Attributes:
       text: the continuation.
       ids: its tokens in the model's own vocabulary.
       log_probs_O: natural logarithm of each token's probability, given the prompt and the tokens before it.
-      greedy_O: the most probable token at each place; where it is the text's own, greedy choice would have written it.
+      greedy_O: the most probable token at each position, which greedy decoding would have chosen.
+
+    >>> (text,) = decoder.score(["All human beings"], [" are born free."])
+    >>> len(text.ids), round(text.total), round(text.bits_per_byte, 1)
+    (8, -57, 5.5)
     """
 
     text: str
@@ -84,7 +93,7 @@ class ScoredText(OfPrompt):
 
     @property
     def bits_per_byte(self) -> float:
-        """Bits that the model needs to write the text, a byte of its UTF-8; 0 for an empty one."""
+        """Bits that the model needs per byte of the text's UTF-8; 0 for an empty text."""
         n_bytes = len(self.text.encode())
         return -self.total / (n_bytes * log(2)) if n_bytes else 0.0
 
@@ -95,7 +104,11 @@ class Choice(OfPrompt):
 
     Attributes:
       best: number of the option chosen, from 0; the first among equals.
-      scores: log-probability of each option's letter or, for full options, minus its bits a byte.
+      scores: log-probability of each option's letter or, for full options, minus its bits per byte.
+
+    >>> (answer,) = decoder.choose(["Which of these is a fruit?"], [["stone", "apple"]])
+    >>> answer.best, np.round(answer.scores)  # weights are random here
+    (0, array([-6., -7.]))
     """
 
     best: int

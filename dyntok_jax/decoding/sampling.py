@@ -1,8 +1,8 @@
-"""How the next token is chosen: greedily, or drawn from a distribution that is sharpened and cut off.
+"""How the next token is chosen: greedily, or sampled with temperature, top-k, top-p and min-p.
 
 The order is that of Hugging Face's `generate`: repetition penalty, temperature, top-k, top-p, min-p. Every cut keeps
-the scores from a threshold upwards, and the threshold is found bit by bit (`largest_threshold`) instead of by sorting
-the vocabulary; so scores that equal the last one kept are kept too.
+the scores from a threshold upwards. The threshold is found bit by bit (`largest_threshold`) instead of by sorting the
+vocabulary, so scores equal to the threshold are all kept.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,14 +26,20 @@ class SamplingConfig:
 
     Attributes:
       temperature: scores are divided by it; 0 is greedy.
-      top_k: draw from the k best only.
-      top_p: draw from the fewest of the best whose probabilities together reach p (Holtzman et al. 2020).
-      min_p: draw only from those with at least min_p times the best one's probability (Nguyen et al. 2024).
-      repetition_penalty: scores of subwords that the prompt or the text so far holds are divided by it where positive
+      top_k: sample from the k most probable tokens only.
+      top_p: sample from the fewest tokens whose probabilities together reach p (Holtzman et al. 2020).
+      min_p: sample only from tokens at least min_p times as probable as the best one (Nguyen et al. 2024).
+      repetition_penalty: scores of subwords that are in the prompt or the text so far are divided by it where positive
         and multiplied where negative (Keskar et al. 2019); 1 is none.
 
     Raises:
-      InputError: a number out of range, or a cut-off beside greedy choice, which it could not change.
+      InputError: a number is out of range, or a cut-off is given with greedy choice, where it has no effect.
+
+    >>> SamplingConfig(temperature=0.8, top_p=0.95)
+    SamplingConfig(temperature=0.8, top_k=None, top_p=0.95, min_p=None, repetition_penalty=1.0)
+    >>> SamplingConfig(top_p=1.5)
+    Traceback (most recent call last):
+    dyntok_jax.errors.InputError: top_p must be more than 0 and at most 1, got 1.5.
     """
 
     temperature: float | int = 0.0
@@ -59,20 +65,20 @@ class SamplingConfig:
         cuts = [name for name in ("top_k", "top_p", "min_p") if getattr(self, name) is not None]
         if self.temperature == 0 and cuts:
             raise InputError(
-                f"{' and '.join(cuts)} would cut off what is drawn from, and temperature 0 draws nothing: it always "
-                "takes the best token. Give a temperature above 0, such as 0.8, or leave them out."
+                f"Temperature 0 always takes the most probable token, so {' and '.join(cuts)} can have no effect: give "
+                "a temperature above 0, such as 0.8, or leave them out."
             )
 
 
 def _check(name: str, value: float | int | None, is_fine: bool, range_: str) -> None:
     if not is_fine or (value is not None and not isfinite(value)):
-        raise InputError(f"{name} must be {range_}, not {value}.")
+        raise InputError(f"{name} must be {range_}, got {value}.")
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Sampling:
-    """The same as numbers, one a sequence, so that one compiled program serves every setting.
+    """`SamplingConfig` as arrays, one entry a sequence, so that one compiled program serves every setting.
 
     Attributes:
       temperature_B: 0 is greedy.
@@ -90,7 +96,11 @@ class Sampling:
 
 
 def sampling_of(configs: Sequence[SamplingConfig]) -> Sampling:
-    """The settings of each sequence as numpy arrays."""
+    """The settings of each sequence as numpy arrays.
+
+    >>> sampling_of([SamplingConfig(), SamplingConfig(temperature=0.8)]).temperature_B
+    array([0. , 0.8], dtype=float32)
+    """
     no_limit = np.iinfo(np.int32).max
     return Sampling(
         temperature_B=np.array([config.temperature for config in configs], np.float32),
@@ -102,20 +112,20 @@ def sampling_of(configs: Sequence[SamplingConfig]) -> Sampling:
 
 
 def step_keys(key_B: Key[Array, "B"], step_B: Int32[Array, "B"]) -> Key[Array, "B"]:
-    """The keys of a step: a sequence's own key and its own count decide, whatever stands beside it in the batch."""
+    """The keys of a step. They depend on a sequence's own key and count alone, not on the rest of the batch."""
     return jax.vmap(jax.random.fold_in)(key_B, step_B)
 
 
 def mark_seen(
     seen_BV: Bool[Array, "B V"], token_B: Int32[Array, "B"], is_active_B: Bool[Array, "B"]
 ) -> Bool[Array, "B V"]:
-    """Adds each sequence's token to what it has seen, where it is active."""
+    """Adds each active sequence's token to the tokens it has seen."""
     row_B = jnp.arange(len(token_B), dtype=jnp.int32)
     return seen_BV.at[row_B, token_B].max(is_active_B)
 
 
 def is_bad_row(logits_BV: Float32[Array, "B V"]) -> Bool[Array, "B"]:
-    """Whether a sequence's scores hold something that is no number, so that no choice means anything."""
+    """Whether a sequence's scores have a NaN or an infinity, so that no choice means anything."""
     return ~jnp.isfinite(logits_BV).all(axis=1)
 
 
@@ -129,12 +139,12 @@ def choose_tokens(
 
     Args:
       logits_BV: scores of the vocabulary.
-      seen_BV: subwords that the repetition penalty holds for; None where there is none.
-      key_B: one key a sequence, used up here.
+      seen_BV: subwords that the repetition penalty applies to; None where there is none.
+      key_B: one key a sequence, consumed here.
       sampling: how to choose.
 
     Returns:
-      Ids: the first of the best where the temperature is 0, else drawn by the Gumbel-max trick.
+      Ids: the most probable (the first of equals) where the temperature is 0, else sampled by the Gumbel-max trick.
     """
     if seen_BV is not None:
         logits_BV = penalize(logits_BV, seen_BV, jnp.asarray(sampling.penalty_B))
@@ -153,7 +163,7 @@ def choose_tokens(
 def penalize(
     logits_BV: Float32[Array, "B V"], seen_BV: Bool[Array, "B V"], penalty_B: Float32[Array, "B"]
 ) -> Float32[Array, "B V"]:
-    """Lowers the scores of subwords seen before (Keskar et al. 2019, §4.1; negative scores are multiplied)."""
+    """Lowers the scores of subwords seen so far (Keskar et al. 2019, §4.1; negative scores are multiplied)."""
     penalty_B1 = penalty_B[:, None]
     return jnp.where(seen_BV, jnp.where(logits_BV > 0, logits_BV / penalty_B1, logits_BV * penalty_B1), logits_BV)
 
@@ -161,7 +171,7 @@ def penalize(
 def truncated_logits(logits_BV: Float32[Array, "B V"], sampling: Sampling) -> Float32[Array, "B V"]:
     """Scores divided by the temperature (1 where it is 0), `EXCLUDED` where top-k, top-p or min-p cut a token off.
 
-    Each cut counts what the one before it left; one that cuts nothing in any sequence costs nothing.
+    Each cut works on what the last one kept; one that cuts nothing in any sequence costs nothing.
     """
     temperature_B1 = jnp.asarray(sampling.temperature_B)[:, None]
     scores_BV = logits_BV / jnp.where(temperature_B1 > 0, temperature_B1, 1)
@@ -192,7 +202,7 @@ def truncated_logits(logits_BV: Float32[Array, "B V"], sampling: Sampling) -> Fl
 
 
 def ordered_bits(values_BV: Float32[Array, "B V"]) -> UInt32[Array, "B V"]:
-    """Whole numbers in the same order as the values: their bits, with the sign made to count upwards."""
+    """Integers in the same order as the values: their bits, with the sign bit flipped or all bits inverted."""
     bits_BV = lax.bitcast_convert_type(values_BV, jnp.uint32)
     top = jnp.uint32(1 << 31)
     return jnp.where(bits_BV >= top, ~bits_BV, bits_BV | top)
@@ -207,7 +217,7 @@ def largest_threshold(
 
     Args:
       values_BV: the values.
-      is_enough: of which values are kept, whether they are enough; more of them must never be less so.
+      is_enough: whether the values kept are enough; it must be monotone, so that more values are enough, too.
     """
     bits_BV = ordered_bits(values_BV)
 

@@ -9,11 +9,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from dyntok_jax.decoding.decode_loop import last_token
+from dyntok_jax.decoding.vocabularies import OWN, OwnVocabulary
 from dyntok_jax.models import Decoder, embed_ids, empty_cache, logits, prefill
 from dyntok_jax.sharding import constrain_cache
 
 POSITIONS = 32
-"""Positions whose logits lie in memory at a time."""
+"""Positions whose logits are in memory at a time."""
 
 
 @partial(jax.jit, static_argnames=("capacity", "chunk", "mesh"))
@@ -25,6 +26,7 @@ def score_continuations(
     continuation_BO: Int32[Array, "B O"],
     mask_BO: Bool[Array, "B O"],
     *,
+    vocabulary: OwnVocabulary = OWN,
     capacity: int,
     chunk: int,
     mesh: Mesh | None = None,
@@ -38,9 +40,10 @@ def score_continuations(
       prompt_B: which prompt each continuation follows.
       continuation_BO: ids in the model's own vocabulary; O is a multiple of `chunk`, or less than it.
       mask_BO: their tokens, padding on the right.
+      vocabulary: the model's own.
       capacity: slots of the cache; at least the longest prompt and continuation together.
       chunk: tokens read at a time.
-      mesh: places the caches by the rules in `sharding.py`.
+      mesh: shards the caches by the rules in `sharding.py`.
 
     Returns:
       Natural logarithms, 0 for padding; and the most probable token at each place.
@@ -49,12 +52,12 @@ def score_continuations(
     hidden_PTD, cache = prefill(model, embeddings_PTD, mask_PT, cache, chunk=chunk)
     first_B1D = last_token(hidden_PTD, mask_PT)[prompt_B][:, None]
     cache = constrain_cache(cache.take(prompt_B), mesh)
-    # the last token of each continuation is asked for, but nothing is asked behind it
+    # the last token of a continuation is scored, but never read: nothing follows it
     is_read_BO = jnp.pad(mask_BO[:, 1:], ((0, 0), (0, 1)))
     width = min(chunk, continuation_BO.shape[1])
     hidden_BOD, _ = prefill(model, embed_ids(model, continuation_BO), is_read_BO, cache, chunk=width)
     before_BOD = jnp.concatenate([first_B1D, hidden_BOD[:, :-1]], axis=1)
-    return target_log_probabilities(model, before_BOD, continuation_BO, mask_BO)
+    return target_log_probabilities(model, before_BOD, continuation_BO, mask_BO, vocabulary)
 
 
 def target_log_probabilities(
@@ -62,10 +65,11 @@ def target_log_probabilities(
     before_BOD: Float[Array, "B O D"],
     target_BO: Int32[Array, "B O"],
     mask_BO: Bool[Array, "B O"],
+    vocabulary: OwnVocabulary = OWN,
 ) -> tuple[Float32[Array, "B O"], Int32[Array, "B O"]]:
-    """Log p(target | hidden state before it), and the arg max, a few positions at a time.
+    """Log p(target | hidden state before it), and the most probable token, a few positions at a time.
 
-    No more than `POSITIONS` × V logits a sequence lie in memory; blocks that are all padding cost nothing.
+    No more than `POSITIONS` × V logits a sequence are in memory; blocks that are all padding cost nothing.
     """
     width = min(POSITIONS, target_BO.shape[1])
 
@@ -76,7 +80,7 @@ def target_log_probabilities(
         logits_BPV = logits(model, before)
         chosen_BP = jnp.take_along_axis(logits_BPV, target[..., None], axis=-1)[..., 0]
         log_BP = chosen_BP - jax.nn.logsumexp(logits_BPV, axis=-1)
-        greedy_BP = logits_BPV.argmax(axis=-1).astype(jnp.int32)
+        greedy_BP = vocabulary.among_tokens(logits_BPV).argmax(axis=-1).astype(jnp.int32)
         put = partial(lax.dynamic_update_slice_in_dim, start_index=start, axis=1)
         return put(log_BO, log_BP), put(greedy_BO, greedy_BP)
 

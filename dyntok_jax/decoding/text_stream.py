@@ -1,4 +1,4 @@
-"""The text of one sequence as its tokens come: never half a character, never part of a stop string."""
+"""The text of one sequence, token by token: never half a character, never part of a stop string."""
 
 import codecs
 from collections.abc import Iterable, Sequence
@@ -7,12 +7,12 @@ from typing import Literal, Protocol, runtime_checkable
 from dyntok_jax.text import ByteLevelTokenizer, to_bytes
 
 Finish = Literal["end", "stop", "length"]
-"""Why a text ended: the model ended it, a stop string was met, or it has as many tokens as it may."""
+"""Why a text ended: by an end token, a stop string, or the limit on its tokens."""
 
 
 @runtime_checkable
 class NewEntries(Protocol):
-    """Tokens that the model's own vocabulary does not have, behind those that it has."""
+    """Tokens that the model's own vocabulary does not have; their ids follow its own."""
 
     @property
     def n_own(self) -> int:
@@ -29,8 +29,8 @@ class TextStream:
 
     Attributes:
       ids: the tokens so far, without the one that ended the text.
-      text: what can be shown for good: whole characters that no stop string may yet swallow.
-      finish: why the text ended; None while it goes on.
+      text: what is safe to show: whole characters that cannot be the beginning of a stop string.
+      finish: why the text ended; None until then.
     """
 
     def __init__(
@@ -41,13 +41,13 @@ class TextStream:
         stop: Sequence[str] = (),
         entries: NewEntries | None = None,
     ):
-        """Takes the tokens and the strings that end the text; neither is part of it.
+        """Takes the tokens and the strings that end the text; neither becomes part of it.
 
         Args:
           tokenizer: of the model.
-          end_ids: the tokens.
-          stop: the strings.
-          entries: what tokens there are beside the model's own; None where there are no others.
+          end_ids: tokens that end the text.
+          stop: strings that end the text.
+          entries: tokens that the model's own vocabulary does not have; None where there are none.
         """
         self.ids: list[int] = []
         self.text = ""
@@ -59,14 +59,14 @@ class TextStream:
 
     @property
     def n_new(self) -> int | None:
-        """How many tokens are new entries; None where there are none but the model's own."""
+        """How many tokens are new entries; None where the vocabulary is the model's own."""
         return None if self._entries is None else sum(index >= self._entries.n_own for index in self.ids)
 
     def push(self, ids: Iterable[int]) -> str:
-        """Takes the next tokens; those behind the end are left out.
+        """Takes the next tokens and ignores those after the end.
 
         Returns:
-          What can be shown that could not before.
+          The text that is newly safe to show.
         """
         shown = ""
         for index in ids:
@@ -79,7 +79,7 @@ class TextStream:
         return shown
 
     def close(self) -> str:
-        """Ends the text, by its length where nothing else ended it, and gives up what was held back."""
+        """Ends the text, by its length where nothing else ended it, and returns what was held back."""
         if self.finish == "stop":
             return ""
         shown = self._release(self._decoder.decode(b"", final=True))
@@ -90,7 +90,7 @@ class TextStream:
         return shown
 
     def _release(self, new: str) -> str:
-        """Adds decoded text, and hands out what no stop string may still begin in."""
+        """Adds decoded text, and returns what cannot be the beginning of a stop string."""
         self._held += new
         found = [at for stop in self._stop if (at := self._held.find(stop)) >= 0]
         if found:
@@ -106,7 +106,7 @@ class TextStream:
         if self._entries is not None and index >= self._entries.n_own:
             return to_bytes(self._entries.string(index))
         if index in self._tokenizer.special_ids or index >= self._tokenizer.n_own:
-            return b""  # special tokens, and spare rows of a table, stand for no text
+            return b""  # special tokens and spare rows of a table have no text
         return to_bytes(self._tokenizer.token_string([index]))
 
 

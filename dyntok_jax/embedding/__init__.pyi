@@ -39,7 +39,6 @@ from .predict import (
 )
 from .surface import (
     constituents as constituents,
-    retokenized as retokenized,
     unique_tokens as unique_tokens,
     unique_tokens_on_host as unique_tokens_on_host,
 )

@@ -32,10 +32,15 @@ def average_embeddings(
 
 
 def filler_row(tokenizer: ByteLevelTokenizer, source_VD: Float[Array, "V D"]) -> Float[Array, " D"]:
-    """The row that FVT gives to bytes that the byte-level form appended: no model has trained one for them.
+    """FVT's row for bytes that the byte-level form appended, for which the model has no trained row.
 
-    That of the unknown token, which the model read in their place; the mean of all rows where the tokenizer has no such
-    token.
+    It is the row of the unknown token, which the model reads in their place; without an unknown token, the mean of all
+    rows.
+
+    >>> source_VD = encoder.encoder.word_embeddings[...]
+    >>> row = tokenizer.pieces.index("<unk>")
+    >>> bool((filler_row(tokenizer, source_VD) == source_VD[row]).all())
+    True
     """
     if tokenizer.unknown_id is not None:
         return source_VD[tokenizer.unknown_id]
@@ -49,7 +54,7 @@ def average_with_filler(
     filler_D: Float[Array, " D"],
     n_own: Int[Array, ""] | int,
 ) -> Float[Array, "U D"]:
-    """The same as `average_embeddings` where subwords may be appended bytes.
+    """`average_embeddings` for tokens that may have appended bytes among their subwords.
 
     Args:
       surface_US: subword ids; those from `n_own` on are appended bytes.
@@ -57,6 +62,10 @@ def average_with_filler(
       source_VD: a table of the model, which may have more than `n_own` rows.
       filler_D: the row of every appended byte, from `filler_row`.
       n_own: entries of the model's own vocabulary.
+
+    >>> source_VD, filler_D = jnp.array([[1.0, 3.0], [2.0, 5.0]]), jnp.zeros(2)
+    >>> average_with_filler(jnp.array([[1, 2]]), jnp.ones((1, 2), bool), source_VD, filler_D, 2).tolist()
+    [[1.0, 2.5]]
     """
     rows_USD = source_VD.at[surface_US].get(mode="fill", fill_value=0)
     return _mean(jnp.where((surface_US >= n_own)[..., None], filler_D[None, None], rows_USD), is_subword_US)

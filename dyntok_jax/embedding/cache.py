@@ -1,7 +1,7 @@
-"""The embedding cache: predicted rows kept on the host, the least recently used going first.
+"""The embedding cache: predicted rows on the host, the least recently used evicted first.
 
-A key is a namespace (model, hypernetwork, language, surface mode, S) and a token's subword ids, in full: no hashing of
-tokens, so no row is ever another token's.
+A key is a namespace (model, hypernetwork, language, surface mode, S) and all subword ids of a token. Tokens are not
+hashed, so two tokens never share a row.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ FORMAT = "dyntok-embedding-cache 1"
 
 
 def namespace(**parts: str | int) -> bytes:
-    """A digest of what must agree for two tokens to share a row: 16 bytes."""
+    """A digest of everything that must agree for two tokens to share a row: 16 bytes."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).digest()[:16]
 
 
@@ -46,7 +46,7 @@ class _Counts(threading.local):
 
 
 class EmbeddingCache:
-    """At most `capacity` rows of `width` float32 numbers, and how often they were asked for.
+    """At most `capacity` rows of `width` float32 numbers, with counts of hits and misses.
 
     Threads may share one.
 
@@ -55,6 +55,12 @@ class EmbeddingCache:
       width: numbers a row.
       hits: keys found, since the start or `reset_counts`.
       misses: keys not found.
+
+    >>> cache = EmbeddingCache(capacity=2, width=3)
+    >>> for keys in ([b"a", b"b"], [b"b", b"c"]):
+    ...     rows_UD = cache.fetch(keys, lambda missing: np.ones((len(missing), 3), np.float32))
+    >>> cache.hits, cache.misses, len(cache)
+    (1, 3, 2)
     """
 
     def __init__(self, capacity: int, width: int):
@@ -70,25 +76,25 @@ class EmbeddingCache:
         return len(self._slots)
 
     def reset_counts(self) -> None:
-        """Starts counting hits and misses afresh."""
+        """Sets the counts of hits and misses to zero."""
         with self._lock:
             self.hits = self.misses = 0
 
     def counts_of_thread(self) -> tuple[int, int]:
-        """Hits and misses of the calling thread, since it began; what `reset_counts` does leaves them as they are."""
+        """Hits and misses of the calling thread since its start; `reset_counts` does not change them."""
         return self._of_thread.hits, self._of_thread.misses
 
     def fetch(
         self, keys: Sequence[bytes], predict: Callable[[Int[np.ndarray, "missing"]], Float32[np.ndarray, "missing D"]]
     ) -> Float32[np.ndarray, "U D"]:
-        """The row of each key, predicting those that are not there and keeping them.
+        """The row of each key; missing rows are predicted and cached.
 
         Args:
           keys: distinct keys.
           predict: given the positions in `keys` of those not found, returns their rows.
 
         Returns:
-          A fresh array, unaffected by what is evicted later, or by this very call if there are more keys than capacity.
+          A new array: evictions do not change it, not even those of this call if there are more keys than capacity.
         """
         rows_UD = np.empty((len(keys), self.width), np.float32)
         with self._lock:
@@ -124,7 +130,7 @@ class EmbeddingCache:
         self._rows_CD[slot] = row
 
     def save(self, path: Path | str) -> None:
-        """Writes rows and keys to one safetensors file, beside it first and then in its place.
+        """Writes rows and keys to one safetensors file, which replaces an old one only when complete.
 
         Raises:
           InputError: the file cannot be written.
@@ -152,7 +158,7 @@ class EmbeddingCache:
 
         Raises:
           InputError: there is no such file, or it cannot be read.
-          CheckpointError: it is damaged, no embedding cache, or its rows have another width.
+          CheckpointError: it is damaged, not an embedding cache, or its rows have another width.
         """
         path = Path(path)
         if not path.is_file():
@@ -164,17 +170,19 @@ class EmbeddingCache:
                     raise CheckpointError(f"{path} is not an embedding cache of this version ({FORMAT}): delete it.")
                 rows_CD, key_bytes, ends = (file.get_tensor(name) for name in ("rows", "key_bytes", "key_ends"))
         except SafetensorError as error:
-            raise CheckpointError(f"{path} is damaged ({error}): delete it, and it will be built anew.") from error
+            raise CheckpointError(f"{path} is damaged ({error}): delete it, and it will be rebuilt.") from error
         except OSError as error:
             raise InputError(
                 f"The embedding cache {path} cannot be read ({error}): name one that you may read."
             ) from error
         if (rows_CD.ndim, key_bytes.ndim, ends.ndim) != (2, 1, 1) or (rows_CD.dtype, ends.dtype) != ("f4", "i8"):
-            raise CheckpointError(f"{path} is damaged (its arrays are not of their kind): delete it.")
+            raise CheckpointError(f"{path} is damaged (its arrays have wrong shapes or types): delete it.")
         if rows_CD.shape[1] != width:
             raise CheckpointError(
                 f"The rows of {path} are {rows_CD.shape[1]} wide and the model is {width}: delete it."
             )
+        if not np.isfinite(rows_CD).all():
+            raise CheckpointError(f"{path} holds embeddings that are NaN or infinite: delete it.")
         bounds, text = [0, *ends.tolist()], key_bytes.tobytes()
         keys = [text[begin:end] for begin, end in pairwise(bounds)]
         if not len(rows_CD) == len(keys) == len(set(keys)) or bounds != sorted(bounds) or bounds[-1] != len(text):

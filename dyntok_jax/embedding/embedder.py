@@ -1,4 +1,4 @@
-"""`TokenEmbedder`: which tokens of a batch need a row of their own, and that row, by hypernetwork or by FVT."""
+"""`TokenEmbedder`: which tokens of a batch need a new row, and that row, by hypernetwork or by FVT."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
@@ -26,20 +26,25 @@ from dyntok_jax.text import SURFACE_BUCKETS, ByteLevelTokenizer, bucket, pad_rag
 from dyntok_jax.types import MergedBatch, UniqueTokens
 
 DEFAULT_MAX_SUBWORDS = 7
-"""The surface length that ZeTT's hypernetworks were trained for; FVT's tokens are kept to it too."""
+"""The surface length that ZeTT's hypernetworks were trained for; the limit for FVT's tokens, too."""
 DEFAULT_CACHE_ROWS = 1 << 17
 
 
 class TokenEmbedder:
-    """Gives tokens that the model's table has no row for one. Without a hypernetwork, the mean of their subwords (FVT).
+    """Predicts rows for tokens that are not in the model's table; without a hypernetwork, the mean of their subwords.
 
     Attributes:
       tokenizer: of the model.
       source_VD: the model's input table.
       hypernet: config and parameters, or None for FVT.
       languages: codes of the hypernetwork's languages; empty if it has none.
-      surface: how a token is shown to the hypernetwork.
+      surface: the surface form of a token that the hypernetwork reads.
       predict_all: predict single subwords too, as the paper does.
+
+    >>> embedder = TokenEmbedder(tokenizer, encoder.encoder.word_embeddings[...])  # FVT
+    >>> row_M, rows_UD = embedder.new_rows(tokens, np.zeros(3, np.int32))
+    >>> int((row_M >= 0).sum()), rows_UD.shape  # eight merged tokens
+    (8, (8, 32))
     """
 
     def __init__(
@@ -61,10 +66,10 @@ class TokenEmbedder:
         if source_VD.shape[0] < tokenizer.n_own:
             raise ConfigError(
                 f"The tokenizer has {tokenizer.n_own} subwords and the model's table {source_VD.shape[0]} rows: "
-                "take the tokenizer that was saved with the model, or resize the model's embeddings."
+                "use the tokenizer that was saved with the model, or resize the model's embeddings."
             )
         if surface not in get_args(SurfaceMode):
-            raise InputError(f"No surface form {surface!r}: choose one of {', '.join(get_args(SurfaceMode))}.")
+            raise InputError(f"surface must be one of {', '.join(get_args(SurfaceMode))}, got {surface!r}.")
         self.tokenizer, self.source_VD, self.hypernet = tokenizer, source_VD, hypernet
         self.surface, self.predict_all = surface, predict_all
         self._hypernet_source_VM = source_VD
@@ -80,7 +85,7 @@ class TokenEmbedder:
                 n_appended=tokenizer.vocab_size - tokenizer.n_own,
                 separate_output=output_VD is not None,
             )
-            # held side by side: joining them at every prediction would cost more
+            # joined once: concatenation at every prediction would cost more
             if output_VD is not None and config.separate_output:
                 self._hypernet_source_VM = jnp.concatenate([source_VD, output_VD], axis=1)
             self.languages = languages_of(config.n_langs, config.langs)
@@ -88,28 +93,33 @@ class TokenEmbedder:
 
     @property
     def cache(self) -> EmbeddingCache | None:
-        """Rows predicted so far; None under FVT, which costs no more than a look-up."""
+        """Rows predicted so far; None under FVT, which costs as little as a look-up."""
         return self._cache
 
     @cache.setter
     def cache(self, cache: EmbeddingCache) -> None:
-        """Raises InputError if nothing is predicted here, or rows of another width."""
+        """Raises InputError without a hypernetwork, or if the cache's rows have another width."""
         if self.hypernet is None:
-            raise InputError("Without a hypernetwork nothing is predicted, so there is nothing to cache.")
+            raise InputError(
+                "Without a hypernetwork nothing is predicted, so there is nothing to cache: load the model with one."
+            )
         if cache.width != self.source_VD.shape[1]:
-            raise InputError(f"The cache's rows are {cache.width} wide and the model's {self.source_VD.shape[1]}.")
+            raise InputError(
+                f"The cache's rows are {cache.width} wide and the model's {self.source_VD.shape[1]}: give a cache that "
+                "was saved for this model."
+            )
         self._cache = cache
 
     @property
     def max_subwords(self) -> int:
-        """The longest token that a row can stand for."""
+        """The most subwords of a token that a row can be predicted for."""
         return self.hypernet[0].max_subwords if self.hypernet else DEFAULT_MAX_SUBWORDS
 
     def language_indices(self, language: str | Sequence[str] | None, n_texts: int) -> Int32[np.ndarray, "texts"]:
-        """The language of each text as the hypernetwork counts them; all 0 where it makes no difference.
+        """The hypernetwork's index of each text's language; all 0 where it has no languages.
 
         Raises:
-          InputError: a language is missing, unknown or not wanted.
+          InputError: a language is missing or unknown, or given where the hypernetwork has none.
         """
         if not self.languages:
             if language is not None:
@@ -118,14 +128,14 @@ class TokenEmbedder:
             return np.zeros(n_texts, np.int32)
         if language is None:
             known = " ".join(self.languages)
-            raise InputError(f"This hypernetwork is multilingual: say which language the texts are in ({known}).")
+            raise InputError(f"This hypernetwork is multilingual: give the language of the texts ({known}).")
         codes = [language] * n_texts if isinstance(language, str) else language
         if len(codes) != n_texts:
-            raise InputError(f"There are {n_texts} texts and {len(codes)} languages: give one, or one a text.")
+            raise InputError(f"There are {n_texts} texts and {len(codes)} languages: give one for all, or one each.")
         return np.array([language_index(code, self.languages) for code in codes], np.int32)
 
-    def resolve(self, merging: Merging, *, scope: Scope, merge_last: bool) -> Merging:
-        """What a caller asked for, with what it left to the model (see `resolve_merging`).
+    def resolve(self, merging: Merging, *, scope: Scope, merge_last: bool, protect: str | None = None) -> Merging:
+        """The merging options with `auto` filled in for this model (see `resolve_merging`).
 
         Raises:
           InputError: a merge list of another tokenizer or boundary, or with tokens too long for the hypernetwork.
@@ -135,6 +145,7 @@ class TokenEmbedder:
             tokenizer=self.tokenizer.fingerprint,
             scope=scope,
             merge_last=merge_last,
+            protect=protect,
             longest=self.max_subwords,
             is_longest_strict=self.hypernet is not None,
         )
@@ -156,9 +167,9 @@ class TokenEmbedder:
           language_B: from `language_indices`.
           n_batch: sequences, padding included.
           length: tokens a sequence, padding included; it must hold them all.
-          n_rows: numbers of rows to pad the new tokens' to, the smallest that holds them; a row for every token of the
-            padded batch always does, so that their number alone compiles nothing.
-          is_static: every token is a subword of the model's own and keeps its source row.
+          n_rows: sizes to pad the new rows to; the smallest that holds them is used. Without one, there is a row for
+            every token of the padded batch, so the number of new tokens compiles nothing.
+          is_static: every token is one of the model's own subwords and keeps its source row.
         """
 
         def lay_out(values_M, padding):
@@ -173,7 +184,7 @@ class TokenEmbedder:
             rows_RD = np.zeros((size, self.source_VD.shape[1]), np.float32)
             rows_RD[: len(rows_UD)] = rows_UD
         return TokenInputs(
-            # of the model's own vocabulary wherever a token keeps its source row
+            # only new tokens have clipped ids, and they are read by `row_BT`
             ids_BT=lay_out(np.minimum(first_M, np.int32(self.tokenizer.n_own - 1)), 0),
             row_BT=row_BT,
             rows_RD=rows_RD,
@@ -183,7 +194,7 @@ class TokenEmbedder:
     def new_rows(
         self, tokens: RaggedTokens, language_B: Int32[np.ndarray, "B"]
     ) -> tuple[Int32[np.ndarray, "M"], Float32[np.ndarray, "U D"]]:
-        """The rows of all tokens that keep no source row, each distinct token predicted once.
+        """The rows of all tokens without a source row; each distinct token is predicted once.
 
         Args:
           tokens: of some texts.
@@ -208,19 +219,19 @@ class TokenEmbedder:
     def new_output_rows(
         self, tokens: RaggedTokens, language_B: Int32[np.ndarray, "B"], output_VD: Float[Array, "V D"]
     ) -> Float32[np.ndarray, "U D"]:
-        """The rows that the tokens of `new_rows` are scored by, in the same order; nothing is cached.
+        """The output rows of the tokens of `new_rows`, in the same order; nothing is cached.
 
         Args:
           tokens: of some texts.
           language_B: from `language_indices`, of each text.
-          output_VD: the model's output table, where that is not its input table.
+          output_VD: the model's output table, where it differs from its input table.
 
         Raises:
           ConfigError: the hypernetwork predicts no rows of an output table.
         """
         if self.hypernet is not None and not self.hypernet[0].separate_output:
             raise ConfigError(
-                "The model has an output table of its own, and this hypernetwork predicts no rows of it: take one with "
+                "The model has a separate output table, and this hypernetwork predicts no rows of it: use one with "
                 "separate_out_embeddings = true, or none (FVT)."
             )
 
@@ -238,7 +249,7 @@ class TokenEmbedder:
     def _new_forms(
         self, tokens: RaggedTokens, language_B: Int32[np.ndarray, "B"]
     ) -> tuple[Bool[np.ndarray, "M"], UniqueTokens[np.ndarray], Int32[np.ndarray, "U"]]:
-        """Which tokens keep no source row, their distinct forms (of a batch of one row), and each form's language."""
+        """Which tokens have no source row, their distinct forms (of a batch of one row), and each form's language."""
         ids_1N = tokens.subwords.ids_N[None]
         merged = MergedBatch(
             start_BT=tokens.start_M[None],
@@ -253,7 +264,7 @@ class TokenEmbedder:
             predict_all=self.predict_all and self.hypernet is not None,
         )
         width = self.max_subwords
-        if self.hypernet is None:  # the mean takes any length: pad to a few
+        if self.hypernet is None:  # the mean takes any length: pad to a bucket
             width = bucket(int(tokens.length_M.max(initial=1)), SURFACE_BUCKETS[1:])
         language_1M = np.repeat(language_B, tokens.lengths)[None]
         return wanted_1M[0], *distinct_forms(ids_1N, merged, wanted_1M, language_1M, width=width)
@@ -298,4 +309,4 @@ def _predict_input(hypernet, surface_US, is_subword_US, source_VM, language_U) -
 
 
 COMPILED_STEPS = (_average, _predict_input)
-"""What embedding the tokens of a batch compiles."""
+"""Everything that embedding the tokens of a batch compiles."""

@@ -1,7 +1,7 @@
 """The hypernetwork: from a token's subwords to its embedding, in one small transformer.
 
 Minixhofer, Ponti, Vulić, *Zero-Shot Tokenizer Transfer* (ZeTT, arXiv 2405.07883), §3.1, in the form of the released
-checkpoints: the subwords' own source rows go in, position 0 of a RoBERTa encoder becomes the embedding.
+checkpoints: the subwords' source rows go in, position 0 of a RoBERTa encoder becomes the embedding.
 """
 
 from typing import Any, NamedTuple
@@ -39,7 +39,7 @@ class Projector(nnx.Module):
 
 
 class Scaler(nnx.Module):
-    """w·x + b, one number each a column."""
+    """w·x + b, with one w and one b for each column."""
 
     def __init__(self, width: int, dtype: DTypeLike):
         self.scale = nnx.Param(jnp.ones((width,), dtype))
@@ -47,7 +47,7 @@ class Scaler(nnx.Module):
 
 
 class OutputHead(nnx.Module):
-    """A projector block, then a linear map to an embedding; at zero where a residual carries the start."""
+    """A projector block, then a linear map to an embedding; its kernel starts at zero if the config has a residual."""
 
     def __init__(self, key: Key[Array, ""], config: HypernetConfig, outputs: int, dtype: DTypeLike):
         first, second = jax.random.split(key)
@@ -58,7 +58,11 @@ class OutputHead(nnx.Module):
 
 
 class Hypernet(nnx.Module):
-    """Parameters of a hypernetwork, and its config as a static field. Parts that the config lacks are None."""
+    """Parameters of a hypernetwork, and its config as a static field. Parts that the config lacks are None.
+
+    >>> Hypernet(hypernet_config, jax.random.key(0)).layers.query.kernel.shape  # layers, D, N, H
+    (1, 32, 4, 8)
+    """
 
     def __init__(self, config: HypernetConfig, key: Key[Array, ""], dtype: DTypeLike = jnp.float32):
         keys = jax.random.split(key, 12)
@@ -69,7 +73,7 @@ class Hypernet(nnx.Module):
         self.input_block = Projector(keys[2], hidden, ffn, dtype)
         self.position_embeddings = normal_param(keys[3], (config.max_positions, hidden), dtype)
         self.type_embeddings = normal_param(keys[4], (config.n_token_types, hidden), dtype)
-        # The released body allocates word embeddings that nothing reads; they survive export.
+        # The released body has word embeddings that nothing reads; they are kept for export.
         self.unused_word_embeddings = normal_param(keys[5], (config.pad_token_id + 1, hidden), dtype)
         self.embedding_norm = LayerNorm(hidden, dtype)
         self.layers = stacked_layers(keys[6], config.n_layers, hidden, config.n_heads, ffn, dtype)
@@ -90,6 +94,11 @@ class HypernetOutput(NamedTuple):
       input_UD: input embeddings.
       output_UD: output embeddings; None where the tables are tied.
       bias_U: unigram bias of a tied masked-LM head; None where none is predicted.
+
+    >>> ids_US, source_VD = jnp.array([[300, 301]]), encoder.encoder.word_embeddings[...]
+    >>> predicted = predict_embeddings(hypernet, ids_US, jnp.ones((1, 2), bool), source_VD)
+    >>> predicted.input_UD.shape, predicted.output_UD
+    ((1, 32), None)
     """
 
     input_UD: Float[Array, "U D"]
@@ -98,7 +107,11 @@ class HypernetOutput(NamedTuple):
 
 
 def init_hypernet(config: HypernetConfig, key: Key[Array, ""], dtype: DTypeLike = jnp.float32) -> Hypernet:
-    """Fresh parameters; with `config.residual` the first predictions are exactly FVT."""
+    """Fresh parameters; with `config.residual` the first predictions are exactly FVT.
+
+    >>> init_hypernet(hypernet_config, jax.random.key(0)).position_embeddings[...].shape
+    (514, 32)
+    """
     return Hypernet(config, key, dtype)
 
 
@@ -115,14 +128,23 @@ def predict_embeddings(
       hypernet: the parameters.
       surface_US: subword ids of each token; ids from `config.vocab_size` on are bytes with a fallback row.
       is_subword_US: which entries are subwords, not padding (in ZeTT: surface ≠ pad).
-      source_VD: the model's table; where input and output tables differ both side by side, [input ‖ output].
-      language: index into the language table, one number or one a token; None for a hypernetwork without languages.
+      source_VD: the model's table; where input and output tables differ, both concatenated, [input ‖ output].
+      language: index into the language table, one for all or one a token; None for a hypernetwork without languages.
 
     Returns:
       Finite rows for every token; those of all-padding tokens mean nothing.
 
     Raises:
-      ConfigError: the table is of another width, S exceeds the positions, or a language is missing or not wanted.
+      ConfigError: the table has another width, S exceeds the positions, or a language is missing or not expected.
+
+    >>> from dataclasses import replace
+    >>> from dyntok_jax.embedding import average_embeddings
+    >>> surface = jnp.array([[300, 301]]), jnp.ones((1, 2), bool)
+    >>> source_VD = encoder.encoder.word_embeddings[...]
+    >>> fresh = init_hypernet(replace(hypernet_config, residual=True), jax.random.key(0))
+    >>> predicted = predict_embeddings(fresh, *surface, source_VD).input_UD
+    >>> bool(jnp.allclose(predicted, average_embeddings(*surface, source_VD), atol=1e-6))
+    True
     """
     config = hypernet.config
     _check_arguments(config, surface_US.shape[1], source_VD.shape[1], language)
@@ -163,9 +185,9 @@ def _check_arguments(config: HypernetConfig, length: int, source_width: int, lan
     if length > config.max_positions:
         raise ConfigError(f"Surface forms of {length} subwords exceed the {config.max_positions} positions.")
     if config.n_langs and language is None:
-        raise ConfigError(f"This hypernetwork is multilingual ({config.n_langs} languages): name one.")
+        raise ConfigError(f"This hypernetwork is multilingual ({config.n_langs} languages): give the language.")
     if not config.n_langs and language is not None:
-        raise ConfigError("This hypernetwork knows no languages: leave the language out.")
+        raise ConfigError("This hypernetwork has no languages: leave the language out.")
 
 
 def _first_hidden(hypernet: Hypernet, rows_USM: Array, is_subword_US: Array, language: Any) -> Array:
@@ -186,7 +208,7 @@ def _first_hidden(hypernet: Hypernet, rows_USM: Array, is_subword_US: Array, lan
 
     all_but_last = jax.tree.map(lambda stack: stack[:-1], hypernet.layers)
     x = jax.lax.scan(lambda x, layer: (layer_step(layer, x, x), None), x, all_but_last)[0]
-    # Only position 0 is read, so the last layer asks for it alone.
+    # Only position 0 is read, so it is the last layer's only query.
     last = jax.tree.map(lambda stack: stack[-1], hypernet.layers)
     return layer_step(last, x[:, :1], x)[:, 0]
 
@@ -206,6 +228,6 @@ def _scale(scaler: Scaler, x: Array) -> Array:
 
 
 def _mean_rows(rows_USM: Array, has_row_US: Array, is_subword_US: Array) -> Array:
-    """FVT, where bytes without a source row count as zeros."""
+    """FVT, with bytes that have no source row counted as zeros."""
     count_U1 = jnp.maximum(is_subword_US.sum(axis=1, keepdims=True), 1).astype(rows_USM.dtype)
     return jnp.einsum("USM,US->UM", rows_USM, has_row_US.astype(rows_USM.dtype)) / count_U1

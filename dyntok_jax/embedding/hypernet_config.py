@@ -1,4 +1,4 @@
-"""The shape of a hypernetwork: ZeTT's config.json read and written, and whether it fits a model.
+"""The shape of a hypernetwork: reads and writes ZeTT's config.json, and checks that it fits a model.
 
 Minixhofer, Ponti, Vulić, *Zero-Shot Tokenizer Transfer* (ZeTT, arXiv 2405.07883), as released.
 """
@@ -39,11 +39,11 @@ class HypernetConfig:
       ffn_width: feed-forward width of its transformer and projector blocks.
       n_layers: layers of its transformer.
       n_heads: attention heads.
-      vocab_size: subword ids below this are rows of the model's table, those above are fallback rows.
-      n_extra_tokens: fallback rows (the bytes that no piece of the model's tokenizer stands for).
+      vocab_size: subword ids below this are rows of the model's table, the others fallback rows.
+      n_extra_tokens: fallback rows (for the bytes that the model's tokenizer has no piece for).
       pad_token_id: marks padding in released surface forms; here it only sizes the unused word table.
       max_subwords: surface length S it was trained for.
-      n_langs: rows of the language table; 0 where the hypernetwork is of one language or none.
+      n_langs: rows of the language table; 0 for a hypernetwork that does not tell languages apart.
       separate_output: whether the model's output table differs from its input table, and is predicted too.
       single_head: one output head whose second half is the output embedding.
       rescale: learned scale and shift of source rows and predictions.
@@ -53,6 +53,12 @@ class HypernetConfig:
       n_token_types: rows of the token-type table (`roberta-base`: 1).
       norm_eps: epsilon of the transformer's LayerNorms (`roberta-base`: 1e-5).
       langs: codes of the languages in the order of their indices; None where the config only counts them, as ZeTT's do.
+
+    >>> HypernetConfig(width=384, hidden_width=256, ffn_width=512, n_layers=2, n_heads=4, vocab_size=250_037,
+    ...     n_extra_tokens=103, separate_output=True).source_width
+    768
+    >>> HypernetConfig.from_hf(hypernet_config.to_hf()) == hypernet_config
+    True
     """
 
     width: int
@@ -95,7 +101,7 @@ class HypernetConfig:
 
     @property
     def source_width(self) -> int:
-        """Width of a source row: D, or 2·D where input and output tables stand side by side."""
+        """Width of a source row: D, or 2·D where input and output tables are concatenated."""
         return 2 * self.width if self.separate_output else self.width
 
     @classmethod
@@ -103,7 +109,7 @@ class HypernetConfig:
         """Reads the dict of a released `config.json`.
 
         Raises:
-          ConfigError: a field is missing, or the config asks for something that is not supported, by name.
+          ConfigError: a field is missing, or has a value that is not supported; the field is named.
         """
         for name, meaning in UNSUPPORTED.items():
             if config.get(name):
@@ -188,44 +194,48 @@ def _read_langs(config: dict[str, Any]) -> tuple[str, ...] | None:
     if codes is None:
         return None
     if not isinstance(codes, list) or not all(isinstance(code, str) for code in codes):
-        raise ConfigError(f"langs of the hypernetwork must be a list of language codes, not {codes!r}.")
+        raise ConfigError(f"langs of the hypernetwork must be a list of language codes, got {codes!r}.")
     return tuple(codes)
 
 
 def check_hypernet_fits(
     config: HypernetConfig, *, width: int, vocab_size: int, n_appended: int = 0, separate_output: bool = False
 ) -> None:
-    """Compares a hypernetwork with the model it is to serve.
+    """Checks that a hypernetwork fits a model.
 
     Args:
       config: the hypernetwork's.
       width: the model's width D.
-      vocab_size: subwords of the model's tokenizer before bytes are appended, which ids the hypernetwork looks up in
-        the model's table (a table may have more rows, such as e5-small's 35 spare ones).
+      vocab_size: subwords of the model's tokenizer before bytes are appended: ids that the hypernetwork looks up in
+        the model's table (which may have more rows, such as e5-small's 35 spare ones).
       n_appended: bytes and pieces that the tokenizer's byte-level form appended, each of which takes a fallback row.
       separate_output: whether the model has an output table that differs from its input table; an encoder has none.
 
     Raises:
-      ConfigError: the widths or the vocabularies differ, fallback rows are too few, or the hypernetwork predicts an
-        output table that the model does not have.
+      ConfigError: the widths or the vocabularies differ, there are too few fallback rows, or the hypernetwork predicts
+        an output table that the model does not have.
+
+    >>> check_hypernet_fits(hypernet_config, width=64, vocab_size=hypernet_config.vocab_size)
+    Traceback (most recent call last):
+    dyntok_jax.errors.ConfigError: The hypernetwork predicts embeddings of width 32 and the model's width is 64: ...
     """
     if config.width != width:
         raise ConfigError(
             f"The hypernetwork predicts embeddings of width {config.width} and the model's width is {width}: "
-            "take the hypernetwork that was trained for this model."
+            "use the hypernetwork that was trained for this model."
         )
     if config.vocab_size != vocab_size:
         raise ConfigError(
-            f"The hypernetwork knows a vocabulary of {config.vocab_size} subwords and the model has {vocab_size}: "
-            "take the hypernetwork that was trained for this model's tokenizer."
+            f"The hypernetwork has a vocabulary of {config.vocab_size} subwords and the model has {vocab_size}: "
+            "use the hypernetwork that was trained for this model's tokenizer."
         )
     if config.n_extra_tokens < n_appended:
         raise ConfigError(
-            f"The hypernetwork has rows for {config.n_extra_tokens} bytes that no piece stands for and the tokenizer "
-            f"needs {n_appended}: take the hypernetwork that was trained for this model's tokenizer."
+            f"The hypernetwork has fallback rows for {config.n_extra_tokens} bytes and the tokenizer needs "
+            f"{n_appended}: use the hypernetwork that was trained for this model's tokenizer."
         )
     if config.separate_output and not separate_output:
         raise ConfigError(
-            "The hypernetwork predicts input and output embeddings from two tables and this model has one: take a "
+            "The hypernetwork predicts input and output embeddings from two tables and this model has one: use a "
             "hypernetwork with separate_out_embeddings = false, trained for this model."
         )

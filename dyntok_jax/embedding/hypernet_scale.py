@@ -1,7 +1,7 @@
-"""Scalers of a fresh hypernetwork, set from the model's tables as ZeTT sets them.
+"""Scalers of a fresh hypernetwork, set from the model's tables as in ZeTT.
 
-Minixhofer, Ponti, Vulić (ZeTT, arXiv 2405.07883), in the form of the reference implementation: source rows come in with
-the spread that fresh embeddings have, predictions go out with the mean and spread of the rows they stand for.
+Minixhofer, Ponti, Vulić (ZeTT, arXiv 2405.07883), in the form of the reference implementation: source rows are scaled
+to the standard deviation of fresh embeddings, predictions to the mean and standard deviation of the model's rows.
 """
 
 import jax
@@ -12,19 +12,26 @@ from dyntok_jax.embedding.hypernet import Hypernet, Scaler, predict_embeddings
 from dyntok_jax.models import INIT_STD
 
 N_ANCHORS = 2048
-"""Pieces whose predictions give the mean and spread before scaling."""
+"""Pieces whose predictions give the mean and standard deviation before scaling."""
 EPSILON = 1e-8
 
 
 def with_table_scalers(hypernet: Hypernet, source_VM: Float[Array, "V M"]) -> Hypernet:
     """The same hypernetwork with its scalers set from the tables; unchanged if its config has none.
 
-    With `config.residual` the mean of the subwords brings the level, so predictions get the tables' spread alone and
-    still start exactly at FVT.
+    With `config.residual` the mean of the subwords already has the right level. Predictions then get the tables'
+    standard deviation alone, and still start exactly at FVT.
 
     Args:
       hypernet: fresh parameters.
-      source_VM: the model's table; where input and output tables differ both side by side, [input ‖ output].
+      source_VM: the model's table; where input and output tables differ, both concatenated, [input ‖ output].
+
+    >>> from dataclasses import replace
+    >>> fresh = Hypernet(replace(hypernet_config, rescale=True, residual=True), jax.random.key(0))
+    >>> source_VM = encoder.encoder.word_embeddings[...]
+    >>> scaled = with_table_scalers(fresh, source_VM)
+    >>> bool(jnp.allclose(scaled.scaler.scale[...], source_VM.std(axis=0)))
+    True
     """
     scaled = _copy(hypernet)
     in_scaler, scaler, out_scaler = scaled.in_scaler, scaled.scaler, scaled.out_scaler
@@ -54,7 +61,7 @@ def _copy(hypernet: Hypernet) -> Hypernet:
 
 
 def _match(scaler: Scaler, rows_UD: Array, mean_D: Array, spread_D: Array) -> None:
-    """Sets a scaler so that the rows get this mean and spread."""
+    """Sets a scaler so that the rows get this mean and standard deviation."""
     rows_UD = rows_UD.astype(jnp.float32)
     scale_D = spread_D / (rows_UD.std(axis=0) + EPSILON)
     _set(scaler, scale_D, mean_D - scale_D * rows_UD.mean(axis=0))

@@ -17,22 +17,27 @@ def language_index(code: str, languages: Sequence[str]) -> int:
 
     Raises:
       InputError: the hypernetwork was not trained for it.
+
+    >>> language_index("fr", ("en", "de", "fr"))
+    2
     """
     if code not in languages:
         raise InputError(
-            f"The hypernetwork knows no language {code!r}; choose the closest of those it was trained for: "
-            f"{' '.join(languages)}."
+            f"The hypernetwork was not trained for the language {code!r}: choose the closest of {' '.join(languages)}."
         )
     return languages.index(code)
 
 
 def languages_of(n_languages: int, given: Sequence[str] | None = None) -> tuple[str, ...]:
-    """The codes of a hypernetwork's languages: those its config gives, or ZeTT's where there are as many.
+    """The codes of a hypernetwork's languages: those of its config, or ZeTT's 26 if it has that many without names.
 
     Empty for a hypernetwork that has none.
 
     Raises:
-      ConfigError: neither tells.
+      ConfigError: the codes are unknown.
+
+    >>> languages_of(2, ["en", "de"]), len(languages_of(26))
+    (('en', 'de'), 26)
     """
     if n_languages == 0:
         return ()

@@ -1,4 +1,4 @@
-"""Which tokens of a batch need a row of their own, and the distinct forms of those: for embedding and for training."""
+"""Which tokens of a batch need a new row, and the distinct forms of those: for embedding and for training."""
 
 import numpy as np
 from jaxtyping import Bool, Int32
@@ -15,13 +15,16 @@ def wants_row(
     *,
     predict_all: bool = False,
 ) -> Bool[np.ndarray, "B T"]:
-    """Which tokens keep no source row: merged ones, and bytes that the byte-level form appended, which have none.
+    """Which tokens need a new row: merged ones, and bytes that the byte-level form appended.
 
     Args:
       tokenizer: of the model.
       ids_BL: subword ids.
       merged: the tokens, on the host.
       predict_all: single subwords too, as the paper does; never special or other added tokens.
+
+    >>> wants_row(tokenizer, batch.ids_BL, merged)[0, :6]  # `<s>| Freiheit| und| Gleichhe|it|</s>`
+    array([False, False, False,  True,  True, False])
     """
     first_BT = np.take_along_axis(ids_BL, merged.start_BT, axis=1)
     wanted_BT = (merged.length_BT > 1) | (first_BT >= tokenizer.n_own)
@@ -38,17 +41,22 @@ def distinct_forms(
     *,
     width: int,
 ) -> tuple[UniqueTokens[np.ndarray], Int32[np.ndarray, "U"]]:
-    """The distinct surface forms of the wanted tokens, each language's apart.
+    """The distinct surface forms of the wanted tokens; the same form in two languages counts as two.
 
     Args:
       ids_BL: subword ids.
       merged: the tokens, on the host.
       wanted_BT: which tokens count; the others get row 0.
       language_BT: the language index of each token, or of each text (T = 1).
-      width: S, which forms are cut at.
+      width: S; longer forms are cut.
 
     Returns:
-      The forms, exactly as many rows as there are, and the language of each.
+      The forms, without padding rows, and the language of each.
+
+    >>> wanted_BT = wants_row(tokenizer, batch.ids_BL, merged, predict_all=True)
+    >>> forms, language_U = distinct_forms(batch.ids_BL, merged, wanted_BT, np.zeros((3, 1), np.int32), width=7)
+    >>> int(wanted_BT.sum()), int(forms.count)  # ` Freiheit` is in two texts
+    (12, 11)
     """
     surface_BTS, is_subword_BTS = constituents(ids_BL, merged, width=width)
     # the language is part of what makes two tokens the same

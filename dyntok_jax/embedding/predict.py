@@ -1,7 +1,7 @@
 """Rows for the tokens that have none in the model's table: predicted in padded buckets, kept in the cache.
 
-Only the host side of the work lies here: which rows are wanted, which are cached, which bucket each goes to. What is
-computed on the device is a pure function of a padded surface form.
+This is only the host's part of the work: which rows are needed, which are cached, which bucket each goes to. The
+device's part is a pure function of padded surface forms.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,13 +10,14 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from dyntok_jax.embedding.cache import EmbeddingCache, token_keys
+from dyntok_jax.errors import NotANumberError
 from dyntok_jax.text import PREDICTED_ROW_BUCKETS, SURFACE_BUCKETS, buckets_up_to
 
 Predict = Callable[
     [Int32[np.ndarray, "U S"], Bool[np.ndarray, "U S"], Int32[np.ndarray, "U"]],
     Float[Array, "U D"],
 ]
-"""Surface forms, which entries are subwords, and each row's language index, to rows, on the device."""
+"""From surface forms, their masks and each row's language index to rows on the device."""
 
 
 def predict_in_buckets(
@@ -27,17 +28,24 @@ def predict_in_buckets(
     *,
     row_buckets: Sequence[int] = PREDICTED_ROW_BUCKETS,
 ) -> list[tuple[np.ndarray, Float[Array, "_ D"]]]:
-    """Predicts rows in a few padded shapes, short forms apart from long ones.
+    """Predicts rows in a few padded shapes, with short forms and long ones in different batches.
 
     Returns:
-      Pairs of positions in `surface_US` and a device array whose first rows are theirs; nothing is waited for.
+      Pairs: positions in `surface_US`, and a device array whose first rows are theirs. It does not wait for the device.
+
+    >>> surface_US, is_subword_US = np.full((3, 2), 300, np.int32), np.ones((3, 2), bool)
+    >>> def lengths(surface_US, is_subword_US, language_U):
+    ...     return jnp.asarray(is_subword_US.sum(axis=1, keepdims=True), jnp.float32)
+    >>> ((rows, predicted),) = predict_in_buckets(lengths, surface_US, is_subword_US, np.zeros(3, np.int32))
+    >>> rows, predicted[:4, 0].tolist()  # three rows and the first of padding
+    (array([0, 1, 2]), [2.0, 2.0, 2.0, 0.0])
     """
     lengths_U = is_subword_US.sum(axis=1)
     pending, shorter = [], 0
     for width in buckets_up_to(surface_US.shape[1], SURFACE_BUCKETS):
         members = np.flatnonzero((lengths_U <= width) & (lengths_U >= shorter))
         shorter = width + 1
-        # the remainder goes into small buckets as long as that computes fewer rows than a large one
+        # the rest goes into small buckets as long as that computes fewer rows than a large one
         at = 0
         while at < len(members):
             left = len(members) - at
@@ -57,7 +65,11 @@ def predict_in_buckets(
 def collect(
     pending: Sequence[tuple[np.ndarray, Float[Array, "_ D"]]], n_rows: int, width: int
 ) -> Float32[np.ndarray, "U D"]:
-    """Waits for the predictions and puts every row in its place."""
+    """Waits for the predictions and puts every row in its place.
+
+    >>> collect([(np.array([2, 0]), jnp.array([[2.0], [1.0], [9.0]]))], n_rows=3, width=1).tolist()
+    [[1.0], [0.0], [2.0]]
+    """
     rows_UD = np.zeros((n_rows, width), np.float32)
     for positions, predicted in pending:
         rows_UD[positions] = np.asarray(predicted, np.float32)[: len(positions)]
@@ -83,10 +95,13 @@ def fetch_rows(
       is_subword_US: which entries are subwords.
       language_U: each token's language index.
       width: D.
-      cache: where rows are kept; without one, all are predicted.
+      cache: stores the rows; without one, all are predicted.
       namespaces: the cache namespace of each token.
-      rewrite: turns constituents into another surface form (`retokenized`) before prediction; the cache goes by
+      rewrite: turns constituents into another surface form (`retokenized`) before prediction; the cache's keys are
         constituents.
+
+    Raises:
+      NotANumberError: a predicted row is NaN or infinite; none of them is cached.
     """
 
     def predict_rows(positions: np.ndarray) -> Float32[np.ndarray, "rows D"]:
@@ -94,7 +109,15 @@ def fetch_rows(
         if rewrite is not None:
             forms, masks = rewrite(forms, masks)
         pending = predict_in_buckets(predict, forms, masks, language_U[positions])
-        return collect(pending, len(positions), width)
+        rows_UD = collect(pending, len(positions), width)
+        if not np.isfinite(rows_UD).all():
+            bad = int(positions[~np.isfinite(rows_UD).all(axis=1)][0])
+            raise NotANumberError(
+                f"The embedding predicted for the token of subwords {surface_US[bad][is_subword_US[bad]].tolist()} is "
+                "NaN or infinite: the model's table or the hypernetwork may be damaged, or the numbers too large for "
+                "their dtype (try float32)."
+            )
+        return rows_UD
 
     if cache is None:
         return predict_rows(np.arange(len(surface_US)))

@@ -1,8 +1,8 @@
 """Surface forms: tokens written as subword ids, padded to S, and the distinct ones of a batch.
 
-*Constituents* are the token's own subwords, taken on the device or on the host. *Retokenized* forms, the reference's,
-are what the tokenizer makes of the token's string alone; they need the tokenizer, so the host. Padding is 0 under a
-False mask throughout.
+*Constituents* are the token's own subwords, gathered on the device or on the host. *Retokenized* forms, those of the
+reference, are the tokenizer's subwords for the token's string alone; they need the tokenizer, so the host. Padding is 0
+under a False mask throughout.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,13 @@ def constituents(
 ) -> tuple[Int32[ArrayT, "B T S"], Bool[ArrayT, "B T S"]]:
     """Each token's own subword ids, cut at S = `width`, and which entries are subwords.
 
-    Works on numpy and on JAX arrays alike, and stays on their side.
+    Works on numpy and on JAX arrays, and returns the same kind.
+
+    >>> surface_BTS, is_subword_BTS = constituents(batch.ids_BL, merged, width=7)
+    >>> is_subword_BTS[0, :6].sum(axis=1)  # `<s>| Freiheit| und| Gleichhe|it|</s>`
+    array([1, 1, 1, 7, 2, 1])
+    >>> tokenizer.token_text(surface_BTS[0, 3].tolist())
+    ' Gleichhe'
     """
     xp = ids_BL.__array_namespace__()
     step_11S = xp.arange(width, dtype=xp.int32)[None, None, :]
@@ -45,14 +51,19 @@ def unique_tokens(
       surface_BTS: surface forms.
       is_subword_BTS: which entries are subwords.
       mask_BT: which tokens count; the others get row 0.
-      size: U, the rows to return. If the batch has more distinct tokens, `count` says how many and those past U are
+      size: U, the rows to return. If the batch has more distinct tokens, `count` is their number and those past U are
         missing: give a larger size.
 
     Returns:
       The distinct forms in lexicographic order.
+
+    >>> surface_BTS = jnp.array([[[7, 8], [5, 0], [7, 8]]], jnp.int32)
+    >>> unique = unique_tokens(surface_BTS, surface_BTS > 0, jnp.ones((1, 3), bool), size=4)
+    >>> unique.surface_US.tolist(), unique.inverse_BT.tolist(), int(unique.count)
+    ([[5, 0], [7, 8], [0, 0], [0, 0]], [[1, 0, 1]], 2)
     """
     n_batch, n_tokens, width = surface_BTS.shape
-    # padding within a form sorts before every id, padding tokens behind every form
+    # padding within a form sorts before every id, padding tokens after every form
     key_BTS = jnp.where(is_subword_BTS, surface_BTS, -1)
     key_NS = jnp.where(mask_BT[..., None], key_BTS, jnp.iinfo(jnp.int32).max).reshape(n_batch * n_tokens, width)
     order_N = jnp.arange(n_batch * n_tokens, dtype=jnp.int32)
@@ -62,7 +73,7 @@ def unique_tokens(
     differs_N = jnp.any(key_NS != jnp.roll(key_NS, 1, axis=0), axis=1).at[0].set(True)
     row_N = jnp.cumsum(differs_N & is_token_N, dtype=jnp.int32) - 1
     count = jnp.where(is_token_N, row_N + 1, 0).max(initial=0)
-    target_N = jnp.where(is_token_N, row_N, size)  # padding falls outside and is dropped
+    target_N = jnp.where(is_token_N, row_N, size)  # padding is out of bounds and dropped
     form_US = jnp.full((size, width), -1, jnp.int32).at[target_N].set(key_NS, mode="drop")
     inverse_N = jnp.zeros_like(row_N).at[order_N].set(jnp.where(is_token_N, row_N, 0))
     return UniqueTokens(
@@ -78,7 +89,13 @@ def unique_tokens_on_host(
     is_subword_BTS: Bool[np.ndarray, "B T S"],
     mask_BT: Bool[np.ndarray, "B T"],
 ) -> UniqueTokens[np.ndarray]:
-    """The same on the host, with exactly as many rows as there are distinct tokens."""
+    """`unique_tokens` on the host, with exactly as many rows as there are distinct tokens, in any order.
+
+    >>> surface_BTS = np.array([[[7, 8], [5, 0], [7, 8]]], np.int32)
+    >>> unique = unique_tokens_on_host(surface_BTS, surface_BTS > 0, np.ones((1, 3), bool))
+    >>> unique.surface_US.tolist(), unique.inverse_BT.tolist()
+    ([[5, 0], [7, 8]], [[1, 0, 1]])
+    """
     n_batch, n_tokens, width = surface_BTS.shape
     key_NS = np.where(is_subword_BTS, surface_BTS, -1)[mask_BT]
     form_US, inverse_N = np.zeros((0, width), np.int32), np.zeros(0, np.int32)
@@ -100,9 +117,9 @@ def unique_tokens_on_host(
 def retokenized(
     tokenizer: ByteLevelTokenizer, surface_US: Int32[np.ndarray, "U S"], is_subword_US: Bool[np.ndarray, "U S"]
 ) -> tuple[Int32[np.ndarray, "U S"], Bool[np.ndarray, "U S"]]:
-    """What the tokenizer makes of each token's string alone, cut at the same S: the reference's surface forms.
+    """The tokenizer's subwords for each token's string alone, cut at the same S: the reference's surface forms.
 
-    Tokens that were cut at S on their way here are retokenized as cut.
+    Tokens that are already cut at S are retokenized as cut.
     """
     tokens = [ids[keep].tolist() for ids, keep in zip(surface_US, is_subword_US, strict=True)]
     forms = tokenizer.retokenize([tokenizer.token_string(token) for token in tokens])
@@ -110,7 +127,7 @@ def retokenized(
 
 
 def pad_forms(forms: Sequence[Sequence[int]], width: int) -> tuple[Int32[np.ndarray, "U S"], Bool[np.ndarray, "U S"]]:
-    """Lays subword id lists out as surface forms of S = `width`, longer ones cut."""
+    """Pads lists of subword ids to surface forms of S = `width`; longer ones are cut."""
     surface_US = np.zeros((len(forms), width), np.int32)
     is_subword_US = np.zeros((len(forms), width), bool)
     for row, form in enumerate(forms):

@@ -1,4 +1,4 @@
-"""What a model reads in place of ids: each token's source row, or a row of its own."""
+"""What a model reads in place of ids: each token's source row, or a new row."""
 
 from dataclasses import dataclass
 from typing import Generic
@@ -15,13 +15,17 @@ from dyntok_jax.types import ArrayT
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TokenInputs(Generic[ArrayT]):
-    """A padded batch of tokens on its way to a model.
+    """A padded batch of tokens for a model.
 
     Attributes:
       ids_BT: row of the model's table, for tokens that keep their source row.
-      row_BT: index in `rows_RD` of tokens that have a row of their own, -1 for the others; None where none has one.
-      rows_RD: rows of new tokens, zeros behind them; None where `row_BT` is.
+      row_BT: index in `rows_RD` of new tokens, -1 for the others; None where there are none.
+      rows_RD: rows of new tokens, then zeros; None where `row_BT` is.
       mask_BT: False for padding, on the right.
+
+    >>> inputs = encoder.embedder.inputs(tokens, np.zeros(3, np.int32), n_batch=4, length=12)
+    >>> inputs.mask_BT.sum(axis=1), inputs.row_BT[0, :6] >= 0  # `<s>| Freiheit| und| Gleichhe|it|</s>`
+    (array([6, 9, 3, 0]), array([False, False, False,  True,  True, False]))
     """
 
     ids_BT: Int32[ArrayT, "B T"]
@@ -29,8 +33,8 @@ class TokenInputs(Generic[ArrayT]):
     rows_RD: Float32[ArrayT, "R D"] | None
     mask_BT: Bool[ArrayT, "B T"]
 
-    def place(self, mesh: Mesh | None) -> "TokenInputs":
-        """The batch split over the mesh axis `data`, the rows on every device; as it is without a mesh."""
+    def shard(self, mesh: Mesh | None) -> "TokenInputs":
+        """Shards the batch over the mesh axis `data` and replicates the rows; without a mesh nothing changes."""
         if mesh is None:
             return self
         rows_RD = self.rows_RD
@@ -45,9 +49,14 @@ class TokenInputs(Generic[ArrayT]):
 
 
 def embed_tokens(source_VD: Float[Array, "V D"], inputs: TokenInputs) -> Float[Array, "B T D"]:
-    """Source or own rows, in the dtype of the table; zeros for ids past it."""
+    """Source rows or new ones, in the dtype of the table; zeros for ids past it.
+
+    >>> inputs = encoder.embedder.inputs(tokens, np.zeros(3, np.int32), n_batch=4, length=12)
+    >>> embed_tokens(encoder.encoder.word_embeddings[...], inputs).shape
+    (4, 12, 32)
+    """
     embeddings_BTD = source_VD.at[inputs.ids_BT].get(mode="fill", fill_value=0)
     if inputs.row_BT is None or inputs.rows_RD is None:
         return embeddings_BTD
-    own_BTD = inputs.rows_RD[jnp.maximum(inputs.row_BT, 0)].astype(embeddings_BTD.dtype)
-    return jnp.where((inputs.row_BT >= 0)[..., None], own_BTD, embeddings_BTD)
+    new_BTD = inputs.rows_RD[jnp.maximum(inputs.row_BT, 0)].astype(embeddings_BTD.dtype)
+    return jnp.where((inputs.row_BT >= 0)[..., None], new_BTD, embeddings_BTD)

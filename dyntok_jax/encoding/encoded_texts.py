@@ -1,4 +1,4 @@
-"""What encoding texts gives: embeddings or hidden states, tokens, counts; and what times its stages."""
+"""The result of encoding texts: embeddings or hidden states, tokens, counts; and a stopwatch for its stages."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -14,13 +14,18 @@ from dyntok_jax.merging import RaggedTokens
 
 @dataclass
 class Timings:
-    """A stopwatch for `DynamicEncoder.encode`: seconds spent in each stage, one after the other.
+    """A stopwatch for `DynamicEncoder.encode`: seconds spent in each stage.
 
     Attributes:
       tokenize: texts to subwords.
       merge: subwords to tokens.
-      embed: distinct tokens, cache, prediction.
-      model: the device's work on each batch, and fetching what comes back.
+      embed: finding distinct tokens, the cache, prediction.
+      model: the device's work on each batch, and fetching the results.
+
+    >>> stopwatch = Timings()
+    >>> _ = encoder.encode(["Freiheit"], stopwatch=stopwatch)
+    >>> stopwatch.tokenize > 0, stopwatch.total > stopwatch.model
+    (True, True)
     """
 
     tokenize: float = 0.0
@@ -48,12 +53,16 @@ class EncodedTexts:
     """The result of `DynamicEncoder.encode`, in the order of the texts.
 
     Attributes:
-      embeddings_ND: pooled sentence embeddings; None where hidden states were asked for.
-      hidden: hidden states (T_i, D) of each text's tokens; None where embeddings were asked for.
+      embeddings_ND: pooled sentence embeddings; None with pooling `none`.
+      hidden: hidden states (T_i, D) of each text's tokens; None with other pooling.
       tokens: the tokens of all texts; `tokens[i]` is a view of those of one.
-      padded_tokens: tokens that the model was fed in all, padding and special tokens included.
-      cache_hits: tokens whose embedding the cache held.
+      padded_tokens: all tokens that the model read, padding and special tokens included.
+      cache_hits: tokens whose embedding was in the cache.
       cache_misses: tokens whose embedding was predicted.
+
+    >>> texts = encoder.encode(["Freiheit und Gleichheit"], pooling="none")
+    >>> texts.hidden[0].shape, texts.tokens[0].strings(encoder.tokenizer)
+    ((6, 32), ['<s>', ' Freiheit', ' und', ' Gleichhe', 'it', '</s>'])
     """
 
     embeddings_ND: Float32[np.ndarray, "texts D"] | None
@@ -70,5 +79,5 @@ class EncodedTexts:
 
     @property
     def n_tokens(self) -> Int[np.ndarray, "texts"]:
-        """Tokens of each text, counted alike."""
+        """Tokens of each text after merging, special tokens and prefix not counted."""
         return self.tokens.counts

@@ -1,4 +1,4 @@
-"""Models by name, checkpoints, folders that are there whole or not at all."""
+"""Models by name, checkpoints, and model folders written atomically."""
 
 import lazy_loader
 

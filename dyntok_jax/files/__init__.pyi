@@ -6,14 +6,12 @@ from .folders import (
     new_folder as new_folder,
 )
 from .hub import (
-    MANIFEST as MANIFEST,
     PACKAGED_MODELS as PACKAGED_MODELS,
     cache_folder as cache_folder,
     find_hypernet as find_hypernet,
     find_model as find_model,
 )
 from .model_loading import (
-    LoadedModel as LoadedModel,
     Tables as Tables,
     load_model as load_model,
 )

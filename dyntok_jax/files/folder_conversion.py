@@ -1,4 +1,4 @@
-"""A model folder from Hugging Face's format to orbax's, or back; a GGUF file to a folder. Numbers stay, unless cast."""
+"""Conversion of model folders between Hugging Face's format and orbax's, and of GGUF files. Exact, unless cast."""
 
 import json
 import re
@@ -34,25 +34,26 @@ from dyntok_jax.convert.offline import is_gguf, write_gguf
 from dyntok_jax.embedding import Hypernet, HypernetConfig
 from dyntok_jax.errors import CheckpointError
 from dyntok_jax.files.folders import new_folder
-from dyntok_jax.files.hub import MANIFEST, PACKAGED_MODELS, find_model
+from dyntok_jax.files.hub import MANIFEST, PACKAGED_MODELS, PICKLE_SUFFIXES, find_model
 from dyntok_jax.files.orbax_checkpoint import is_checkpoint, load_checkpoint, read_shapes, save_checkpoint
 from dyntok_jax.models import MODEL_TYPES as DECODER_TYPES, Decoder, DecoderConfig, Encoder, EncoderConfig, MaskedLmHead
 
 HYPERNET_TYPE = "zett_hypernetwork"
 HEAD = "head"
-"""Folder, within an encoder's orbax folder, of its masked-LM head."""
+"""Subfolder of an encoder's orbax folder for its masked-LM head."""
 COMPANION_SUFFIXES = {".json", ".txt", ".model", ".jinja"}
-"""Of the files that are copied: tokenizers, chat templates, and what sentence-transformers keeps beside a model."""
+"""Suffixes of files to copy: tokenizers, chat templates, and the files of sentence-transformers. Its folders, such as
+`1_Pooling`, are copied too."""
 
 
 def convert_folder(source: str, target: str, *, dtype: str | None = None, overwrite: bool = False) -> list[str]:
     """Converts a checkpoint to the other format.
 
     Args:
-      source: a folder of either format; the name of a model, which is in Hugging Face's; or a GGUF file, whose model
-        gets Hugging Face's.
-      target: the folder to make.
-      dtype: name of the dtype to cast to; None: as it is.
+      source: a folder of either format, the name of a model (in Hugging Face's format), or a GGUF file, which becomes a
+        folder in Hugging Face's format.
+      target: the folder to create.
+      dtype: name of the dtype to cast to; None keeps the stored dtype, or for a GGUF file means float32.
       overwrite: replace `target` if it is a model folder.
 
     Returns:
@@ -60,25 +61,34 @@ def convert_folder(source: str, target: str, *, dtype: str | None = None, overwr
 
     Raises:
       ModelNotFoundError, ConfigError, CheckpointError: the source cannot be read, or the target not written.
+
+    >>> convert_folder(str(decoder_folder), str(folder / "orbax"))
+    ['Written: ... (orbax format)']
+    >>> sorted(path.name for path in (folder / "orbax").iterdir() if path.is_dir())
+    ['parameters']
     """
     if is_gguf(source):
         with new_folder(target, overwrite=overwrite) as part:
             write_gguf(source, part, dtype=jnp.dtype(dtype or "float32"))
         return [f"Written: {target} (Hugging Face format)"]
     is_orbax = Path(source).is_dir() and is_checkpoint(source)
-    # of a folder only config and weights are needed here, the tokenizer is copied if there is one
+    # only config and weights are needed here; a tokenizer is copied if there is one
     folder = Path(source) if is_orbax else find_model(source, "model" if source in PACKAGED_MODELS else "hypernetwork")
     if Path(target).resolve() in (folder.resolve(), *folder.resolve().parents):
-        raise CheckpointError(f"{target} is or holds what is to be converted: choose another name.")
+        raise CheckpointError(f"{target} is the source or contains it: choose another name.")
     with new_folder(target, overwrite=overwrite) as part:
         left_out = _to_hugging_face(folder, part, dtype) if is_orbax else _to_orbax(folder, part, dtype)
         for path in sorted(folder.iterdir()):
             is_companion = path.suffix in COMPANION_SUFFIXES and path.name not in ("config.json", INDEX, MANIFEST)
             if is_companion and path.is_file():
                 shutil.copyfile(path, part / path.name)
+            if re.fullmatch(r"\d+_(Pooling|Dense|Normalize)", path.name) and path.is_dir():
+                shutil.copytree(
+                    path, part / path.name, ignore=shutil.ignore_patterns(*(f"*{one}" for one in PICKLE_SUFFIXES))
+                )
     said = [f"Written: {target} ({'Hugging Face' if is_orbax else 'orbax'} format)"]
     if left_out:
-        said.append(f"Left out, because nothing here uses them: {', '.join(left_out)}")
+        said.append(f"Left out, because dyntok_jax does not use them: {', '.join(left_out)}")
     return said
 
 
@@ -115,7 +125,7 @@ def _to_hugging_face(folder: Path, part: Path, dtype: str | None) -> list[str]:
         if is_checkpoint(folder / HEAD):
             head = load_checkpoint(folder / HEAD, _abstract(MaskedLmHead, shape, kept))
         save_encoder(part, shape, load_checkpoint(folder, _abstract(Encoder, shape, kept)), head)
-    # what the model was published with, under what its config means to us
+    # keep fields of the published config that ours does not have
     written = _with_dtype(config | read_config(part), kept)
     text = json.dumps(written, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     (part / "config.json").write_text(text, encoding="utf-8")
@@ -127,13 +137,13 @@ def _abstract(module: Any, config: Any, dtype: np.dtype) -> Any:
 
 
 def _kept_dtype(dtypes: Iterable[Any]) -> np.dtype:
-    """The dtype that all tensors share; of different ones, float32, which holds each of them exactly."""
+    """The dtype that all tensors share; if they differ, float32, which represents each exactly."""
     names = {DTYPES.get(dtype, dtype) for dtype in dtypes}
     return names.pop() if len(names) == 1 else np.dtype(np.float32)
 
 
 def _with_dtype(config: dict[str, Any], dtype: np.dtype) -> dict[str, Any]:
-    """The config with the dtype where it names one, in new spelling or old."""
+    """The config with this dtype in the fields that name one, in new or old spelling."""
     return config | {name: dtype.name for name in ("dtype", "torch_dtype") if name in config}
 
 

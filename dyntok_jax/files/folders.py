@@ -1,4 +1,4 @@
-"""Folders that are there whole or not at all."""
+"""Model folders that appear complete, or not at all."""
 
 import os
 from collections.abc import Iterator
@@ -11,14 +11,19 @@ from dyntok_jax.storage import written_folder
 
 @contextmanager
 def new_folder(folder: str | os.PathLike, *, overwrite: bool = False) -> Iterator[Path]:
-    """A folder to fill, which takes its name when the block ends, or is removed if that fails.
+    """Writes a folder atomically: it appears under its name when the block ends, or is removed if the block fails.
 
     Args:
-      folder: the name; its parent folders are made.
-      overwrite: replace what goes by that name, if it is a folder with a `config.json`: nothing else is ever removed.
+      folder: its path; parent folders are created.
+      overwrite: replace an existing folder with a `config.json`; nothing else is ever replaced.
 
     Raises:
-      CheckpointError: something goes by that name already, or the folder cannot be written.
+      CheckpointError: the path exists already, or the folder cannot be written.
+
+    >>> with new_folder(folder / "model") as part:
+    ...     _ = (part / "config.json").write_text("{}")
+    >>> (folder / "model" / "config.json").exists()
+    True
     """
     folder = Path(folder).absolute()
     check_free(folder, overwrite)
@@ -35,18 +40,26 @@ def new_folder(folder: str | os.PathLike, *, overwrite: bool = False) -> Iterato
 
 
 def check_free(folder: Path, overwrite: bool) -> None:
-    """Sees, before a long run, that a new folder can take a name.
+    """Checks before a long run that a new folder can be written to a path.
 
     Raises:
-      CheckpointError: something goes by that name already; with `overwrite`, something that is no folder of ours.
+      CheckpointError: the path exists already and is not an empty folder; with `overwrite`, not a model folder.
+
+    >>> check_free(folder / "model", overwrite=False)
+    >>> check_free(encoder_folder, overwrite=False)
+    Traceback (most recent call last):
+        ...
+    dyntok_jax.errors.CheckpointError: ... exists already: choose another name, or replace it (--overwrite).
     """
     if not os.path.lexists(folder):
         return
     if not folder.is_dir():
-        raise CheckpointError(f"{folder} is there already and is no folder: choose another name.")
+        raise CheckpointError(f"{folder} exists already and is not a folder: choose another name.")
     if not any(folder.iterdir()):
         return
     if not overwrite:
-        raise CheckpointError(f"{folder} is there already: choose another name, or replace it (--overwrite).")
+        raise CheckpointError(f"{folder} exists already: choose another name, or replace it (--overwrite).")
     if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder} is no model folder (it has no config.json), so it is not replaced.")
+        raise CheckpointError(
+            f"{folder} is not a model folder (it has no config.json) and is not replaced: choose another name."
+        )

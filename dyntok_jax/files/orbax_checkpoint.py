@@ -1,7 +1,7 @@
 """Checkpoints of parameter trees in orbax's format: a folder with `config.json`, the arrays, and their checksums.
 
-Parameters are stored by their dotted paths (`layers.query.kernel`), so a checkpoint says what it holds without our
-classes, and each is read straight into its shards.
+Parameters are stored by their dotted paths (`layers.query.kernel`), so a checkpoint can be read without our
+classes, and each parameter is read directly into its shards.
 """
 
 import json
@@ -22,27 +22,35 @@ from dyntok_jax.parameters import fingerprint, flat_parameters
 from dyntok_jax.storage import read_json
 
 PARAMETERS = "parameters"
-"""Name of the folder within a checkpoint that orbax owns."""
+"""Subfolder of a checkpoint that orbax writes."""
 CHECKSUMS = "checksums.json"
-"""Name of the file beside it with a digest of each parameter, by path: orbax keeps none."""
+"""File beside it with a digest of each parameter, by path: orbax keeps none."""
 
 
 def is_checkpoint(folder: str | os.PathLike) -> bool:
-    """Whether a folder is one that `save_checkpoint` wrote."""
+    """Whether `save_checkpoint` wrote a folder.
+
+    >>> is_checkpoint(encoder_folder)  # in Hugging Face's format
+    False
+    """
     return ocp.is_orbax_checkpoint(_arrays_of(folder))
 
 
 def save_checkpoint(folder: str | os.PathLike, config: dict[str, Any], tree: Any, *, overwrite: bool = False) -> None:
-    """Writes a tree of parameters and its config; the folder appears under its name once it is whole.
+    """Writes a tree of parameters and its config; the folder appears under its name once it is complete.
 
     Args:
-      folder: to be made; its parent folders too.
-      config: written to `config.json` as it is.
+      folder: to create; parent folders too.
+      config: the content of `config.json`.
       tree: of arrays, such as an encoder; sharded ones are written shard by shard.
       overwrite: replace a model folder of that name.
 
     Raises:
-      CheckpointError: the folder is there already, or cannot be written.
+      CheckpointError: the folder exists already, or cannot be written.
+
+    >>> save_checkpoint(folder / "encoder", encoder.config.to_hf(), encoder.encoder)
+    >>> sorted(path.name for path in (folder / "encoder").iterdir())
+    ['config.json', 'parameters']
     """
     with new_folder(folder, overwrite=overwrite) as part:
         with _as_unwritable(folder), _bounded_writing(tree):
@@ -54,15 +62,19 @@ def save_checkpoint(folder: str | os.PathLike, config: dict[str, Any], tree: Any
 
 
 def read_shapes(folder: str | os.PathLike) -> dict[str, jax.ShapeDtypeStruct]:
-    """The shape and dtype of each parameter of a checkpoint, by dotted path; no array is read.
+    """The shape and dtype of each parameter of a checkpoint, by dotted path; reads no array.
 
     Raises:
-      CheckpointError: the folder is no checkpoint, or it is damaged.
+      CheckpointError: the folder is not a checkpoint, or it is damaged.
+
+    >>> save_checkpoint(folder / "encoder", encoder.config.to_hf(), encoder.encoder)
+    >>> read_shapes(folder / "encoder")["layers.query.kernel"]
+    ShapeDtypeStruct(shape=(2, 32, 4, 8), dtype=float32)
     """
     folder = Path(folder)
     if not is_checkpoint(folder):
         raise CheckpointError(
-            f"{folder} is no checkpoint: it has no finished folder {PARAMETERS!r}. Name a folder that "
+            f"{folder} is not a checkpoint: it has no complete folder {PARAMETERS!r}. Name a folder that "
             "`dyntok convert` or save_checkpoint wrote."
         )
     with _as_damage(folder):
@@ -73,18 +85,26 @@ def read_shapes(folder: str | os.PathLike) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def load_checkpoint(folder: str | os.PathLike, abstract: Any, *, shardings: Callable[[Any], Any] | None = None) -> Any:
-    """Reads a tree of parameters, each array straight into its place.
+    """Reads a tree of parameters, each array directly into its device or shards.
 
     Args:
-      folder: that `save_checkpoint` wrote.
+      folder: written by `save_checkpoint`.
       abstract: the tree with `jax.ShapeDtypeStruct` leaves (`jax.eval_shape` of a constructor); arrays are cast to
         its dtypes.
       shardings: from such a tree to a tree of shardings, such as `partial(shardings_for, mesh=mesh)`; None: the
         default device.
 
     Raises:
-      CheckpointError: no checkpoint, a damaged one, or one of another config: arrays that are unknown, missing or
-        misshapen, all of them listed; or arrays that are not those that were written.
+      CheckpointError: the folder is not a checkpoint, is damaged, or does not fit the config; the error lists all
+        arrays that are unknown, missing or misshapen, or whose checksum is not the one written.
+
+    >>> from functools import partial
+    >>> from dyntok_jax.models import Encoder
+    >>> save_checkpoint(folder / "encoder", encoder.config.to_hf(), encoder.encoder)
+    >>> abstract = jax.eval_shape(partial(Encoder, encoder.config), jax.random.key(0))
+    >>> loaded = load_checkpoint(folder / "encoder", abstract)
+    >>> bool((loaded.word_embeddings[...] == encoder.encoder.word_embeddings[...]).all())
+    True
     """
     folder = Path(folder)
     want, have = flat_parameters(abstract), read_shapes(folder)
@@ -135,8 +155,7 @@ def _read_checksums(folder: Path) -> dict[str, Any]:
 def _bounded_writing(tree: Any) -> ocp.Context:
     """Settings for a tree that fills most of the memory: by default orbax holds a second copy while it writes.
 
-    On its way to the file is no more than one large parameter. Compressing it would take a copy of it, and saves a
-    tenth of the space.
+    At most one large parameter is in flight. Compression would need a copy of it, and saves only a tenth of the space.
     """
     context = ocp.Context()
     limit = max(map(_n_bytes, jax.tree.leaves(tree)), default=0) + 1  # orbax asks for less than the limit
@@ -147,9 +166,9 @@ def _bounded_writing(tree: Any) -> ocp.Context:
 
 
 def _turns(targets: dict[str, jax.ShapeDtypeStruct]) -> list[list[str]]:
-    """The order to read in: orbax holds twice or more what it reads at once, so the large ones come first, alone.
+    """The order of reading: large parameters come first, because orbax needs twice the memory of what it reads at once.
 
-    No turn is larger than the largest parameter, and the last, when most of the memory is taken, is a small one.
+    No turn is larger than the largest parameter, and the last, when memory is nearly full, is small.
     """
     turns: list[list[str]] = []
     room = limit = max(map(_n_bytes, targets.values()), default=0)
@@ -181,7 +200,7 @@ def _as_unwritable(folder: str | os.PathLike) -> Iterator[None]:
 
 @contextmanager
 def _as_damage(folder: Path) -> Iterator[None]:
-    """Orbax and tensorstore raise a dozen types for a file that is cut off or gone: here they all mean damage."""
+    """Orbax and tensorstore raise a dozen types for a truncated or missing file: here they all mean damage."""
     try:
         yield
     except Exception as error:

@@ -1,7 +1,7 @@
-"""Compiled loops for `training/data/pieces.py`: ways to write the pieces of a vocabulary as shorter ones.
+"""Compiled loops for `training/data/pieces.py`: splits of a vocabulary's pieces into shorter pieces.
 
-A piece is a string of bytes. Below, M pieces lie end to end in `bytes_N`, piece m from `offset[m]` to `offset[m + 1]`;
-`build_trie` makes a trie over them. The piece itself does not count as a way to write it.
+A piece is a string of bytes. Below, M pieces are concatenated in `bytes_N`, piece m from `offset[m]` to `offset[m +
+1]`; `build_trie` makes a trie over them. The piece itself does not count as a split.
 """
 
 from typing import no_type_check
@@ -15,7 +15,7 @@ from dyntok_jax.kernels.trie import step
 @compiled
 @no_type_check
 def split_by_score(bytes_N, offset, root_M, rest, table, key_E, piece_E, score_V, width):
-    """Unigram: the parts whose scores have the highest sum; as `tokenizers` does, earlier starts win among equals.
+    """Unigram: the parts whose scores have the highest sum; among equals earlier starts win, as in `tokenizers`.
 
     Args:
       bytes_N: the pieces.
@@ -29,7 +29,7 @@ def split_by_score(bytes_N, offset, root_M, rest, table, key_E, piece_E, score_V
       width: S, the most parts.
 
     Returns:
-      The parts of each piece, NONE after them; all NONE where S parts are not enough or there is no way.
+      The parts of each piece, then NONE; all NONE if S parts are not enough or there is no split.
     """
     n_pieces = offset.size - 1
     part_MS = np.full((n_pieces, width), NONE, np.int32)
@@ -157,7 +157,7 @@ def split_by_longest(bytes_N, offset, root_M, rest, table, key_E, piece_E, width
 @compiled
 @no_type_check
 def split_at_random(bytes_N, offset, root_M, rest, table, key_E, piece_E, uniform_MC):
-    """Writes each piece in a random way: draws a possible number of parts, then one of the ways with that number.
+    """Splits each piece randomly: draws a possible number of parts, then one of the splits with that number.
 
     Args:
       bytes_N: the pieces.
@@ -176,7 +176,7 @@ def split_at_random(bytes_N, offset, root_M, rest, table, key_E, piece_E, unifor
     part_MS = np.full((n_pieces, width), NONE, np.int32)
     for row in range(n_pieces):
         begin, length = offset[row], offset[row + 1] - offset[row]
-        # the part from each start to each end, and the number of ways in which n parts reach each end
+        # the part from each start to each end, and the number of splits into n parts that reach each end
         part = np.full((length, length + 1), NONE, np.int32)
         ways = np.zeros((width + 1, length + 1), np.float64)
         ways[0, 0] = 1

@@ -1,9 +1,9 @@
 """The compiled loop of `vocabulary/byte_pairs.py`: byte-pair encoding over distinct segments with counts.
 
-The string of a token determines its kind, whatever its subwords; a string that the vocabulary has already is that
+The string of a token determines its kind, whatever its subwords; a string that the vocabulary already has is that
 entry. So new kinds are numbered from the end of the vocabulary's ids. A token starts at a position of the segments,
-which lie end to end; the pair that a token makes with the next one is kept at its position, in the doubly linked list
-of that pair.
+which are concatenated; the pair of a token and the next one is stored at its position, in the doubly linked list of
+that pair.
 """
 
 from typing import no_type_check
@@ -19,23 +19,23 @@ N_ENTRIES, STOP = 0, 1
 @compiled
 @no_type_check
 def grow(ids_N, offset, count_K, byte_N, byte_offset, is_text_V, wanted, longest, min_count, state):
-    """Joins the most frequent pair repeatedly; of equals the one whose left, then right kind is the lowest.
+    """Merges the most frequent pair repeatedly; of equals the one with the lowest left, then right kind.
 
     Args:
       ids_N: subwords of the segments.
       offset: where each begins, and the end.
-      count_K: how often each comes.
-      byte_N: the strings of the vocabulary's entries, end to end.
+      count_K: how often each occurs.
+      byte_N: the strings of the vocabulary's entries, concatenated.
       byte_offset: where each begins, and the end.
-      is_text_V: which of them text is written with.
+      is_text_V: which of them occur in texts.
       wanted: how many new entries.
       longest: how many subwords an entry may have.
-      min_count: how often a pair must come.
-      state: two numbers: the entries so far are written to the first; the loop ends if the second is not 0.
+      min_count: how often a pair must occur.
+      state: two numbers: the loop writes the number of entries so far to the first, and ends if the second is not 0.
 
     Returns:
       Of each new entry, in the order made: the index of its first subword in `ids_N`, how many it has, and how often
-      it occurred. Tokens that are not whole characters are joined like others, but are not entries.
+      it occurred. Tokens that are not complete characters are merged like others, but are not entries.
     """
     n_positions, n_old = ids_N.size, is_text_V.size
     kind = ids_N.copy()
@@ -48,7 +48,7 @@ def grow(ids_N, offset, count_K, byte_N, byte_offset, is_text_V, wanted, longest
             if at > offset[segment]:
                 before[at] = at - 1
 
-    # Strings: all known ones end to end, and which kind each is.
+    # Strings: all known ones, concatenated, and the kind of each.
     strings = np.empty(2 * byte_N.size + 1024, np.uint8)
     strings[: byte_N.size] = byte_N
     string_start = np.empty(2 * n_old + 1024, np.int64)
@@ -158,7 +158,7 @@ def grow(ids_N, offset, count_K, byte_N, byte_offset, is_text_V, wanted, longest
         if pair == NONE:
             break
 
-        # Its places, from left to right, so that `a a a` becomes `aa a`.
+        # Its positions, from left to right, so that `a a a` becomes `aa a`.
         n_places = 0
         place = pair_head[pair]
         while place != NONE:
@@ -208,12 +208,12 @@ def grow(ids_N, offset, count_K, byte_N, byte_offset, is_text_V, wanted, longest
             end_of_strings += n_bytes
         new_kind = string_table[slot]
 
-        # Join them. Pairs with the tokens on either side end, and others begin.
+        # Merge them. The pairs with the tokens on either side end, and new ones begin.
         if starts.size < 2 * n_places:
             starts = np.empty(2 * starts.size + 2 * n_places, np.int32)
         for index in range(n_places):
             left = places[index]
-            if pair_of[left] != pair:  # an overlapping place was first
+            if pair_of[left] != pair:  # an overlapping occurrence was merged first
                 continue
             right = np.int32(left + length[left])
             previous = before[left]
@@ -225,7 +225,7 @@ def grow(ids_N, offset, count_K, byte_N, byte_offset, is_text_V, wanted, longest
             after = left + length[left]
             if after < n_positions and segment_of[after] == segment_of[left]:
                 before[after] = left
-            # a token that was just made on the left has added this place already
+            # the token just made on the left has already added this position
             if previous != NONE and (n_starts == 0 or starts[n_starts - 1] != previous):
                 starts[n_starts] = previous
                 n_starts += 1
@@ -237,7 +237,7 @@ def grow(ids_N, offset, count_K, byte_N, byte_offset, is_text_V, wanted, longest
 @compiled
 @no_type_check
 def _unlink(place, pair_of, next_place, last_place, pair_head, pair_count, count):
-    """Takes a place out of its pair's list."""
+    """Removes a position from its pair's list."""
     pair = pair_of[place]
     pair_of[place] = NONE
     pair_count[pair] -= count

@@ -32,13 +32,13 @@ def index_pairs(left_M, right_M):
 @compiled
 @no_type_check
 def apply_pairs(ids_N, segment_N, offset_R, key_M, table, again_M, joined_M):
-    """Merges the pairs of a list in order, each wherever it occurs at its turn.
+    """Merges the pairs of a list in order, each wherever it occurs by then.
 
     Segments do not depend on each other, so each goes through the whole list by itself. It jumps to the next index
     in the list that has one of its own pairs.
 
     Args:
-      ids_N: subword ids, all rows end to end.
+      ids_N: subword ids, all rows concatenated.
       segment_N: segment of each subword; below 0 nothing merges.
       offset_R: where each row begins, and the end.
       key_M: the three arrays of `index_pairs`.

@@ -1,4 +1,4 @@
-"""Compiled loops for `vocabulary/grown_vocabulary.py`: writing segments with the longest entries, from the left."""
+"""Compiled loops for `vocabulary/grown_vocabulary.py`: tokenizing segments by the longest entries, from the left."""
 
 from typing import no_type_check
 
@@ -13,10 +13,10 @@ _SPACE = 0x20
 @compiled
 @no_type_check
 def join_texts(part_ES, text_N, text_offset):
-    """The text of each entry, end to end, and where each begins, and the end.
+    """The concatenated texts of the entries, and where each begins, and the end.
 
     Args:
-      part_ES: the subwords of each, NONE after them.
+      part_ES: the subwords of each, then NONE.
       text_N: texts of all subwords.
       text_offset: where each begins, and the end.
     """
@@ -40,16 +40,16 @@ def join_texts(part_ES, text_N, text_offset):
 @compiled
 @no_type_check
 def split_segments(ids_N, segment_N, span_N2, offset_R, text_N, text_offset, is_text_V, table, key_E, entry_E):
-    """Writes each segment with the longest entries, from the left; subwords without a text are kept.
+    """Tokenizes each segment by the longest entries, from the left; subwords without a text are kept.
 
     Args:
-      ids_N: subwords, all rows end to end.
+      ids_N: subwords, all rows concatenated.
       segment_N: segment of each, below 0 for none.
       span_N2: characters of each.
       offset_R: where each row begins, and the end.
       text_N: texts of all subwords.
       text_offset: where each begins, and the end.
-      is_text_V: which subwords text is written with.
+      is_text_V: which subwords occur in texts.
       table: the trie's three arrays, over all entries; every byte of a text is one.
       key_E: see `table`.
       entry_E: see `table`.

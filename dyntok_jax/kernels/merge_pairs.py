@@ -27,13 +27,13 @@ def merge_rows(ids_N, segment_N, offset_R, together, longest, max_merges, target
     """Merges all rows as one batch, or each row alone.
 
     Args:
-      ids_N: subword ids, all rows end to end (like the next, C-contiguous).
+      ids_N: subword ids, all rows concatenated (like the next, C-contiguous).
       segment_N: segment of each subword; below 0 nothing merges, and a segment ends with its row.
       offset_R: where each row begins, and the end.
-      together: whether the rows are one batch; otherwise each is merged alone.
+      together: whether the rows are one batch; otherwise each is merged separately.
       longest: how many subwords a token may have.
       max_merges: stop after this number of merges.
-      target_G: stop at this number of tokens, without special ones; -1 never stops. One number a batch or one a row.
+      target_G: stop at this number of tokens, without special ones; -1 never stops. One number per batch or per row.
       budget: stop once all rows have at most this number of tokens, with special ones; -1 never stops.
       learnt_M3: for each merge in order, position, length of the left and of the right token; may be shorter.
 

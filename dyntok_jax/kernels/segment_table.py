@@ -37,7 +37,7 @@ def count_rows(ids_N, segment_N, offset_R, weight_R, table, known_N, known_offse
     """Adds the segments of a batch to the known ones; skips segments of one subword, and subwords outside of segments.
 
     Args:
-      ids_N: subword ids, all rows end to end.
+      ids_N: subword ids, all rows concatenated.
       segment_N: segment of each, below 0 for none.
       offset_R: where each row begins, and the end.
       weight_R: how often each row counts.

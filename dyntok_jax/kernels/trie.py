@@ -1,6 +1,6 @@
 """Tries over strings of bytes, in hash tables: compiled, for `longest_prefix.py` and `covering.py`.
 
-M strings lie end to end in `bytes_N`, string m from `offset[m]` to `offset[m + 1]`. The trie's nodes are numbered:
+M strings are concatenated in `bytes_N`, string m from `offset[m]` to `offset[m + 1]`. The trie's nodes are numbered:
 `FIRST` and `REST` are the roots for pieces that begin a text and for pieces inside it; they differ for WordPiece only,
 whose pieces are marked. Every other node stands for the edge that leads to it.
 """

@@ -25,7 +25,8 @@ class TextTokens:
       start_T: index of each token's first subword.
       length_T: subwords of each token.
       span_T2: character ranges in the text.
-      type_T: which text of a pair.
+      type_T: the model's token types.
+      text_T: which text of a pair, -1 for special tokens around texts.
       word_T: pre-split word, or -1.
       is_counted_T: False for special tokens and prefixes.
 
@@ -39,6 +40,7 @@ class TextTokens:
     length_T: Int32[np.ndarray, "T"]
     span_T2: Int32[np.ndarray, "T 2"]
     type_T: Int32[np.ndarray, "T"]
+    text_T: Int32[np.ndarray, "T"]
     word_T: Int32[np.ndarray, "T"]
     is_counted_T: Bool[np.ndarray, "T"]
 
@@ -113,6 +115,7 @@ class RaggedTokens(Sequence[TextTokens]):
             length_T=self.length_M[tokens],
             span_T2=self.spans[tokens],
             type_T=self.subwords.type_N[start_T],
+            text_T=self.subwords.text_N[start_T],
             word_T=self.subwords.word_N[start_T],
             is_counted_T=self.subwords.is_counted_N[start_T],
         )
@@ -219,8 +222,6 @@ def _fit(tokens: RaggedTokens, limit: int, truncate: bool | None) -> RaggedToken
 def _cut(tokens: RaggedTokens, rows: Int[np.ndarray, "rows"], limit: int) -> RaggedTokens:
     """Cuts some texts to `limit` tokens."""
     subwords, long = tokens.subwords, tokens.take(rows)
-    # a special token written in the text itself is cut like text; those around the text have no characters
-    is_text_N = subwords.is_counted_N | (subwords.span_N2[:, 1] > 0)
     longest = int(long.lengths.max())
     index_M = np.arange(len(long.start_M), dtype=np.int32)
     padded = {
@@ -231,7 +232,6 @@ def _cut(tokens: RaggedTokens, rows: Int[np.ndarray, "rows"], limit: int) -> Rag
             ("mask_BT", np.ones(len(index_M), bool)),
         )
     }
-    segment_M = np.where(is_text_N[long.start_M], 0, NO_SEGMENT).astype(np.int32)
     # each token counts as one subword here, and `index_M` gives its index
     place_BT = MergedBatch(
         start_BT=np.broadcast_to(np.arange(longest, dtype=np.int32), (len(rows), longest)) * padded["mask_BT"],
@@ -241,8 +241,7 @@ def _cut(tokens: RaggedTokens, rows: Int[np.ndarray, "rows"], limit: int) -> Rag
     )
     kept = truncate_tokens(
         place_BT,
-        pad_ragged(segment_M, long.offsets, len(rows), longest, padding=NO_SEGMENT),
-        pad_ragged(subwords.type_N[long.start_M], long.offsets, len(rows), longest, padding=0),
+        pad_ragged(subwords.text_N[long.start_M], long.offsets, len(rows), longest, padding=-1),
         limit,
     )
     keep_M = np.ones(len(tokens.start_M), bool)

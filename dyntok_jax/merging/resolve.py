@@ -7,7 +7,14 @@ from dyntok_jax.options import Merging, Scope
 
 
 def resolve_merging(
-    merging: Merging, *, tokenizer: str, scope: Scope, merge_last: bool, longest: int, is_longest_strict: bool
+    merging: Merging,
+    *,
+    tokenizer: str,
+    scope: Scope,
+    merge_last: bool,
+    longest: int,
+    is_longest_strict: bool,
+    protect: str | None = None,
 ) -> Merging:
     """Fills in every `auto`, and checks a merge list against the model.
 
@@ -17,6 +24,7 @@ def resolve_merging(
       scope: the meaning of `auto`.
       merge_last: the meaning of `auto`.
       longest: the longest token that embeddings are made for, in subwords.
+      protect: the meaning of `auto`.
       is_longest_strict: whether longer tokens cannot be embedded well (by a hypernetwork; the mean takes any length).
 
     Returns:
@@ -32,10 +40,11 @@ def resolve_merging(
     """
     scope = scope if merging.scope == "auto" else merging.scope
     merge_last = merge_last if merging.merge_last == "auto" else merging.merge_last
+    protect = protect if merging.protect == "auto" else merging.protect
     listed = merging.merge_list
     if listed is None:
         limit = longest if merging.max_subwords == "auto" else merging.max_subwords
-        return replace(merging, scope=scope, merge_last=merge_last, max_subwords=limit)
+        return replace(merging, scope=scope, merge_last=merge_last, max_subwords=limit, protect=protect)
     if listed.tokenizer != tokenizer:
         raise InputError("The merge list was learnt with another tokenizer: learn one with this model's.")
     if listed.boundary != merging.boundary:
@@ -47,4 +56,4 @@ def resolve_merging(
             f"The merge list makes tokens of {listed.max_subwords or 'any number of'} subwords and the hypernetwork "
             f"knows at most {longest}: learn one with max_subwords={longest}."
         )
-    return replace(merging, scope=scope, merge_last=merge_last, max_subwords=listed.max_subwords)
+    return replace(merging, scope=scope, merge_last=merge_last, max_subwords=listed.max_subwords, protect=protect)

@@ -4,23 +4,22 @@ import numpy as np
 from jaxtyping import Bool, Int32
 
 from dyntok_jax.errors import InputError, TooLongError
-from dyntok_jax.types import NO_SEGMENT, MergedBatch
+from dyntok_jax.types import MergedBatch
 
 
 def truncate_tokens(
     merged: MergedBatch[np.ndarray],
-    segment_BL: Int32[np.ndarray, "B L"],
-    type_BL: Int32[np.ndarray, "B L"],
+    text_BL: Int32[np.ndarray, "B L"],
     limit: int,
 ) -> MergedBatch[np.ndarray]:
     """Cuts every sequence to at most `limit` tokens: the last tokens of its text are dropped, special tokens kept.
 
-    In a pair, tokens are dropped one by one from the text that is longer at that time; from the second if equally long.
+    In a pair, the longer text is cut first, until both are equally long; of an odd number of tokens the longer one
+    keeps more, the second if they were equally long (`longest_first` of Hugging Face's tokenizers).
 
     Args:
       merged: the tokens, as numpy arrays.
-      segment_BL: `NO_SEGMENT` marks the special tokens.
-      type_BL: 0 in the first text, 1 in the second.
+      text_BL: 0 in the first text, 1 in the second, -1 for special tokens.
       limit: how many tokens a sequence may have, special tokens included.
 
     Returns:
@@ -30,14 +29,13 @@ def truncate_tokens(
       InputError: `limit` is less than 1.
       TooLongError: a sequence has more special tokens than `limit`.
 
-    >>> truncate_tokens(merged, batch.segment_BL, batch.type_BL, limit=4).mask_BT.sum(axis=1)
+    >>> truncate_tokens(merged, batch.text_BL, limit=4).mask_BT.sum(axis=1)
     array([4, 4, 3])
     """
     if limit < 1:
         raise InputError(f"The limit must be 1 token or more, got {limit}.")
-    is_text_BT = merged.mask_BT & (np.take_along_axis(segment_BL, merged.start_BT, axis=1) != NO_SEGMENT)
-    is_second_BT = is_text_BT & (np.take_along_axis(type_BL, merged.start_BT, axis=1) == 1)
-    is_first_BT = is_text_BT & ~is_second_BT
+    text_BT = np.take_along_axis(text_BL, merged.start_BT, axis=1)
+    is_first_BT, is_second_BT = merged.mask_BT & (text_BT == 0), merged.mask_BT & (text_BT == 1)
     n_first_B, n_second_B = is_first_BT.sum(axis=1), is_second_BT.sum(axis=1)
     n_special_B = merged.mask_BT.sum(axis=1) - n_first_B - n_second_B
     if (n_special_B > limit).any():
@@ -46,12 +44,12 @@ def truncate_tokens(
             f"Sequence {row} cannot be cut to {limit} tokens: it has {n_special_B[row]} special tokens, which are kept."
         )
     room_B = limit - n_special_B
-    # Cutting the longer text first makes the two equal: each gets half the room, the first the odd token, unless the
-    # other needs less.
-    first_share_B = np.maximum(room_B - n_second_B, (room_B + 1) // 2)
-    first_kept_B = np.minimum(n_first_B, first_share_B)
-    second_kept_B = np.minimum(n_second_B, room_B - first_kept_B)
-    keep_BT = merged.mask_BT & ~is_text_BT
+    # the shorter text gets half the room, or what it needs, and the longer one the rest
+    shorter_B = np.minimum(np.minimum(n_first_B, n_second_B), room_B // 2)
+    first_kept_B = np.where(n_first_B > n_second_B, room_B - shorter_B, shorter_B)
+    first_kept_B = np.where(n_first_B + n_second_B <= room_B, n_first_B, first_kept_B)
+    second_kept_B = room_B - first_kept_B
+    keep_BT = merged.mask_BT & ~is_first_BT & ~is_second_BT
     keep_BT |= is_first_BT & (np.cumsum(is_first_BT, axis=1) <= first_kept_B[:, None])
     keep_BT |= is_second_BT & (np.cumsum(is_second_BT, axis=1) <= second_kept_B[:, None])
     return MergedBatch(

@@ -49,3 +49,9 @@ from .llama_config import (
     MODEL_TYPES as MODEL_TYPES,
     DecoderConfig as DecoderConfig,
 )
+from .sentence_head import (
+    DENSE_ACTIVATIONS as DENSE_ACTIVATIONS,
+    SentenceDense as SentenceDense,
+    SentenceHead as SentenceHead,
+    embed_sentences as embed_sentences,
+)

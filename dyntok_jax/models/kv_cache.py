@@ -5,7 +5,7 @@ window needs no more slots than its window, so its cache is a ring; without one,
 nothing wraps. The length of a sequence alone determines the position that each slot holds, so no mask is stored.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeGuard
 
@@ -55,6 +55,7 @@ NewTokens = tuple[Float[Array, "B T K H"], Float[Array, "B T K H"]]
 """Rotated keys, and values, of the tokens that are read."""
 
 
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class LayerCache:
     """The keys and values of one layer, read in place: nothing is copied out of the stack of all layers.
@@ -86,6 +87,7 @@ def _slots(cache: Array, layer: Int32[Array, ""] | None, start: Int32[Array, ""]
     return lax.dynamic_slice(cache, (layer, 0, 0, start, 0), (1, n_batch, n_kv, size, width))[0]
 
 
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class AttentionSpan:
     """Who attends to whom when T new tokens a sequence follow those in the cache; the same for every layer.
@@ -100,7 +102,7 @@ class AttentionSpan:
     position_BT: Int32[Array, "B T"]
     is_new_BT: Bool[Array, "B T"]
     length_B: Int32[Array, "B"]
-    window: int | None
+    window: int | None = field(metadata={"static": True})
 
 
 def length_after(span: AttentionSpan) -> Int32[Array, "B"]:

@@ -226,7 +226,7 @@ def prefill(
 
     Args:
       model: the parameters.
-      embeddings_BTD: word embeddings; T must be a multiple of `chunk`.
+      embeddings_BTD: word embeddings; T must be a multiple of `chunk`, or one `last_chunk`.
       mask_BT: True for tokens; padding is on the right.
       cache: the tokens before; usually empty.
       chunk: tokens read at a time.
@@ -253,6 +253,8 @@ def prefill(
         return lax.dynamic_update_slice_in_dim(hidden_BTD, new_BTD, start, axis=1), cache
 
     longest = mask_BT.sum(axis=1, dtype=jnp.int32).max()
+    if embeddings_BTD.shape[1] == (last_chunk or chunk):
+        return extend(model, embeddings_BTD, mask_BT, cache)
     state = (jnp.zeros_like(embeddings_BTD), cache)
     if last_chunk is None:
         return lax.fori_loop(0, (longest + chunk - 1) // chunk, partial(read, size=chunk), state)
@@ -286,22 +288,20 @@ def _run_layers(
     frequency = rotary_frequencies(config.head_width, config.rope_theta, config.rope_scaling)
     angles = rotary_angles(span.position_BT, frequency)
 
-    def step(x_BTD, layer, past):
-        return decoder_layer(layer, x_BTD, past, span, angles, config)
-
     past = None
     if isinstance(model.layers, tuple):
         kept = []
         for index, layer in enumerate(model.layers):
             past = None if cache is None else LayerCache(cache.key[index], cache.value[index], None)
-            x_BTD, own = step(x_BTD, layer, past)
+            x_BTD, own = _traced_once(layer, x_BTD, past, span, angles, config)
             kept.append(own)
         key, value = zip(*kept, strict=True)
     else:
 
         def numbered_step(x_BTD, layer_and_number):
             layer, number = layer_and_number
-            return step(x_BTD, layer, None if cache is None else LayerCache(cache.key, cache.value, number))
+            past = None if cache is None else LayerCache(cache.key, cache.value, number)
+            return decoder_layer(layer, x_BTD, past, span, angles, config)
 
         numbered = model.layers, jnp.arange(config.n_layers, dtype=jnp.int32)
         x_BTD, (key, value) = lax.scan(numbered_step, x_BTD, numbered)
@@ -335,6 +335,10 @@ def decoder_layer(
     gate_BTF = jax.nn.silu(jnp.einsum("BTD,DF->BTF", normed_BTD, layer.ffn_gate.kernel[...]))
     up_BTF = jnp.einsum("BTD,DF->BTF", normed_BTD, layer.ffn_up.kernel[...])
     return x_BTD + jnp.einsum("BTF,FD->BTD", gate_BTF * up_BTF, layer.ffn_out.kernel[...]), kept
+
+
+_traced_once = jax.jit(decoder_layer, static_argnames="config")
+"""`decoder_layer` for layers that are no stack: they differ in their arrays alone, so one trace serves all."""
 
 
 def _to_heads(module: Kernel, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T N H"]:

@@ -1,4 +1,4 @@
-"""Files and folders that are whole under their name or not there: the one way that everything here writes."""
+"""Atomic writing: a file or folder appears under its name complete, or not at all. Everything here writes this way."""
 
 import lazy_loader
 

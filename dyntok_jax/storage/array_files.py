@@ -16,10 +16,15 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[
     Args:
       path: the file.
       arrays: by name, each in C order.
-      metadata: kept in the file's header.
+      metadata: stored in the file's header.
 
     Raises:
-      OSError: it cannot be written, such as for a full disk.
+      OSError: the file cannot be written, for example because the disk is full.
+
+    >>> from safetensors.numpy import load_file
+    >>> save_arrays(folder / "tokens.safetensors", {"ids": np.array([3, 1, 2])})
+    >>> load_file(folder / "tokens.safetensors")
+    {'ids': array([3, 1, 2])}
     """
     path.touch()
     mode = path.stat().st_mode
@@ -30,4 +35,4 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[
             number = int(found[1])
             raise OSError(number, os.strerror(number)) from error
         raise OSError(str(error)) from error
-    path.chmod(mode)  # safetensors makes a new file, which only its owner can read
+    path.chmod(mode)  # safetensors creates a new file that only its owner can read

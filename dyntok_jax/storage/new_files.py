@@ -1,4 +1,4 @@
-"""Files written beside their names, brought to the disk, and renamed: whole under their names, or not there."""
+"""Files written atomically: under a temporary name in the same folder, synced to disk, then renamed."""
 
 import errno
 import os
@@ -15,15 +15,15 @@ from pathlib import Path
 from dyntok_jax.errors import InputError
 
 SHOWN_CHARACTERS = 32
-"""Characters of a name that the temporary one repeats. File systems limit a name to 255 bytes, some to 143."""
+"""Characters of a name that its temporary name repeats. File systems limit names to 255 bytes, some to 143."""
 DESCRIPTOR_FOLDERS = ("/proc/self/fd", "/dev/fd")
-MOST_LINKS = 40
-"""Links that lead to a file, at most; as many as Linux follows."""
+MAX_LINKS = 40
+"""Symbolic links to follow at most, the limit of Linux."""
 
 
 @contextmanager
 def written(path: str | os.PathLike) -> Iterator[Path]:
-    """One file, as `written_together` writes several.
+    """Writes one file atomically, as `written_together` writes several.
 
     >>> with written(folder / "report.txt") as part:
     ...     _ = part.write_text("whole")
@@ -36,19 +36,26 @@ def written(path: str | os.PathLike) -> Iterator[Path]:
 
 @contextmanager
 def written_together(paths: Sequence[str | os.PathLike]) -> Iterator[list[Path]]:
-    """Names to write to, one for each path; when the block ends they take the paths' names, or go if it fails.
+    """Writes several files atomically: temporary files are renamed when the block ends, or removed if it fails.
 
-    A symbolic link is followed and stays. What is no regular file (a pipe, a device, `/dev/stdout`) is never replaced:
-    it is given the bytes when the block ends.
+    Symbolic links are followed and kept. Anything but a regular file (a pipe, a device, `/dev/stdout`) is never
+    replaced: the bytes are copied into it when the block ends.
 
     Args:
-      paths: of the files; folders that are missing are made, and removed again if the block fails.
+      paths: of the files; missing folders are created, and removed again if the block fails.
 
     Yields:
-      Regular files, empty, to be filled in the block.
+      Empty regular files to fill in the block, one for each path.
 
     Raises:
-      OSError: they cannot be written; what went by their names before is still there.
+      OSError: the files cannot be written; earlier files of these names are unchanged.
+
+    >>> with written_together([folder / "ids.txt", folder / "about.json"]) as (ids, about):
+    ...     _ = ids.write_text("3 1 2"), about.write_text("{}")
+    ...     print((folder / "ids.txt").exists())
+    False
+    >>> sorted(path.name for path in folder.iterdir())
+    ['about.json', 'ids.txt']
     """
     outputs: list[_Output] = []
     made: list[Path] = []
@@ -70,10 +77,16 @@ def written_together(paths: Sequence[str | os.PathLike]) -> Iterator[list[Path]]
 
 
 def check_writable(path: str | os.PathLike) -> None:
-    """Checks, before a long run, that a file can be written; missing folders are left to be made later.
+    """Checks before a long run that a file can be written. Creates nothing, not even missing folders.
 
     Raises:
-      InputError: it cannot, or it is a folder.
+      InputError: the file cannot be written, or the path is a folder.
+
+    >>> check_writable(folder / "new" / "report.json")
+    >>> check_writable(folder)
+    Traceback (most recent call last):
+        ...
+    dyntok_jax.errors.InputError: ... is a folder: name a file to write.
     """
     path = Path(path)
     try:
@@ -97,21 +110,21 @@ def check_writable(path: str | os.PathLike) -> None:
 
 
 def temporary_name(name: str) -> str:
-    """A new name for what will be called `name`, hidden and within the limits of file systems."""
+    """A new hidden name for what will be called `name`, short enough for any file system."""
     return f".{name[:SHOWN_CHARACTERS]}.{secrets.token_hex(4)}.part"
 
 
 def make_parents(folder: Path, made: list[Path]) -> None:
-    """Makes a folder and those above it where they are missing, and notes in `made` which."""
+    """Creates a folder and its missing parents, and appends those it created to `made`."""
     for missing in reversed([folder, *folder.parents]):
         if not missing.exists():
-            with suppress(FileExistsError):  # another process was faster
+            with suppress(FileExistsError):  # another process created it first
                 missing.mkdir()
                 made.append(missing)
 
 
 def sync_file(path: Path) -> None:
-    """Waits until a file's bytes are on the disk."""
+    """Waits until a file's bytes are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -120,19 +133,19 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Waits until a folder's names are on the disk, where its file system can do that."""
+    """Waits until a folder's entries are on disk, where its file system supports that."""
     with suppress(OSError):
         sync_file(folder)
 
 
 @dataclass(frozen=True)
 class _Output:
-    """A file on its way to its place.
+    """A file while it is being written.
 
     Attributes:
-      part: what is written.
-      target: where it goes, links followed; a number is an open file of this process.
-      is_renamed: False where the target is there and is no regular file: it is given the bytes.
+      part: the temporary file.
+      target: where it goes, links followed; a number is an open file descriptor of this process.
+      is_renamed: False if the target exists and is not a regular file: the bytes are copied into it.
     """
 
     part: Path
@@ -149,7 +162,7 @@ class _Output:
             self.part.replace(self.target)
             sync_folder(self.target.parent)
             return
-        if isinstance(self.target, int):  # what was printed before comes first
+        if isinstance(self.target, int):  # earlier prints come first
             sys.stdout.flush()
             sys.stderr.flush()
         with self.part.open("rb") as source, open(self.target, "wb", closefd=isinstance(self.target, Path)) as sink:
@@ -157,7 +170,7 @@ class _Output:
 
 
 def _begin(path: Path, made: list[Path]) -> _Output:
-    """Makes the empty file that stands in for a path."""
+    """Creates the empty temporary file for a path."""
     number = _descriptor(path)
     target = _target(path) if number is None else number
     if isinstance(target, int) or (target.exists() and not target.is_file()):
@@ -171,10 +184,10 @@ def _begin(path: Path, made: list[Path]) -> _Output:
 
 
 def _target(path: Path) -> Path:
-    """Where a path leads, links followed.
+    """The path with links followed.
 
     Raises:
-      OSError: it leads nowhere (links in a circle, a name that is too long), or to a folder.
+      OSError: the links form a cycle, a name is too long, or the path is a folder.
     """
     with suppress(FileNotFoundError, NotADirectoryError):
         if stat.S_ISDIR(os.stat(path).st_mode):
@@ -183,13 +196,12 @@ def _target(path: Path) -> Path:
 
 
 def _descriptor(path: Path) -> int | None:
-    """The open file of this process that a path such as `/dev/stdout` or `/dev/fd/3` stands for, or None.
+    """The file descriptor of this process that a path such as `/dev/stdout` or `/dev/fd/3` names, or None.
 
-    Such a file must not be opened anew where it is a regular one: it would be written from its start, over what was
-    printed before.
+    If it is a regular file it must not be opened again: writing would start at its beginning, over earlier output.
     """
     folders = {os.path.realpath(folder) for folder in DESCRIPTOR_FOLDERS}
-    for _ in range(MOST_LINKS):
+    for _ in range(MAX_LINKS):
         if path.name.isdecimal() and os.path.realpath(path.parent) in folders:
             return int(path.name)
         try:

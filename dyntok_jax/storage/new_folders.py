@@ -1,4 +1,4 @@
-"""Folders filled beside their names, brought to the disk, and renamed: whole under their names, or not there."""
+"""Folders written atomically: under a temporary name beside the final one, synced to disk, then renamed."""
 
 import os
 import re
@@ -11,25 +11,25 @@ from pathlib import Path
 from dyntok_jax.storage.new_files import sync_file, sync_folder, temporary_name
 
 STALE_SECONDS = 3600.0
-"""Age at which a folder that was never finished is taken for one that a killed process left."""
+"""Age after which an unfinished folder counts as left behind by a killed process."""
 
 
 @contextmanager
 def written_folder(folder: str | os.PathLike, *, may_replace: Callable[[Path], bool]) -> Iterator[Path]:
-    """A folder to fill, which takes its name when the block ends, or is removed if that fails.
+    """Writes a folder atomically: a temporary folder is renamed when the block ends, or removed if it fails.
 
-    Folders that killed processes left half filled beside the name are removed, too, an hour after their last change.
+    Also removes unfinished folders that killed processes left behind, an hour after their last change.
 
     Args:
-      folder: the name; its parent folders are made, and stay. A symbolic link is followed and stays.
-      may_replace: asked when the block has ended, if something goes by the name by then. False keeps that, and what
-        the block wrote is removed; what it raises is handed on.
+      folder: its final path; parent folders are created and kept. A symbolic link is followed and kept.
+      may_replace: called at the end of the block if the path exists by then. If it returns False, the existing folder
+        is kept and the new one removed; what it raises is raised here.
 
     Yields:
       The folder to fill.
 
     Raises:
-      OSError: it cannot be written; what went by the name before is still there.
+      OSError: the folder cannot be written; an earlier one of that name is unchanged.
 
     >>> with written_folder(folder / "model", may_replace=lambda _: False) as part:
     ...     _ = (part / "config.json").write_text("{}")
@@ -38,7 +38,7 @@ def written_folder(folder: str | os.PathLike, *, may_replace: Callable[[Path], b
     """
     folder = Path(os.path.realpath(folder))
     with suppress(FileNotFoundError, NotADirectoryError):
-        folder.stat()  # a name that is too long is told before the block, not after it
+        folder.stat()  # a name that is too long raises before the block, not after it
     part = folder.with_name(temporary_name(folder.name))
     old = part.with_suffix(".old")
     try:
@@ -63,7 +63,7 @@ def _put_in_place(part: Path, folder: Path, old: Path, may_replace: Callable[[Pa
     try:
         part.rename(folder)
     except OSError:
-        # another process put its own there in between
+        # another process put its own folder there in between
         if not folder.is_dir() or may_replace(folder):
             raise
     sync_folder(folder.parent)

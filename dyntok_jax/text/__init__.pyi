@@ -57,6 +57,9 @@ from .lines import (
     stream_byte_lines as stream_byte_lines,
     stream_lines as stream_lines,
 )
+from .special_tokens import (
+    SpecialNames as SpecialNames,
+)
 from .spellings import (
     continues as continues,
     piece_bytes as piece_bytes,

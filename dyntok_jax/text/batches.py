@@ -19,7 +19,8 @@ class RaggedSubwords:
     Attributes:
       ids_N: subword ids.
       segment_N: segment numbers, `NO_SEGMENT` for what never merges.
-      type_N: which text of a pair.
+      type_N: the model's token types.
+      text_N: which text of a pair, -1 for special tokens around texts.
       span_N2: character ranges.
       word_N: indices of pre-split words, or -1.
       is_counted_N: False for special tokens and prefixes.
@@ -34,6 +35,7 @@ class RaggedSubwords:
     ids_N: Int32[np.ndarray, "N"]
     segment_N: Int32[np.ndarray, "N"]
     type_N: Int32[np.ndarray, "N"]
+    text_N: Int32[np.ndarray, "N"]
     span_N2: Int32[np.ndarray, "N 2"]
     word_N: Int32[np.ndarray, "N"]
     is_counted_N: Bool[np.ndarray, "N"]
@@ -93,6 +95,7 @@ def pad_batch(
         segment_BL=lay_out(subwords.segment_N, NO_SEGMENT),
         mask_BL=np.arange(length)[None, :] < lengths_B[:, None],
         type_BL=lay_out(subwords.type_N, 0),
+        text_BL=lay_out(subwords.text_N, -1),
         span_BL2=lay_out(subwords.span_N2, 0),
         word_BL=lay_out(subwords.word_N, -1),
         is_counted_BL=lay_out(subwords.is_counted_N, False),

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Int32
 from tokenizers import Tokenizer
 
 from dyntok_jax.errors import TokenizerError
@@ -39,6 +41,8 @@ class ByteLevelTokenizer:
     Attributes:
       own: the model's own tokenizer, untouched: what *static* means.
       byte_level: the same vocabulary and model over byte characters, split by `PRETOKEN_REGEX`.
+      spellings: byte-level strings of the model's own ids. Those of `pieces` differ where one had to be renamed: of two
+        that are spelt alike the second, and a byte piece (`<0x4B>`) beside the piece of its character.
       n_own: ids below are the model's own; ids from here on are appended bytes and have no source embedding.
       added_ids: ids of the added tokens, which never merge and keep their text; without the unknown token, which
         stands for text.
@@ -57,6 +61,7 @@ class ByteLevelTokenizer:
 
     own: Tokenizer
     byte_level: Tokenizer
+    spellings: Sequence[str]
     n_own: int
     added_ids: frozenset[int]
     special_ids: frozenset[int]
@@ -124,7 +129,7 @@ class ByteLevelTokenizer:
             unknown_id = model.get("unk_id")
         else:
             unknown_id = own.token_to_id(model["unk_token"]) if model.get("unk_token") else None
-        spec["model"] = byte_level_model(own, spec, n_own)
+        spec["model"], spellings = byte_level_model(own, spec, n_own)
         spec["normalizer"] = byte_level_normalizer(spec, keep=keep_normalizer, space=space)
         spec["pre_tokenizer"] = byte_level_pre_tokenizer(is_wordpiece=is_wordpiece)
         spec["post_processor"] = byte_level_post_processor(spec["post_processor"])
@@ -136,6 +141,7 @@ class ByteLevelTokenizer:
         return cls(
             own=own,
             byte_level=byte_level,
+            spellings=spellings,
             n_own=n_own,
             added_ids=frozenset(token["id"] for token in spec["added_tokens"]) - {unknown_id},
             special_ids=frozenset(token["id"] for token in spec["added_tokens"] if token["special"]) - {unknown_id},
@@ -158,14 +164,27 @@ class ByteLevelTokenizer:
         return [by_id.get(index, "") for index in range(max(by_id) + 1)]
 
     @cached_property
+    def tokenless_ids(self) -> Int32[np.ndarray, "E"]:
+        """Ids that stand for no token of the model's: gaps between its ids, and the bytes appended behind them.
+
+        What the model's table holds in these rows, and in those behind them, was never trained.
+        """
+        gaps = [index for index in range(self.n_own) if self.own.id_to_token(index) is None]
+        return np.array([*gaps, *range(self.n_own, self.vocab_size)], np.int32)
+
+    @cached_property
     def fingerprint(self) -> str:
         """A digest that differs between tokenizers that could give a text different subwords."""
         return hashlib.sha256(self.byte_level.to_str().encode()).hexdigest()[:16]
 
     def token_string(self, ids: Iterable[int]) -> str:
         """The byte-level string of a token, given its subwords' ids."""
-        pieces = (to_byte_level(self.pieces[i]) if i in self.added_ids else self.pieces[i] for i in ids)
-        return "".join(piece.removeprefix("##") for piece in pieces) if self.is_wordpiece else "".join(pieces)
+        spelt = map(self._spelling, ids)
+        return "".join(piece.removeprefix("##") for piece in spelt) if self.is_wordpiece else "".join(spelt)
+
+    def _spelling(self, index: int) -> str:
+        piece = self.spellings[index] if index < self.n_own else self.pieces[index]
+        return to_byte_level(piece) if index in self.added_ids else piece
 
     def token_text(self, ids: Sequence[int]) -> str:
         """The text of a token for people to read; parts of a character show as U+FFFD."""

@@ -29,8 +29,13 @@ def first_pretoken(tokenizer: Tokenizer, text: str) -> str:
     return text
 
 
-def byte_level_model(own: Tokenizer, spec: dict, n_own: int) -> dict:
-    """The tokenizer's model over byte characters, as tokenizer.json writes it."""
+def byte_level_model(own: Tokenizer, spec: dict, n_own: int) -> tuple[dict, list[str]]:
+    """The tokenizer's model over byte characters, as tokenizer.json writes it.
+
+    Returns:
+      The model; and the byte-level string that each of the tokenizer's own ids stands for, whatever it is called in the
+      model: a byte piece (`<0x4B>`) stands for its byte, a gap between ids for nothing.
+    """
     model = dict(spec["model"])
     if model.get("end_of_word_suffix"):
         raise TokenizerError(f"BPE with an end-of-word suffix ({model['end_of_word_suffix']!r}) is not supported.")
@@ -44,6 +49,8 @@ def byte_level_model(own: Tokenizer, spec: dict, n_own: int) -> dict:
     by_id = {index: piece for piece, index in own.get_vocab(with_added_tokens=True).items()}
     spelt = [by_id.get(index, f"<unused {index}>") for index in range(n_own)]  # ids may have gaps
     spelt = [piece if piece in special else spell(piece) for piece in spelt]
+    bytes_of = {f"<0x{byte:02X}>": BYTE_CHARACTERS[byte] for byte in range(256)} if model.get("byte_fallback") else {}
+    spellings = [bytes_of.get(piece, piece) if index in by_id else "" for index, piece in enumerate(spelt)]
     pieces, taken = list(spelt), set()
     for index, piece in enumerate(spelt):
         if piece in taken:  # two pieces differ only in what byte-level form drops: the first one stays reachable
@@ -51,7 +58,7 @@ def byte_level_model(own: Tokenizer, spec: dict, n_own: int) -> dict:
         taken.add(piece)
     if model.get("byte_fallback"):
         # <0xFF> keeps its name: ZeTT's table has 255 entries and its checkpoints index the result.
-        names = {f"<0x{byte:02X}>": BYTE_CHARACTERS[byte] for byte in range(255)}
+        names = {name: character for name, character in bytes_of.items() if name != "<0xFF>"}
         pieces = [piece if names.get(piece, piece) in taken else names[piece] for piece in pieces]
         taken.update(pieces)
         model["byte_fallback"] = False
@@ -87,7 +94,7 @@ def byte_level_model(own: Tokenizer, spec: dict, n_own: int) -> dict:
             model["max_input_chars_per_word"] *= 4
         case other:
             raise TokenizerError(f"A {other} tokenizer has no byte-level form: it must be Unigram, BPE or WordPiece.")
-    return model
+    return model, spellings
 
 
 def _speller(own: Tokenizer, model: dict[str, Any], is_byte_level: bool) -> Callable[[str], str]:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from jinja2 import TemplateError, nodes, pass_context
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -92,11 +94,10 @@ class ChatTemplate:
                     '{"role": "user", "content": "Hello"}.'
                 )
         try:
-            return (
-                _environment()
-                .from_string(self.source)
-                .render(messages=list(messages), add_generation_prompt=add_generation_prompt, **self.special_tokens)
-            )
+            given = {"messages": list(messages), "add_generation_prompt": add_generation_prompt}
+            # templates ask whether these are none, not whether they are defined
+            given |= {"tools": None, "documents": None} | dict(self.special_tokens)
+            return _environment().from_string(self.source).render(given)
         except _RefusedError as error:
             raise InputError(f"The model's chat template refuses this chat: {error}.") from error
         except Exception as error:  # a template is a program: whatever it raises is a fault of its own
@@ -106,6 +107,17 @@ class ChatTemplate:
 
 class _RefusedError(Exception):
     """Raised by a template itself, for example where roles do not alternate."""
+
+
+class _Generation(Extension):
+    """`{% generation %}` … `{% endgeneration %}`, which mark what the model wrote: here, only what they hold."""
+
+    tags = {"generation"}  # noqa: RUF012  (as the base class has it)
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body, lineno=line)  # what is set within is not seen behind
 
 
 class _TooMuchError(Exception):
@@ -169,8 +181,19 @@ def _environment() -> ImmutableSandboxedEnvironment:
     def raise_exception(message: str) -> NoReturn:
         raise _RefusedError(message)
 
-    environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
-    environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
+    environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"])
+    environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = raise_exception
     environment.globals["strftime_now"] = lambda pattern: datetime.now().strftime(pattern)
     return environment
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | str | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """JSON with the arguments, and in the order, that Hugging Face's `tojson` has; Jinja's own would escape HTML."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

@@ -1,6 +1,8 @@
 """Texts, text pairs and pre-split words to subwords with segments and character spans."""
 
+import re
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import chain, takewhile
 from typing import Any
 
@@ -10,9 +12,7 @@ from tokenizers import Encoding
 from tokenizers.normalizers import Normalizer
 
 from dyntok_jax.errors import InputError
-from dyntok_jax.options import (
-    Boundary,
-)
+from dyntok_jax.options import Boundary, protected_pattern
 from dyntok_jax.text.batches import RaggedSubwords
 from dyntok_jax.text.boundaries import (
     PieceClasses,
@@ -21,6 +21,7 @@ from dyntok_jax.text.boundaries import (
 )
 from dyntok_jax.text.byte_characters import SPACE
 from dyntok_jax.text.byte_level import ByteLevelTokenizer, refused_by_rust
+from dyntok_jax.text.special_tokens import SpecialNames
 from dyntok_jax.types import NO_SEGMENT
 
 CANNOT_WRITE = "The tokenizer cannot write these texts: a character has no piece, and there is no unknown token"
@@ -43,9 +44,19 @@ class TextEncoder:
     tokenizer: ByteLevelTokenizer
     classes: PieceClasses
 
-    def __init__(self, tokenizer: ByteLevelTokenizer):
+    def __init__(self, tokenizer: ByteLevelTokenizer, classes: PieceClasses | None = None):
         self.tokenizer = tokenizer
-        self.classes = classify_pieces(tokenizer)
+        self.classes = classify_pieces(tokenizer) if classes is None else classes
+
+    @cached_property
+    def special_names(self) -> SpecialNames:
+        """The special tokens, and the disguises that the twin knows them by."""
+        return SpecialNames.of(self.tokenizer)
+
+    @cached_property
+    def twin(self) -> "TextEncoder":
+        """The same, but special tokens that are written in a text are text; those meant as such are in disguise."""
+        return TextEncoder(self.special_names.twin(self.tokenizer), self.classes)
 
     def encode(
         self,
@@ -54,6 +65,7 @@ class TextEncoder:
         boundary: Boundary = "pretoken",
         prefix: str = "",
         add_special_tokens: bool = True,
+        protect: str | None = None,
     ) -> RaggedSubwords:
         """Splits texts into byte-level subwords. Special tokens written in a text are read as such and never merge.
 
@@ -65,11 +77,12 @@ class TextEncoder:
             takes part in shares and merge counts, but never together with the text. Counts of tokens leave it out, and
             spans are those of the text without it.
           add_special_tokens: put special tokens around each text as the model's own tokenizer does.
+          protect: a regular expression, or `digits`: every subword that touches a match is a segment of its own.
 
         Raises:
           TokenizerError: the tokenizer has no piece for a character, and none that stands for unknown ones.
-          InputError: a text is not a `Text`, has a lone surrogate or is of another kind than the others; or `boundary`
-            is not a `Boundary`.
+          InputError: a text is not a `Text`, has a lone surrogate or is of another kind than the others; `boundary` is
+            not a `Boundary`, or `protect` no regular expression.
         """
         inputs, word_starts = _as_inputs(texts, prefix)
         has_space = None
@@ -83,13 +96,15 @@ class TextEncoder:
             flat.empty_leading_spaces(space)
         if self.tokenizer.byte_level.normalizer is not None:
             flat.cover_composed_characters(self.tokenizer.byte_level.normalizer)
+        # what is protected, and an added token that stands for text, is its own segment
+        stands_alone_N = _is_in(flat.ids_N, self.tokenizer.added_ids)
+        if protect is not None:
+            stands_alone_N |= flat.touches(protected_pattern(protect))
         if has_space is not None:
             flat.take_off_first_space(has_space)
         follows_space_N = flat.follows_space() if self.tokenizer.is_wordpiece else None
         is_prefix_N = flat.take_off_prefix(len(prefix))
         word_N = flat.words(word_starts, is_prefix_N)
-        # an added token that stands for text is its own segment
-        stands_alone_N = _is_in(flat.ids_N, self.tokenizer.added_ids)
         segment_N = number_segments(
             boundary,
             flat.ids_N,
@@ -116,6 +131,8 @@ class TextEncoder:
         with refused_by_rust(CANNOT_WRITE):
             encodings = self.tokenizer.own.encode_batch(inputs, add_special_tokens=add_special_tokens)
         flat = _Flat(encodings, inputs, self.tokenizer.special_ids)
+        if self.tokenizer.own.normalizer is not None:
+            flat.cover_composed_characters(self.tokenizer.own.normalizer)
         is_prefix_N = flat.take_off_prefix(len(prefix))
         position_N = np.arange(len(flat.ids_N)) - np.repeat(flat.offsets[:-1], np.diff(flat.offsets))
         segment_N = np.where(flat.is_special_N, NO_SEGMENT, position_N).astype(np.int32)
@@ -259,6 +276,21 @@ class _Flat:
                 self.span_N2[before, 1] += joined
                 before -= 1
 
+    def touches(self, pattern: re.Pattern[str]) -> Bool[np.ndarray, "N"]:
+        """Which subwords touch a match of a pattern in the text that they are taken from."""
+        touches_N = np.zeros(len(self.ids_N), bool)
+        for row, texts in enumerate(self.inputs):
+            begin, end = self.offsets[row : row + 2]
+            for number, text in enumerate((texts,) if isinstance(texts, str) else texts):
+                is_match = np.zeros(len(text), bool)
+                for match in pattern.finditer(text):
+                    is_match[match.start() : match.end()] = True
+                if is_match.any():
+                    here = begin + np.flatnonzero(self.text_N[begin:end] == number)
+                    n_before = np.append(0, np.cumsum(is_match))[self.span_N2[here]]
+                    touches_N[here] = n_before[:, 1] > n_before[:, 0]
+        return touches_N
+
     def follows_space(self) -> Bool[np.ndarray, "N"]:
         """Where the text has white space between a subword and the one before it."""
         follows_N = np.zeros(len(self.ids_N), dtype=bool)
@@ -282,4 +314,6 @@ class _Flat:
     ) -> RaggedSubwords:
         """The sequences, given their segments and words."""
         is_counted_N = ~self.is_special_N & ~is_prefix_N
-        return RaggedSubwords(self.ids_N, segment_N, self.type_N, self.span_N2, word_N, is_counted_N, self.offsets)
+        return RaggedSubwords(
+            self.ids_N, segment_N, self.type_N, self.text_N, self.span_N2, word_N, is_counted_N, self.offsets
+        )

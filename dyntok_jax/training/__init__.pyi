@@ -25,7 +25,6 @@ from .train_loop import (
     Job as Job,
     Outcome as Outcome,
     Report as Report,
-    Validate as Validate,
     train as train,
 )
 from .validation import (

@@ -1,4 +1,4 @@
-"""The options of training, which command line, files of options and run folders share. Nothing here imports JAX."""
+"""The options of training, for the command line, option files and run folders. Nothing here imports JAX."""
 
 import math
 from collections.abc import Sequence
@@ -19,16 +19,17 @@ _NOT_DECISIVE = ("checkpoint_every", "keep", "log_every", "export_dtype")
 
 @dataclass(frozen=True)
 class Objectives:
-    """What each objective weighs; 0 leaves it out.
+    """The weight of each objective; 0 leaves it out.
 
     >>> Objectives(hidden=1.0).needs_texts, Objectives(pieces=1.0).needs_texts
     (True, False)
 
     Attributes:
-      pieces: vocabulary pieces from shorter pieces, or as themselves (ZeTT's auxiliary loss, there with weight 0.5).
-      sentences: sentence embeddings as static tokenization gives them.
-      hidden: hidden states as static tokenization gives them, where both have read the same text.
-      next_subword: a decoder's distribution of the next subword as static tokenization gives it.
+      pieces: the rows of vocabulary pieces, from shorter pieces or from themselves (ZeTT's auxiliary loss, there with
+        weight 0.5).
+      sentences: the same sentence embeddings as under static tokenization.
+      hidden: the same hidden states as under static tokenization, wherever both have read the same text.
+      next_subword: the same distribution of a decoder's next subword as under static tokenization.
       language_model: ZeTT's main loss, masked for encoders and causal for decoders.
     """
 
@@ -40,19 +41,19 @@ class Objectives:
 
     @classmethod
     def read(cls, entries: Sequence[str]) -> "Objectives":
-        """`NAME` or `NAME=WEIGHT`, several, as the weights of all.
+        """Reads a list of `NAME` or `NAME=WEIGHT`.
 
         >>> Objectives.read(["sentences=4", "hidden"]) == Objectives(sentences=4.0, hidden=1.0)
         True
 
         Raises:
-          InputError: an unknown name, or a weight that is no positive number.
+          InputError: an unknown name, or a weight that is not a positive number.
         """
         weights = named_numbers("--objectives", entries, alone=1.0)
         known = [objective.name for objective in fields(cls)]
         for name, weight in weights.items():
             if name not in known:
-                raise InputError(f"There is no objective {name!r}: choose of {', '.join(known)}.")
+                raise InputError(f"An objective must be one of {', '.join(known)}, got {name!r}.")
             if not 0 < weight < math.inf:
                 raise InputError(f"The weight of {name} must be a positive number, got {weight}.")
         return cls(**weights)
@@ -64,26 +65,29 @@ class Objectives:
 
     @property
     def distills(self) -> bool:
-        """Whether any of them compares with static tokenization."""
+        """Whether any of them is a comparison with static tokenization."""
         return self.sentences > 0 or self.hidden > 0 or self.next_subword > 0
 
 
 FOR_ENCODERS, FOR_DECODERS = Objectives(sentences=1.0, hidden=1.0), Objectives(hidden=1.0, next_subword=1.0)
 UNDECIDED = Objectives()
-"""Stands for those that suit the model."""
+"""The default: the objectives are chosen by the kind of model."""
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """The network that is trained, where the model does not decide its shape.
+    """The shape of the hypernetwork to train.
+
+    >>> NetworkConfig(layers=1, hidden=128, ffn=256)
+    NetworkConfig(layers=1, hidden=128, ffn=256, heads=6, plain=False, start_from=None)
 
     Attributes:
       layers: of the hypernetwork.
       hidden: its width.
       ffn: its feed-forward width.
       heads: its attention heads.
-      plain: ZeTT's network as it is, without the mean of the subwords (FVT) to start from.
-      start_from: folder or Hub id of a trained hypernetwork to go on from; it brings its own shape.
+      plain: ZeTT's network unchanged, not one that starts from the mean of the subwords (FVT).
+      start_from: folder or Hub id of a trained hypernetwork to start from; its own shape is used.
     """
 
     layers: Count = 2
@@ -101,13 +105,16 @@ class NetworkConfig:
 class OptimizerConfig:
     """AdamW (Loshchilov & Hutter 2019) with warm-up, cosine decay and clipping.
 
+    >>> OptimizerConfig(learning_rate=1e-4, accumulate=4).warmup
+    50
+
     Attributes:
-      learning_rate: at its peak.
-      warmup: steps to get there, in equal parts.
-      weight_decay: of kernels, each step, times the learning rate.
+      learning_rate: the peak learning rate.
+      warmup: steps of linear warm-up.
+      weight_decay: weight decay of kernels, multiplied by the learning rate.
       clip: norm that gradients are clipped to.
       accumulate: batches a step, whose gradients are averaged.
-      final_share: what is left of the learning rate at the end.
+      final_share: the last learning rate as a share of the peak.
     """
 
     learning_rate: Number = 5e-4
@@ -130,18 +137,24 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """How long to train, and what happens on the way.
+    """How long to train, and how often to validate and save.
+
+    >>> RunConfig(steps=100, validate_every=20, patience=3).keep
+    2
+    >>> RunConfig(steps=0)
+    Traceback (most recent call last):
+    dyntok_jax.errors.ConfigError: steps must be at least 1, got 0.
 
     Attributes:
       steps: of the optimizer.
-      identity_steps: steps at first with nothing but identities (ZeTT's warm-up, there 10000).
-      validate_every: steps between validations; there is one before the first step and one after the last, too.
-      checkpoint_every: steps between checkpoints; each validation makes one, too.
-      keep: how many of the last checkpoints stay, beside the best.
-      patience: validations in a row without a better one that end the run; 0: never.
+      identity_steps: first steps on pieces as themselves alone (ZeTT's warm-up, there 10000).
+      validate_every: steps between validations; there is also one before the first step and one after the last.
+      checkpoint_every: steps between checkpoints; each validation writes one, too.
+      keep: how many of the last checkpoints to keep, besides the best.
+      patience: validations in a row without improvement that end the run; 0: never.
       compute_dtype: of the computation; parameters stay float32.
-      export_dtype: of the result.
-      log_every: steps between looks at the losses, for which the step has to be waited for.
+      export_dtype: of the exported hypernetwork.
+      log_every: steps between reads of the losses, which wait for the device.
     """
 
     steps: Count = 2000
@@ -161,12 +174,12 @@ class RunConfig:
         take_whole_numbers(self, least, ConfigError)
         for name in ("compute_dtype", "export_dtype"):
             if getattr(self, name) not in ("float32", "bfloat16"):
-                raise ConfigError(f"{name} is {getattr(self, name)!r}: choose float32 or bfloat16.")
+                raise ConfigError(f"{name} must be float32 or bfloat16, got {getattr(self, name)!r}.")
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """All that decides about a run.
+    """All options of a run.
 
     >>> config = TrainingConfig(objectives=Objectives(hidden=1.0), run=RunConfig(steps=100))
     >>> config.decisive()["run"]["steps"]
@@ -174,12 +187,12 @@ class TrainingConfig:
 
     Attributes:
       model: a folder, a Hugging Face Hub id, or a packaged model.
-      data: on what it is trained and validated.
+      data: what to train and validate on.
       objectives: NAME or NAME=WEIGHT of pieces, sentences, hidden, next_subword, language_model (default: sentences
         hidden for encoders, hidden next_subword for decoders).
-      network: what is trained.
-      optimizer: how.
-      run: how long.
+      network: the hypernetwork to train.
+      optimizer: of the training.
+      run: how long to train.
     """
 
     model: Annotated[str, arg(metavar="NAME")] = DEFAULT_MODEL
@@ -192,6 +205,6 @@ class TrainingConfig:
     run: Annotated[RunConfig, _flattened] = field(default_factory=RunConfig)
 
     def decisive(self) -> dict[str, Any]:
-        """What decides about the numbers of a run, by its options' names, as JSON holds it."""
+        """The options that change the numbers of a run, by name, as JSON types."""
         run = {name: value for name, value in asdict(self.run).items() if name not in _NOT_DECISIVE}
         return asdict(self) | {"data": self.data.decisive(), "run": run}

@@ -1,4 +1,4 @@
-"""From the options of a run to all that it takes: the model, the network, batches and validation."""
+"""From the options of a run to everything it needs: the model, the network, batches and validation."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,14 +22,14 @@ MASK_PROBABILITY = 0.15
 
 
 def prepare_job(config: TrainingConfig, mesh: Mesh | None = None) -> Job:
-    """Loads what a run takes.
+    """Loads everything that a run needs.
 
     Args:
       config: its options.
-      mesh: places the model by the rules in `sharding.py`.
+      mesh: shards the model by the rules in `sharding.py`.
 
     Raises:
-      DyntokError: options that do not go together or do not fit the model, or files that cannot be read.
+      DyntokError: options contradict each other or do not fit the model, or files cannot be read.
 
     >>> from dyntok_jax.training import NetworkConfig
     >>> from dyntok_jax.training.data import DataConfig
@@ -63,16 +63,16 @@ def prepare_job(config: TrainingConfig, mesh: Mesh | None = None) -> Job:
 
 
 def resolved(config: TrainingConfig, objectives: Objectives, *, max_subwords: int, prefix: str) -> TrainingConfig:
-    """The options with nothing left open: what objectives, model and network decide about the data is put in.
+    """The options completed: those of the data that follow from objectives, model and network are filled in.
 
     Args:
-      config: the options as they were given.
-      objectives: what is trained for.
+      config: the options as given.
+      objectives: of the training.
       max_subwords: S of the network.
-      prefix: what the model expects before a text, if the options do not say.
+      prefix: the text that the model expects before each text, used unless the options set one.
 
     Raises:
-      ConfigError: nothing is left to train on.
+      ConfigError: there is nothing left to train on.
     """
     data = config.data
     if not objectives.needs_texts:
@@ -94,13 +94,13 @@ def _check_sources(config: TrainingConfig) -> None:
     if not (data.text or data.words) and (objectives == UNDECIDED or objectives.needs_texts):
         raise InputError("There is nothing to train on: give text files (--text FILE ...).")
     if config.run.identity_steps and not objectives.pieces:
-        raise InputError("--identity-steps trains on vocabulary pieces alone: add the objective pieces.")
+        raise InputError("--identity-steps trains on vocabulary pieces alone: add pieces to --objectives.")
 
 
 def _validation(
     config: TrainingConfig, frozen: FrozenModel, tokenizer: ByteLevelTokenizer, languages: Sequence[str]
 ) -> tuple[Validate | None, str]:
-    """What validates, on the files given or on what is held out of the texts; and a digest of that."""
+    """The validation function, on the files given or on texts held out of training; and a digest of its data."""
     data, encoder, translations = config.data, TextEncoder(tokenizer), []
     if data.validation:
         batches, translations = batches_of_files(data, encoder, languages)
@@ -108,5 +108,5 @@ def _validation(
         batches = batches_held_out(data, encoder, languages)
     else:
         return None, ""
-    whole = with_pieces(batches, data, tokenizer, languages)
-    return validator(frozen, config.objectives, whole, translations), digest_of(whole)
+    complete = with_pieces(batches, data, tokenizer, languages)
+    return validator(frozen, config.objectives, complete, translations), digest_of(complete)

@@ -1,7 +1,8 @@
-"""What a hypernetwork is trained for: known rows, the frozen model's own reading of a text, and ZeTT's language model.
+"""The objectives of training: known rows, the frozen model's own reading of a text, and ZeTT's language model.
 
-Every objective is a pure function of the hypernetwork, the frozen model and a batch, usable alone; `total_loss` weighs
-several and shares what they have in common. Gradients are asked of the hypernetwork alone. Dimensions as in `batch.py`.
+Every objective is a pure function of the hypernetwork, the frozen model and a batch, and can be used alone;
+`total_loss` weighs several and computes what they share once. Gradients are those of the hypernetwork alone. Dimensions
+are as in `data/training_batch.py`.
 """
 
 from collections.abc import Callable
@@ -28,10 +29,10 @@ from dyntok_jax.models import (
 from dyntok_jax.training.config import Objectives
 from dyntok_jax.training.data import PieceBatch, SurfaceForms, TextBatch, TrainingBatch
 
-STRETCH = 16
-"""Positions a sequence whose scores over a vocabulary lie in memory at once."""
+LOSS_CHUNK = 16
+"""Positions of a sequence whose scores over a vocabulary are in memory at a time."""
 LEAST_VARIANCE = 1e-4
-"""Of a column of a table, in units of the mean over columns, where errors are measured in it."""
+"""The smallest variance of a table's column that errors are divided by, in units of the mean over columns."""
 
 Loss = Float32[Array, ""]
 Metrics = dict[str, Loss]
@@ -40,14 +41,17 @@ Metrics = dict[str, Loss]
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class FrozenModel:
-    """The model that a hypernetwork is trained for, which training leaves as it is.
+    """The model that a hypernetwork is trained for; training does not change it.
 
     Attributes:
       body: an encoder or a decoder.
-      source_VM: its table; where input and output tables differ both side by side, [input ‖ output].
-      variance_M: of the table's columns, in float32; of a column that hardly varies a little of what others have.
+      source_VM: its table; where input and output tables differ, both concatenated, [input ‖ output].
+      variance_M: variances of the table's columns, in float32, with a lower bound.
       head: an encoder's masked-LM head, for the language-model objective.
       mask_row: source row of the mask token, for the same.
+
+    >>> type(frozen.body).__name__, frozen.source_VM.shape == (tokenizer.n_own, 32), frozen.head
+    ('Encoder', True, None)
     """
 
     body: Encoder | Decoder
@@ -74,7 +78,7 @@ class TokenRows(NamedTuple):
 
 
 def freeze(body: Encoder | Decoder, head: MaskedLmHead | None = None, mask_row: int | None = None) -> FrozenModel:
-    """Puts together what the objectives ask of a model."""
+    """Collects what the objectives need of a model."""
     source_VM = body.word_embeddings[...]
     if isinstance(body, Decoder) and body.output_embeddings is not None:
         source_VM = jnp.concatenate([source_VM, body.output_embeddings[...]], axis=1)
@@ -96,7 +100,7 @@ def total_loss(
       weights: of the objectives.
 
     Raises:
-      ConfigError: an objective asks for something that the model or the hypernetwork lacks.
+      ConfigError: an objective needs something that the model or the hypernetwork lacks.
     """
     metrics: Metrics = {}
     if weights.pieces > 0 and batch.pieces is not None:
@@ -121,7 +125,7 @@ def predict_forms(hypernet: Hypernet, frozen: FrozenModel, forms: SurfaceForms[A
 
 
 def token_rows(hypernet: Hypernet, frozen: FrozenModel, texts: TextBatch[Array]) -> TokenRows:
-    """The rows that `texts.row_BT` counts."""
+    """The rows that `texts.row_BT` indexes."""
     predicted = predict_forms(hypernet, frozen, texts.forms)
     kept_KM = frozen.source_VM[texts.kept_K]
     width = predicted.input_UD.shape[1]
@@ -139,10 +143,10 @@ def token_rows(hypernet: Hypernet, frozen: FrozenModel, texts: TextBatch[Array])
 
 
 def piece_terms(hypernet: Hypernet, frozen: FrozenModel, pieces: PieceBatch[Array]) -> Metrics:
-    """Vocabulary decomposition: predictions against the rows that the pieces have in the model's tables.
+    """Vocabulary decomposition: predictions against the pieces' rows in the model's tables.
 
-    The loss `pieces` is the mean of 1 − cosine and the squared error in units of the table's variance, over both tables
-    where they differ; `piece_cosine` is the mean cosine.
+    The loss `pieces` is the mean of 1 − cosine plus the squared error in units of the table's variance, over both
+    tables where they differ; `piece_cosine` is the mean cosine.
     """
     predicted = predict_forms(hypernet, frozen, pieces.forms)
     parts = [part for part in (predicted.input_UD, predicted.output_UD) if part is not None]
@@ -180,7 +184,10 @@ def distillation_terms(rows: TokenRows, frozen: FrozenModel, texts: TextBatch[Ar
         terms["hidden"] = masked_mean(relative_error(dynamic_BTD, target_BTD), is_aligned_BT)
     if weights.next_subword > 0:
         if not isinstance(body, Decoder):
-            raise ConfigError("The objective next_subword compares a decoder's predictions, and this is an encoder.")
+            raise ConfigError(
+                "The objective next_subword compares a decoder's predictions, and the model is an encoder: leave it "
+                "out."
+            )
         terms["next_subword"] = next_subword_divergence(body, dynamic_BTD, target_BTD, is_aligned_BT)
     return terms
 
@@ -188,7 +195,7 @@ def distillation_terms(rows: TokenRows, frozen: FrozenModel, texts: TextBatch[Ar
 def language_model_loss(rows: TokenRows, frozen: FrozenModel, texts: TextBatch[Array]) -> Loss:
     """ZeTT's main loss: cross-entropy of tokens under a softmax over the batch's own R tokens, in nats a token.
 
-    An encoder is asked for the tokens that `is_masked_BT` hides, a decoder for every next token (ZeTT §3.1, eq. 1).
+    An encoder predicts the tokens that `is_masked_BT` hides, a decoder every next token (ZeTT §3.1, eq. 1).
     """
     embeddings_BTD = rows.input_RD[texts.row_BT]
     if isinstance(frozen.body, Decoder):
@@ -197,7 +204,7 @@ def language_model_loss(rows: TokenRows, frozen: FrozenModel, texts: TextBatch[A
     else:
         if frozen.head is None or frozen.mask_row is None:
             raise ConfigError(
-                "The objective language_model needs the encoder's masked-LM head and mask token: take a checkpoint "
+                "The objective language_model needs the encoder's masked-LM head and mask token: use a checkpoint "
                 "that has them, or other objectives."
             )
         mask_D = frozen.source_VM[frozen.mask_row]
@@ -206,14 +213,14 @@ def language_model_loss(rows: TokenRows, frozen: FrozenModel, texts: TextBatch[A
         label_BT, is_asked_BT = texts.row_BT, texts.is_masked_BT & texts.mask_BT
     lowest = jnp.finfo(jnp.float32).min
 
-    def surprise(hidden_BTD, label_BT):
+    def cross_entropy(hidden_BTD, label_BT):
         scores_BTR = jnp.einsum("BTD,RD->BTR", hidden_BTD, rows.output_RD, preferred_element_type=jnp.float32)
         scores_BTR = scores_BTR + rows.bias_R.astype(jnp.float32)[None, None]
         scores_BTR = jnp.where(rows.is_token_R[None, None], scores_BTR, lowest)
         label_BT1 = jnp.take_along_axis(scores_BTR, label_BT[..., None], axis=2)
         return jax.nn.logsumexp(scores_BTR, axis=2) - label_BT1[..., 0]
 
-    return mean_by_stretches(surprise, is_asked_BT, hidden_BTD, label_BT)
+    return mean_by_chunks(cross_entropy, is_asked_BT, hidden_BTD, label_BT)
 
 
 def next_subword_divergence(
@@ -229,7 +236,7 @@ def next_subword_divergence(
         found_BTV = jax.nn.log_softmax(logits(body, dynamic_BTD), axis=-1)
         return jnp.sum(jnp.exp(wanted_BTV) * (wanted_BTV - found_BTV), axis=-1)
 
-    return mean_by_stretches(divergence, is_aligned_BT, dynamic_BTD, static_BTD)
+    return mean_by_chunks(divergence, is_aligned_BT, dynamic_BTD, static_BTD)
 
 
 def static_states(frozen: FrozenModel, texts: TextBatch[Array]) -> Float[Array, "B L D"]:
@@ -260,28 +267,28 @@ def relative_error(found: Float[Array, "*rows D"], wanted: Float[Array, "*rows D
 
 
 def masked_mean(values: Float[Array, "*rows"], mask: Bool[Array, "*rows"]) -> Loss:
-    """The mean where the mask is True; 0 where it is so nowhere."""
+    """The mean where the mask is True; 0 if it is True nowhere."""
     total = jnp.where(mask, values, 0).sum(dtype=jnp.float32)
     return total / jnp.maximum(mask.sum(), 1).astype(jnp.float32)
 
 
-def mean_by_stretches(term: Callable[..., Array], mask_BT: Bool[Array, "B T"], *arrays_BT: Array) -> Loss:
-    """The masked mean of a term that is large inside, `STRETCH` positions at a time.
+def mean_by_chunks(term: Callable[..., Array], mask_BT: Bool[Array, "B T"], *arrays_BT: Array) -> Loss:
+    """The masked mean of a term whose intermediate values are large, `LOSS_CHUNK` positions at a time.
 
-    What a stretch computes is computed again for gradients, so scores over a vocabulary never lie in memory whole.
+    Chunks are recomputed for gradients, so scores over a vocabulary are never in memory for all positions.
     """
     n_batch, length = mask_BT.shape
-    n_stretches = -(-length // STRETCH)
+    n_chunks = -(-length // LOSS_CHUNK)
 
-    def in_stretches(array):
-        padding = ((0, 0), (0, n_stretches * STRETCH - length), *((0, 0) for _ in array.shape[2:]))
-        folded = jnp.pad(array, padding).reshape(n_batch, n_stretches, STRETCH, *array.shape[2:])
+    def in_chunks(array):
+        padding = ((0, 0), (0, n_chunks * LOSS_CHUNK - length), *((0, 0) for _ in array.shape[2:]))
+        folded = jnp.pad(array, padding).reshape(n_batch, n_chunks, LOSS_CHUNK, *array.shape[2:])
         return jnp.moveaxis(folded, 1, 0)
 
     @jax.checkpoint
-    def add(total, stretch):
-        mask_BT, *arrays_BT = stretch
+    def add(total, chunk):
+        mask_BT, *arrays_BT = chunk
         return total + jnp.where(mask_BT, term(*arrays_BT), 0).sum(), None
 
-    total, _ = jax.lax.scan(add, jnp.zeros((), jnp.float32), tuple(map(in_stretches, (mask_BT, *arrays_BT))))
+    total, _ = jax.lax.scan(add, jnp.zeros((), jnp.float32), tuple(map(in_chunks, (mask_BT, *arrays_BT))))
     return total / jnp.maximum(mask_BT.sum(), 1).astype(jnp.float32)

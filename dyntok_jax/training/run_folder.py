@@ -1,9 +1,9 @@
-"""What a run keeps on disk, so that a kill at any moment costs only the steps since the last checkpoint.
+"""The files of a run, so that a kill at any moment costs only the steps since the last checkpoint.
 
-- `checkpoints/STEP`: parameters, optimizer and progress, written by orbax beside its name and renamed when whole
-- `metrics.jsonl`: a line a step, and a line a validation
+- `checkpoints/STEP`: parameters, optimizer and progress, written by orbax under another name and renamed when complete
+- `metrics.jsonl`: a line for each step and each validation
 - `hypernet/`: the best parameters so far, as `DynamicEncoder.load(..., hypernet=FOLDER)` reads them
-- `.lock`: held by the process that trains; the system lets go of it when that ends, however it ends
+- `.lock`: held by the training process; the system releases it when that process ends in any way
 """
 
 import json
@@ -32,18 +32,18 @@ _DOOMED = ".removed"
 _WHOLE, _UNFINISHED = re.compile(r"\d+"), re.compile(rf"\d+({re.escape(_DOOMED)}|\.orbax-checkpoint-tmp.*)")
 _SWEEPS, _SWEEP_SECONDS = 20, 0.1
 _PARTS = ".*.part"
-"""Files of an export that were not whole yet."""
+"""Files of an unfinished export."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands, beside its arrays; `json.dumps` takes all of it.
+    """The state of a run other than its arrays, as JSON types.
 
     Attributes:
-      config: what decides about the run's numbers; a checkpoint of another one is refused.
+      config: the options that change the run's numbers; a run with other options cannot resume from the checkpoint.
       data: the state of the stream of batches.
       best_loss: the lowest validation loss so far; None before the first.
-      best_step: when that was.
+      best_step: its step.
       n_worse: validations since then.
     """
 
@@ -55,8 +55,8 @@ class Progress:
 
 
 @contextmanager
-def held_alone(folder: Path) -> Iterator[None]:
-    """Keeps every other process from training in a folder, which is made if it is not there.
+def locked(folder: Path) -> Iterator[None]:
+    """Locks a folder against other training processes; the folder is created if it does not exist.
 
     Raises:
       CheckpointError: another process trains there, or the folder cannot be written.
@@ -73,7 +73,7 @@ def held_alone(folder: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise CheckpointError(
-            f"Another process trains in {folder}: wait for its end, or choose another folder."
+            f"Another process trains in {folder}: wait until it ends, or choose another folder."
         ) from None
     except OSError as error:
         raise CheckpointError(f"{folder} cannot be written ({error.strerror or error}): choose another one.") from error
@@ -86,15 +86,15 @@ def held_alone(folder: Path) -> Iterator[None]:
 class Checkpoints:
     """Checkpoints of one run: the last few and the best, written while training goes on.
 
-    A folder `STEP` is whole: it takes that name when it is, and loses it before it is removed.
+    A folder named `STEP` is always complete: it is renamed to that when complete, and renamed again before removal.
     """
 
     def __init__(self, folder: Path, keep: int):
-        """Opens the folder, and removes what an interrupted write or removal left there.
+        """Opens the folder, and removes the remains of an interrupted write or removal.
 
         Args:
-          folder: of the run; made if it is not there.
-          keep: how many of the last ones stay; the best stays besides.
+          folder: of the run; created if it does not exist.
+          keep: how many of the last checkpoints to keep, besides the best.
 
         Raises:
           CheckpointError: the folder cannot be written.
@@ -118,30 +118,30 @@ class Checkpoints:
     ) -> None:
         if kind is None:
             self.wait()
-        else:  # what went wrong first is told
+        else:  # report the first error only
             with suppress(CheckpointError):
-                self._finish_writing()  # and no older one is removed: of the last it is not known how it would go on
+                self._finish_writing()  # and keep the older ones: the last one may be the start of what went wrong
 
     @property
     def steps(self) -> list[int]:
-        """The steps of all whole checkpoints."""
+        """The steps of all complete checkpoints."""
         return sorted(int(path.name) for path in self.folder.iterdir() if _WHOLE.fullmatch(path.name))
 
     @property
     def latest(self) -> int | None:
-        """The step of the last whole checkpoint; None if there is none."""
+        """The step of the last complete checkpoint; None if there is none."""
         return max(self.steps, default=None)
 
     def save(self, state: TrainState, progress: Progress, step: int) -> None:
-        """Starts writing a checkpoint; waits for the one before.
+        """Starts writing a checkpoint, once the previous one is written.
 
         Args:
-          state: the arrays, which are on the host when this returns: a step may take them over.
+          state: the arrays; they are copied to the host before this returns, so a step may donate them.
           progress: the rest.
           step: steps done.
 
         Raises:
-          CheckpointError: this one or the one before cannot be written.
+          CheckpointError: this one or the previous one cannot be written.
         """
         self.wait()
         with self._explained("written"):
@@ -151,7 +151,7 @@ class Checkpoints:
         self._best_step = progress.best_step
 
     def wait(self) -> None:
-        """Waits until the last checkpoint is whole, then removes those that need not stay.
+        """Waits until the last checkpoint is complete, then removes those that are not to be kept.
 
         Raises:
           CheckpointError: it cannot be written.
@@ -165,10 +165,10 @@ class Checkpoints:
                     self._remove(step)
 
     def discard(self, step: int) -> None:
-        """Removes a checkpoint that turned out to be no good, if it is there; all that are older stay.
+        """Removes a checkpoint with bad parameters, if it exists; older ones are kept.
 
         Raises:
-          CheckpointError: the last one cannot be written, or this one not be removed.
+          CheckpointError: the last one cannot be written, or this one cannot be removed.
         """
         self._finish_writing()
         with self._explained("written"):
@@ -182,7 +182,7 @@ class Checkpoints:
                 writing.result()
 
     def load_progress(self) -> Progress:
-        """Reads where the run stood at the last checkpoint.
+        """Reads the progress of the last checkpoint.
 
         Raises:
           CheckpointError: it cannot be read.
@@ -211,26 +211,26 @@ class Checkpoints:
 
     @contextmanager
     def _explained(self, what: str) -> Iterator[None]:
-        """Orbax and tensorstore raise a dozen types, also for a full disk, which the first line of the text tells."""
+        """Orbax and tensorstore raise a dozen types, for a full disk too; the first line of the text has the cause."""
         try:
             yield
         except Exception as error:
             said = (str(error).splitlines() or [""])[0][:300]
             raise CheckpointError(
-                f"A checkpoint in {self.folder} cannot be {what} ({type(error).__name__}: {said}). Checkpoints that "
-                "are there are whole: make room or mend the folder, and go on with --resume."
+                f"A checkpoint in {self.folder} cannot be {what} ({type(error).__name__}: {said}). The existing "
+                "checkpoints are complete: free disk space or repair the folder, and continue with --resume."
             ) from error
 
 
 class MetricsFile:
-    """JSON lines, one a step or validation, flushed as they come."""
+    """JSON lines, one for each step or validation, flushed at once."""
 
     def __init__(self, path: Path, *, after: int):
         """Opens the file.
 
         Args:
-          path: of the file, made if it is not there.
-          after: the last step whose lines are kept; those of later steps, from before a kill, are dropped.
+          path: of the file, created if it does not exist.
+          after: the last step whose lines are kept; later ones, left by a killed run, are dropped.
 
         Raises:
           CheckpointError: the file cannot be written.
@@ -249,7 +249,7 @@ class MetricsFile:
             self._file.flush()
 
     def close(self) -> None:
-        """Closes the file; what could not be written has been told."""
+        """Closes the file; failed writes have already raised."""
         with suppress(OSError):
             self._file.close()
 
@@ -259,12 +259,12 @@ class MetricsFile:
             yield
         except OSError as error:
             raise CheckpointError(
-                f"{self._path} cannot be written ({error.strerror or error}): make room, and go on with --resume."
+                f"{self._path} cannot be written ({error.strerror or error}): free disk space, and use --resume."
             ) from error
 
 
 def _sweep(left: Path) -> None:
-    """Removes a folder into which the threads of a write that failed may be writing for a moment still."""
+    """Removes a folder; threads of a failed write may still write into it for a moment."""
     for more in reversed(range(_SWEEPS)):
         try:
             shutil.rmtree(left)
@@ -277,7 +277,7 @@ def _sweep(left: Path) -> None:
 
 
 def _lines_up_to(path: Path, step: int) -> list[str]:
-    """Whole lines of steps up to this one; a line that a kill cut off is the last."""
+    """Complete lines of steps up to this one; only the last line can be cut off by a kill."""
     if not path.exists():
         return []
 
@@ -288,7 +288,7 @@ def _lines_up_to(path: Path, step: int) -> list[str]:
 
 
 def differences(there: dict[str, Any], here: dict[str, Any], prefix: str = "") -> list[str]:
-    """What differs between two configs, one line a field."""
+    """The differences between two configs, one line a field."""
     found = []
     for name in sorted(there.keys() | here.keys()):
         old, new = there.get(name), here.get(name)
@@ -300,7 +300,7 @@ def differences(there: dict[str, Any], here: dict[str, Any], prefix: str = "") -
 
 
 def check_same_config(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
-    """Compares a checkpoint's config with this run's.
+    """Checks that a checkpoint's config is this run's.
 
     Raises:
       CheckpointError: they differ; every difference is named.
@@ -308,6 +308,6 @@ def check_same_config(folder: Path, there: dict[str, Any], here: dict[str, Any])
     here = json.loads(json.dumps(here))  # tuples become lists, as they did in the checkpoint
     if found := differences(there, here):
         raise CheckpointError(
-            f"The run in {folder} has another config: {'; '.join(found)}. Give the same options to go on with it, or "
-            "another folder for a new run (--start-from takes its parameters over)."
+            f"The run in {folder} has another config: {'; '.join(found)}. Give the same options to continue it, or "
+            "another folder for a new run (--start-from starts from its parameters)."
         )

@@ -1,4 +1,4 @@
-"""What a run begins with: the frozen model, and a network of the right shape."""
+"""What a run starts with: the frozen model, and a hypernetwork of the right shape."""
 
 from functools import partial
 
@@ -22,16 +22,20 @@ MASK_TOKENS = ("<mask>", "[MASK]")
 def load_frozen(
     model: str, *, dtype: str = "float32", mesh: Mesh | None = None, with_head: bool = False
 ) -> tuple[FrozenModel, ByteLevelTokenizer]:
-    """Loads the model that a hypernetwork is to be trained for, and its tokenizer.
+    """Loads the model that a hypernetwork is trained for, and its tokenizer.
 
     Args:
       model: a folder, a Hub id, or a packaged model's name.
       dtype: of its parameters and its computation.
-      mesh: places them by the rules in `sharding.py`.
+      mesh: shards them by the rules in `sharding.py`.
       with_head: load an encoder's masked-LM head, too.
 
     Raises:
       ModelNotFoundError, CheckpointError, ConfigError, TokenizerError: see `hub`, `convert`, `text`.
+
+    >>> model, model_tokenizer = load_frozen(str(encoder_folder), dtype="bfloat16")
+    >>> model.source_VM.dtype, model_tokenizer.n_own == len(model.source_VM)
+    (dtype(bfloat16), True)
     """
     loaded = load_model(model, dtype=jnp.dtype(dtype), mesh=mesh)
     body, tokenizer = loaded.parameters, loaded.tokenizer
@@ -45,7 +49,13 @@ def load_frozen(
 def fresh_hypernet(
     network: NetworkConfig, frozen: FrozenModel, tokenizer: ByteLevelTokenizer, *, max_subwords: int, seed: int
 ) -> Hypernet:
-    """A hypernetwork for this model, drawn from a seed, its scalers set from the model's tables."""
+    """A hypernetwork for this model: random parameters, and scalers set from the model's tables.
+
+    >>> network = NetworkConfig(layers=1, hidden=32, ffn=64, heads=4)
+    >>> fresh = fresh_hypernet(network, frozen, tokenizer, max_subwords=7, seed=0)
+    >>> fresh.config.residual, fresh.config.vocab_size == tokenizer.n_own
+    (True, True)
+    """
     width = frozen.body.config.width
     config = HypernetConfig(
         width=width,
@@ -55,7 +65,7 @@ def fresh_hypernet(
         n_heads=network.heads,
         vocab_size=tokenizer.n_own,
         n_extra_tokens=tokenizer.vocab_size - tokenizer.n_own,
-        pad_token_id=0,  # sizes a table that nothing reads
+        pad_token_id=0,  # only the size of a table that nothing reads
         max_subwords=max_subwords,
         max_positions=max_subwords + 1,
         separate_output=frozen.source_VM.shape[1] > width,
@@ -67,7 +77,7 @@ def fresh_hypernet(
 
 
 def given_hypernet(name: str, frozen: FrozenModel, tokenizer: ByteLevelTokenizer) -> Hypernet:
-    """A trained hypernetwork to go on from.
+    """A trained hypernetwork to start from.
 
     Raises:
       ConfigError: it was trained for another model, or predicts no bias where the model's masked-LM head has one.
@@ -83,19 +93,21 @@ def given_hypernet(name: str, frozen: FrozenModel, tokenizer: ByteLevelTokenizer
     )
     if frozen.head is not None and not config.predict_bias:
         raise ConfigError(
-            f"The hypernetwork {name} predicts no unigram bias, which the objective language_model asks of it: leave "
-            "that objective out, or begin with a fresh network."
+            f"The hypernetwork {name} predicts no unigram bias, which the objective language_model needs: leave that "
+            "objective out, or start with a fresh network."
         )
     return hypernet
 
 
 def check_max_length(max_length: int, frozen: FrozenModel) -> None:
-    """Compares the longest text wanted with the model's positions.
+    """Checks that the longest text fits into the model's positions.
 
     Raises:
-      ConfigError: it has fewer.
+      ConfigError: the model has fewer.
     """
     body = frozen.body
     longest = body.config.max_positions if isinstance(body, Decoder) else body.config.max_tokens
     if max_length > longest:
-        raise ConfigError(f"max_length is {max_length}: the model has positions for {longest} subwords.")
+        raise ConfigError(
+            f"max_length is {max_length}, but the model has positions for {longest} subwords: give {longest} or less."
+        )

@@ -1,4 +1,4 @@
-"""One step of training: gradients of the hypernetwork alone, AdamW in float32, and where all of it lies on a mesh."""
+"""One step of training: gradients of the hypernetwork alone, AdamW in float32, and their shardings on a mesh."""
 
 import typing
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ from dyntok_jax.training.objectives import FrozenModel, Metrics, total_loss
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """All that a step changes; its shapes or shardings have the same form. Nothing is drawn at random: there is no key.
+    """Everything that a step changes; its shapes or shardings have the same form. A step is not random: it has no key.
 
     Attributes:
       hypernet: the parameters.
@@ -52,9 +52,14 @@ def learning_rate_schedule(config: OptimizerConfig, n_steps: int) -> optax.Sched
 
 
 def make_optimizer(config: OptimizerConfig, n_steps: int) -> optax.GradientTransformation:
-    """The optimizer; scalers stay as the tables set them, as in ZeTT, and only kernels decay."""
+    """The optimizer. As in ZeTT, scalers keep their values from the tables; only kernels decay.
+
+    >>> optimizer = make_optimizer(OptimizerConfig(warmup=10), n_steps=100)
+    >>> init_state(hypernet, optimizer).step
+    Array(0, dtype=int32)
+    """
     return optax.chain(
-        optax.masked(optax.set_to_zero(), lambda tree: _where(tree, _is_held)),
+        optax.masked(optax.set_to_zero(), lambda tree: _where(tree, _is_fixed)),
         optax.clip_by_global_norm(config.clip),
         optax.adamw(
             learning_rate_schedule(config, n_steps),
@@ -65,23 +70,35 @@ def make_optimizer(config: OptimizerConfig, n_steps: int) -> optax.GradientTrans
 
 
 def init_state(hypernet: Hypernet, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step; parameters become float32, whatever they are computed in."""
+    """The state before the first step; parameters become float32, whatever the compute dtype.
+
+    >>> state = init_state(hypernet, make_optimizer(OptimizerConfig(), n_steps=100))
+    >>> state.hypernet.layers.query.kernel[...].dtype, state.step.tolist()
+    (dtype('float32'), 0)
+    """
     parameters = cast(hypernet, jnp.float32)
     return TrainState(parameters, optimizer.init(parameters), jnp.zeros((), jnp.int32))
 
 
 def make_step(optimizer: optax.GradientTransformation, weights: Objectives, dtype: DTypeLike = jnp.float32) -> Step:
-    """The jitted step, which takes its state over (its arrays are gone afterwards).
+    """The jitted step; it donates the buffers of its state.
 
     Args:
       optimizer: from `make_optimizer`.
       weights: of the objectives.
-      dtype: what the hypernetwork is computed in; the frozen model is in the dtype that it was loaded in. Parameters
-        and moments are float32 in any case.
+      dtype: that the hypernetwork is computed in; the frozen model has the dtype that it was loaded in. Parameters and
+        moments are always float32.
 
     Returns:
-      A function of state, frozen model and the batches of one step, to the next state and metrics: the objectives
+      A function from state, frozen model and the batches of one step to the next state and metrics: the objectives
       averaged over the batches, `loss`, and the `gradient_norm` before clipping.
+
+    >>> optimizer = make_optimizer(OptimizerConfig(), n_steps=100)
+    >>> step = make_step(optimizer, Objectives(pieces=1.0))
+    >>> state = init_state(jax.tree.map(jnp.copy, hypernet), optimizer)  # a copy, since the step donates its state
+    >>> state, metrics = step(state, frozen, [training_batch])
+    >>> int(state.step), sorted(metrics)
+    (1, ['gradient_norm', 'loss', 'piece_cosine', 'pieces'])
     """
 
     def loss_of(hypernet, frozen, batch):
@@ -93,18 +110,18 @@ def make_step(optimizer: optax.GradientTransformation, weights: Objectives, dtyp
     def update(state, gradient, metrics, n_batches):
         share = 1 / n_batches
         gradient, metrics = jax.tree.map(lambda x: x * jnp.asarray(share, x.dtype), (gradient, metrics))
-        norm = optax.tree.norm([leaf for path, leaf in flat_parameters(gradient).items() if not _is_held(path)])
-        with jax.numpy_dtype_promotion("standard"):  # optax takes its own counts of steps to floating powers
+        norm = optax.tree.norm([leaf for path, leaf in flat_parameters(gradient).items() if not _is_fixed(path)])
+        with jax.numpy_dtype_promotion("standard"):  # optax raises floats to its integer counts of steps
             updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.hypernet)
-        # optax types parameters as arrays and containers of them, and knows no modules
+        # optax types parameters as arrays and containers of them, not as modules
         hypernet = typing.cast(Hypernet, optax.apply_updates(state.hypernet, updates))
         return TrainState(hypernet, optimizer_state, state.step + 1), metrics | {"gradient_norm": norm}
 
-    def whole(state, frozen, batch):
+    def update_from_one(state, frozen, batch):
         gradient, metrics = jax.grad(loss_of, has_aux=True)(state.hypernet, frozen, batch)
         return update(state, gradient, metrics, 1)
 
-    step_of_one = jax.jit(whole, donate_argnums=0)
+    step_of_one = jax.jit(update_from_one, donate_argnums=0)
     step_of_many = jax.jit(update, donate_argnums=0, static_argnums=3)
 
     def step(state, frozen, batches):
@@ -119,42 +136,49 @@ def make_step(optimizer: optax.GradientTransformation, weights: Objectives, dtyp
 
 
 def cast(tree: Any, dtype: DTypeLike) -> Any:
-    """The tree with its arrays, which are all of floats, in another dtype."""
+    """The tree with its arrays, which must all be floats, in another dtype."""
     return jax.tree.map(lambda x: x.astype(dtype), tree)
 
 
 def state_shardings(state: TrainState, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """Shardings of a state, or of its shapes: moments lie as their parameters do."""
-    everywhere = NamedSharding(mesh, P())
+    """Shardings of a state, or of its shapes: moments are sharded like their parameters.
+
+    >>> from dyntok_jax.sharding import make_mesh
+    >>> optimizer = make_optimizer(OptimizerConfig(), n_steps=100)
+    >>> shardings = state_shardings(init_state(hypernet, optimizer), optimizer, make_mesh(1, 1))
+    >>> tuple(flat_parameters(shardings.hypernet)["layers.query.kernel"].spec)  # heads are split over `model`
+    (None, None, 'model', None)
+    """
+    replicated = NamedSharding(mesh, P())
     of_parameters = shardings_for(state.hypernet, mesh)
     of_optimizer = optax.tree.map_params(
         optimizer,
         lambda _, sharding: sharding,
         state.optimizer,
         of_parameters,
-        transform_non_params=lambda _: everywhere,
+        transform_non_params=lambda _: replicated,
     )
-    return TrainState(of_parameters, of_optimizer, everywhere)
+    return TrainState(of_parameters, of_optimizer, replicated)
 
 
-def place_batch(batch: TrainingBatch, mesh: Mesh | None) -> TrainingBatch:
-    """Moves a batch to the device, or splits each array over `data` by its first axis where that divides."""
+def put_batch(batch: TrainingBatch, mesh: Mesh | None) -> TrainingBatch:
+    """Moves a batch to the device; on a mesh, shards each array over `data` by its first axis where that divides."""
     if mesh is None:
         return jax.device_put(batch)
-    everywhere, split = NamedSharding(mesh, P()), batch_sharding(mesh)
+    replicated, split = NamedSharding(mesh, P()), batch_sharding(mesh)
 
-    def place(array):
+    def put(array):
         divides = np.ndim(array) > 0 and np.shape(array)[0] % mesh.shape["data"] == 0
-        return jax.device_put(array, split if divides else everywhere)
+        return jax.device_put(array, split if divides else replicated)
 
-    return jax.tree.map(place, batch)
+    return jax.tree.map(put, batch)
 
 
-def _is_held(path: str) -> bool:
-    """Whether a parameter stays as it is."""
+def _is_fixed(path: str) -> bool:
+    """Whether a parameter is not trained."""
     return "scaler" in path
 
 
 def _where(tree: Any, condition: Callable[[str], bool]) -> Any:
-    """The tree with what holds of each path."""
+    """The tree with the condition of each path in place of its leaf."""
     return jax.tree.unflatten(jax.tree.structure(tree), [condition(path) for path in flat_parameters(tree)])

@@ -1,4 +1,4 @@
-"""The run: steps, validation, checkpoints, metrics, and an early stop. What a step does lies in `step.py`."""
+"""The run: steps, validation, checkpoints, metrics, and early stopping. A single step is in `step.py`."""
 
 import contextlib
 import math
@@ -27,7 +27,7 @@ from dyntok_jax.training.run_folder import (
     MetricsFile,
     Progress,
     check_same_config,
-    held_alone,
+    locked,
 )
 from dyntok_jax.training.step import (
     TrainState,
@@ -35,43 +35,46 @@ from dyntok_jax.training.step import (
     init_state,
     make_optimizer,
     make_step,
-    place_batch,
+    put_batch,
     state_shardings,
 )
 
 
 @runtime_checkable
 class Batches(Protocol):
-    """An endless stream of batches whose place can be kept and found again."""
+    """An endless stream of batches whose position can be saved and restored."""
 
     def __next__(self) -> TrainingBatch:
         """The next batch."""
         ...
 
     def get_state(self) -> dict[str, Any]:
-        """Its place behind the batches taken so far; `json.dumps` takes it."""
+        """The position after the batches taken so far, as JSON types."""
         ...
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes to such a place."""
+        """Moves to such a position."""
 
 
 Validate = Callable[[Hypernet], dict[str, float]]
-"""Figures of a hypernetwork on held-out data; `loss` is the one that decides which is best."""
+"""From a hypernetwork to its scores on held-out data; `loss` decides which parameters are best."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is trained, on what, and how well it does.
+    """Everything that a run needs; `prepare_job` makes it from options.
 
     Attributes:
       hypernet: the parameters to start from.
       frozen: the model.
       batches: to train on.
-      validate: figures on held-out data; without it the last parameters count as the best, of which no more is known
-        than the losses before their last update.
-      config: the options, objectives decided.
-      contents_of_validation: a digest of what is validated on.
+      validate: scores on held-out data. Without it the last parameters count as the best, although the last loss
+        measured is from before their last update.
+      config: the completed options.
+      contents_of_validation: a digest of the validation data.
+
+    >>> job.config.objectives.pieces, job.hypernet.config.n_layers, next(job.batches).pieces.target_P.shape
+    (1.0, 1, (16,))
     """
 
     hypernet: Hypernet
@@ -84,12 +87,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Report:
-    """News for whoever watches.
+    """Metrics of a step or of a validation, for the `report` of `train`.
 
     Attributes:
       step: steps done.
       metrics: of the last step, or of a validation.
       is_validation: which of the two.
+
+    >>> report = Report(step=200, metrics={"loss": 0.41}, is_validation=True)
+    >>> f"step {report.step}: loss {report.metrics['loss']}"
+    'step 200: loss 0.41'
     """
 
     step: int
@@ -99,14 +106,18 @@ class Report:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended.
+    """The result of `train`.
 
     Attributes:
       step: steps done.
       best_step: of the parameters in `hypernet`.
       best_loss: their validation loss; None without validation.
-      hypernet: the folder that holds them.
+      hypernet: their folder.
       stopped_early: whether patience ran out.
+
+    >>> outcome = Outcome(step=600, best_step=400, best_loss=0.4, hypernet=Path("run/hypernet"), stopped_early=True)
+    >>> str(outcome.hypernet), outcome.step - outcome.best_step
+    ('run/hypernet', 200)
     """
 
     step: int
@@ -127,21 +138,27 @@ def train(
     """Trains a hypernetwork.
 
     Args:
-      job: what, on what and how long.
-      folder: for checkpoints, metrics and the result (`run_folder.py`); made if it is not there.
-      resume: go on from the last checkpoint there, if there is one.
-      mesh: splits batches over `data` and parameters by the rules in `sharding.py`.
+      job: from `prepare_job`.
+      folder: for checkpoints, metrics and the result (`run_folder.py`); created if it does not exist.
+      resume: continue from the last checkpoint there, if there is one.
+      mesh: shards batches over `data` and parameters by the rules in `sharding.py`.
       report: called with the losses of each step, some steps late, and with every validation.
 
     Raises:
-      CheckpointError: the folder holds a run already (without `resume`), one of another config, or cannot be written;
-        or another process trains there.
-      TrainingError: a loss or a gradient is not finite; the last checkpoint gave finite ones.
+      CheckpointError: the folder already holds a run (without `resume`), or one of another config; it cannot be
+        written; or another process trains there.
+      TrainingError: a loss or a gradient is not finite; the last checkpoint is from before that.
+
+    >>> outcome = train(job, folder / "run", report=lambda report: print(report.step, sorted(report.metrics)))
+    1 ['gradient_norm', 'loss', 'piece_cosine', 'pieces']
+    2 ['gradient_norm', 'loss', 'piece_cosine', 'pieces']
+    >>> outcome.step, outcome.hypernet.name, sorted(path.name for path in outcome.hypernet.parent.glob("*"))
+    (2, 'hypernet', ['.lock', 'checkpoints', 'hypernet', 'metrics.jsonl'])
     """
-    with held_alone(folder), Checkpoints(folder, job.config.run.keep) as checkpoints:
+    with locked(folder), Checkpoints(folder, job.config.run.keep) as checkpoints:
         if checkpoints.latest is not None and not resume:
             raise CheckpointError(
-                f"{folder} holds a run already, up to step {checkpoints.latest}: go on with it (--resume), or choose "
+                f"{folder} already holds a run, up to step {checkpoints.latest}: continue it (--resume), or choose "
                 "another folder."
             )
         session = _Session(job, folder, checkpoints, mesh, report)
@@ -154,7 +171,7 @@ def train(
 
 
 class _Session:
-    """The moving parts of a run: state, progress, and losses that have not been looked at yet."""
+    """The changing parts of a run: state, progress, and losses that have not been read yet."""
 
     def __init__(
         self,
@@ -176,10 +193,10 @@ class _Session:
         self.log = MetricsFile(folder / METRICS, after=-1 if self.is_fresh else self.done)
 
     def begin(self) -> None:
-        """What comes before the first step: a checkpoint of the start, or what a kill may have left undone."""
+        """Writes a first checkpoint, or repeats an export that a kill may have interrupted."""
         if self.is_fresh:
             self._save()
-        elif self.progress.best_step == self.done:  # the kill may have come before they were exported
+        elif self.progress.best_step == self.done:  # a kill may have prevented the export
             self._export()
 
     @property
@@ -188,8 +205,8 @@ class _Session:
         return 0 < self.run.patience <= self.progress.n_worse
 
     def take_step(self) -> None:
-        """One step, and what is due after it."""
-        batches = [place_batch(next(self.job.batches), self.mesh) for _ in range(self.job.config.optimizer.accumulate)]
+        """One step, and the reading, validation and saving that are due after it."""
+        batches = [put_batch(next(self.job.batches), self.mesh) for _ in range(self.job.config.optimizer.accumulate)]
         self.state, metrics = self.step_of(self.state, self.job.frozen, batches)
         self.done += 1
         self.waiting.append((self.done, metrics))
@@ -208,7 +225,7 @@ class _Session:
         return self.job.validate is not None and (step == self.run.steps or step % self.run.validate_every == 0)
 
     def _look(self) -> None:
-        """Waits for the losses, writes them down, and stops at one that is not finite."""
+        """Waits for the losses, logs them, and stops at one that is not finite."""
         waited = [(step, {name: float(value) for name, value in metrics.items()}) for step, metrics in self.waiting]
         self.waiting = []
         seconds = (time.perf_counter() - self.looked_at) / max(len(waited), 1)
@@ -221,7 +238,7 @@ class _Session:
             self.report(Report(step, metrics, is_validation=False))
 
     def _save(self) -> None:
-        """Validates if that is due, and starts a checkpoint; better parameters are exported."""
+        """Validates if due, starts a checkpoint, and exports the parameters if they are the best."""
         loss, validate = None, self.job.validate
         if validate is not None and self._validates_at(self.done):
             scores = validate(cast(self.state.hypernet, jnp.dtype(self.run.compute_dtype)))
@@ -230,34 +247,33 @@ class _Session:
             self.log.write({"step": self.done} | {f"validation_{name}": value for name, value in scores.items()})
             self.report(Report(self.done, scores, is_validation=True))
             self.looked_at = time.perf_counter()
-        self.progress = judged(self.progress, self.done, loss, has_validation=self.job.validate is not None)
+        self.progress = after_checkpoint(self.progress, self.done, loss, has_validation=self.job.validate is not None)
         self.progress = replace(self.progress, data=self.job.batches.get_state())
         self.checkpoints.save(self.state, self.progress, self.done)
         if self.progress.best_step == self.done:
             self._export()
 
     def _check_finite(self, figures: dict[str, float], where: str) -> None:
-        """Stops the run at a figure that is no finite number; nothing later than it is kept."""
+        """Stops the run at a figure that is not finite; nothing later is kept."""
         wrong = [name for name, value in figures.items() if not math.isfinite(value)]
         if not wrong:
             return
         self.checkpoints.wait()
         kept = self.checkpoints.latest
         good = (
-            "No checkpoint is from before that"
+            "There is no checkpoint from before that"
             if kept is None
             else f"The checkpoint of step {kept} in {self.checkpoints.folder} and the best parameters in "
             f"{self.folder / HYPERNET} (--start-from) are from before that"
         )
         raise TrainingError(
-            f"{', '.join(wrong)} of {where} came out as no finite number. {good}: start a new run with a lower "
-            "learning rate."
+            f"{', '.join(wrong)} of {where} is NaN or infinite. {good}: start a new run with a lower learning rate."
         )
 
     def _discard(self, step: int) -> None:
-        """Takes back the checkpoint of parameters that gave no finite number, from which no run could go on.
+        """Removes the checkpoint of parameters whose loss was not finite, from which no run could continue.
 
-        What was exported of it stays where a validation found it good, or where there is nothing before it.
+        Its export is kept if it passed a validation, or if there is no older checkpoint.
         """
         self.checkpoints.discard(step)
         if self.job.validate is None and self.progress.best_step == step and self.checkpoints.latest is not None:
@@ -268,9 +284,9 @@ class _Session:
         export(self.folder / HYPERNET, self.state.hypernet, self.run.export_dtype)
 
     def _fresh(self) -> tuple[TrainState, Progress]:
-        places = self._places()
-        begin = jax.jit(partial(init_state, optimizer=self.optimizer), out_shardings=places)
-        hypernet = jax.device_put(self.job.hypernet, places.hypernet)
+        shardings = self._shardings()
+        begin = jax.jit(partial(init_state, optimizer=self.optimizer), out_shardings=shardings)
+        hypernet = jax.device_put(self.job.hypernet, shardings.hypernet)
         return begin(hypernet), Progress(decisive_config(self.job), self.job.batches.get_state())
 
     def _restored(self) -> tuple[TrainState, Progress]:
@@ -280,25 +296,25 @@ class _Session:
         return self._last_state(), progress
 
     def _last_state(self) -> TrainState:
-        placed = jax.tree.map(
-            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        sharded = jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
             self._abstract(),
-            self._places(),
+            self._shardings(),
         )
-        return self.checkpoints.load_state(placed)
+        return self.checkpoints.load_state(sharded)
 
     def _abstract(self) -> TrainState:
         return jax.eval_shape(partial(init_state, optimizer=self.optimizer), self.job.hypernet)
 
-    def _places(self) -> TrainState:
-        """Where each array of the state lies, on a mesh or on one device, whatever the run before lay on."""
+    def _shardings(self) -> TrainState:
+        """The sharding of each array of the state, on this run's mesh or device, whatever those of an earlier run."""
         if self.mesh is None:
             return jax.tree.map(lambda _: SingleDeviceSharding(jax.local_devices()[0]), self._abstract())
         return state_shardings(self._abstract(), self.optimizer, self.mesh)
 
 
-def judged(progress: Progress, step: int, loss: float | None, *, has_validation: bool) -> Progress:
-    """The progress after a checkpoint, which may have been validated; without any validation the last is the best."""
+def after_checkpoint(progress: Progress, step: int, loss: float | None, *, has_validation: bool) -> Progress:
+    """The progress after a checkpoint, with its loss if it was validated; without validation the last is the best."""
     if not has_validation:
         return replace(progress, best_step=step)
     if loss is None:
@@ -309,7 +325,7 @@ def judged(progress: Progress, step: int, loss: float | None, *, has_validation:
 
 
 def decisive_config(job: Job) -> dict[str, Any]:
-    """What decides about the numbers of a run."""
+    """The options that change the numbers of a run."""
     return job.config.decisive() | {
         "contents of the validation": job.contents_of_validation,
         "hypernet": job.hypernet.config.to_hf(),

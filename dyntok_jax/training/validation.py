@@ -1,6 +1,6 @@
-"""How well a hypernetwork does on held-out data: the objectives, and retrieval of translations where there are any.
+"""Scores of a hypernetwork on held-out data: the objectives, and retrieval of translations where there are any.
 
-Everything is tokenized once, with full merging; what static tokenization gives is computed once, too.
+Everything is tokenized once, with full merging; results under static tokenization are computed once, too.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,18 +27,17 @@ from dyntok_jax.training.objectives import (
 def held_out_scores(
     hypernet: Hypernet, frozen: FrozenModel, batches: Sequence[TrainingBatch], weights: Objectives
 ) -> dict[str, float]:
-    """Means of the objectives over all that the batches hold, and their weighted sum, `loss`.
+    """Means of the objectives over all batches, and their weighted sum, `loss`.
 
-    Beside them `sentence_cosine`, the mean cosine of sentence embeddings to the static ones, where `sentences` has a
-    weight.
+    If `sentences` has a weight, also `sentence_cosine`, the mean cosine of sentence embeddings to the static ones.
     """
-    told = [jax.device_get(_objectives(hypernet, frozen, batch, weights)) for batch in batches]
+    metrics_of = [jax.device_get(_objectives(hypernet, frozen, batch, weights)) for batch in batches]
     is_decoder = isinstance(frozen.body, Decoder)
     counts = [_counts(batch, is_decoder) for batch in batches]
     scores = {
-        name: float(np.dot([metrics[name] for metrics in told], [count[name] for count in counts]))
+        name: float(np.dot([metrics[name] for metrics in metrics_of], [count[name] for count in counts]))
         / max(sum(count[name] for count in counts), 1)
-        for name in told[0]
+        for name in metrics_of[0]
         if name != "loss"
     }
     scores["loss"] = sum(weight * scores[name] for name, weight in vars(weights).items() if name in scores)
@@ -46,7 +45,7 @@ def held_out_scores(
 
 
 def retrieval(embeddings_by_language: Mapping[str, Float32[np.ndarray, "N D"]], pivot: str = PIVOT) -> dict[str, float]:
-    """For each language, the percentage of texts whose nearest text of the pivot language is their translation."""
+    """For each language, the percentage of texts whose nearest text in the pivot language is their translation."""
     pivot_ND = embeddings_by_language[pivot]
     own_N = np.arange(len(pivot_ND))
     return {
@@ -64,7 +63,7 @@ def static_embeddings(frozen: FrozenModel, batches: Sequence[TextBatch]) -> Floa
 def dynamic_embeddings(
     hypernet: Hypernet, frozen: FrozenModel, batches: Sequence[TextBatch]
 ) -> Float32[np.ndarray, "N D"]:
-    """The same with dynamic tokens."""
+    """Sentence embeddings, of length 1, with dynamic tokens."""
     return _without_padding([_embed_dynamic(hypernet, frozen, batch) for batch in batches], batches)
 
 
@@ -74,23 +73,27 @@ def validator(
     batches: Sequence[TrainingBatch],
     translations: Sequence[Mapping[str, Sequence[TextBatch]]] = (),
 ) -> Callable[[Hypernet], dict[str, float]]:
-    """What `loop.train` calls to validate.
+    """The validation function for `train`.
 
     Args:
       frozen: the model.
       weights: of the objectives.
       batches: held-out texts, pieces or both.
-      translations: of each collection, language → the same texts in that language, of which `PIVOT` is one.
+      translations: collections of language → the same texts in that language; one language is `PIVOT`.
 
     Returns:
       A function from a hypernetwork to `held_out_scores`; with translations also `retrieval`, the mean over the
       languages of all collections in %, and `static_retrieval`.
 
     Raises:
-      InputError: there is nothing to validate on, or translations without the pivot language.
+      InputError: there is nothing to validate on, or the pivot language is missing from translations.
+
+    >>> validate = validator(frozen, Objectives(pieces=1.0), [training_batch])
+    >>> sorted(validate(job.hypernet))
+    ['loss', 'piece_cosine', 'pieces']
     """
     if not batches:
-        raise InputError("There is no text to validate on: give some, or train without validation.")
+        raise InputError("There is no text to validate on: give some text, or train without validation.")
     for collection in translations:
         if PIVOT not in collection:
             raise InputError(f"The translations to validate on have no {PIVOT}: they are {' '.join(collection)}.")
@@ -115,7 +118,7 @@ def _mean_retrieval(
 
 
 def _counts(batch: TrainingBatch, is_decoder: bool) -> dict[str, int]:
-    """Of how many things each objective takes the mean in a batch."""
+    """The number of values that each objective averages in a batch."""
     counts = {}
     if batch.pieces is not None:
         counts["pieces"] = counts["piece_cosine"] = int(batch.pieces.forms.is_subword_PS.any(axis=1).sum())

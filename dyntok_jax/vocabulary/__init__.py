@@ -1,4 +1,4 @@
-"""Large vocabularies: grown from text, their rows predicted and kept on disk."""
+"""Large vocabularies: grown on text, their rows predicted and stored on disk."""
 
 import lazy_loader
 

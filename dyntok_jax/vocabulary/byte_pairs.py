@@ -1,8 +1,8 @@
-"""A vocabulary grown on text: byte-pair encoding that goes on from a model's own subwords.
+"""A vocabulary grown on text: byte-pair encoding that starts from a model's own subwords.
 
 The most frequent pair of neighbours within segments becomes one entry, again and again (Gage 1994; Sennrich, Haddow,
 Birch, *Neural Machine Translation of Rare Words with Subword Units*, ACL 2016), until there are as many as wanted.
-Every entry of the model's own stays, and each new one is known by the subwords that it is made of.
+All of the model's own entries stay; each new one is stored as the subwords that it consists of.
 """
 
 import threading
@@ -21,19 +21,19 @@ from dyntok_jax.vocabulary.segment_counts import SegmentCounts
 from dyntok_jax.vocabulary.word_list import WordList
 
 MIN_COUNT = 2
-"""A pair that comes once teaches nothing: it would be learnt from one place in the text."""
-_LOOK_SECONDS = 0.1
+"""A pair seen once says little: the entry would be learnt from one place in the text."""
+_POLL_SECONDS = 0.1
 _UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
-"""How the names of characters begin whose scripts put no spaces between words."""
+"""How the Unicode names of characters begin in scripts without spaces between words."""
 
 
 @dataclass(frozen=True)
 class GrownEntries:
-    """New entries in the order they were made: the most frequent first, on the whole. E of them.
+    """E new entries in the order they were made, roughly the most frequent first.
 
     Attributes:
-      constituents_ES: subwords of the model's own that each is made of; `NONE` behind them.
-      count_E: how often the pair was seen that made it.
+      constituents_ES: the model's subwords that each consists of, then `NONE`.
+      count_E: how often the pair that made it was seen.
     """
 
     constituents_ES: Int32[np.ndarray, "E S"]
@@ -52,27 +52,33 @@ def grow_entries(
     min_count: int = MIN_COUNT,
     progress: Callable[[int], None] = lambda _: None,
 ) -> GrownEntries:
-    """Learns new entries; fewer than wanted where no pair is left that comes often enough.
+    """Learns new entries; fewer than wanted if no pair is left that is frequent enough.
 
-    An entry begins and ends between characters, and no two have the same string. Of pairs that come equally often the
-    one with the lowest ids is first, so the same text gives the same entries.
+    An entry begins and ends between characters, and no two have the same string. Of equally frequent pairs the one with
+    the lowest ids comes first, so the same text gives the same entries.
 
     Args:
-      counts: segments of the text, written in the tokenizer's subwords.
+      counts: segments of the text, as the tokenizer's subwords.
       tokenizer: of the model.
-      n_entries: how many are wanted.
+      n_entries: how many to learn.
       max_subwords: S, the most subwords of an entry; None for no limit.
-      min_count: how often a pair must come.
-      progress: called with the number of entries made since it was called last, several times. Ctrl-C ends the loop.
+      min_count: how often a pair must occur.
+      progress: called several times with the number of entries made since the last call. Ctrl-C ends the loop.
 
     Raises:
-      InputError: a number out of range.
-      TokenizerError: a WordPiece tokenizer.
+      InputError: a number is out of range.
+      TokenizerError: the tokenizer is WordPiece.
+
+    >>> from dyntok_jax.vocabulary import GrownVocabulary, count_segments
+    >>> counts = count_segments(["All human beings are born free.", "Human beings"], text_encoder)
+    >>> entries = grow_entries(counts, tokenizer, 3)
+    >>> GrownVocabulary.from_entries(tokenizer, entries, "pretoken").new_strings, entries.count_E
+    (['ing', 'Ġbeing', 'uman'], array([2, 2, 2]))
     """
     if tokenizer.is_wordpiece:
         raise TokenizerError(
             "A WordPiece vocabulary cannot be grown: its pieces carry no spaces, so text cannot be written with them. "
-            "Take a model whose tokenizer is BPE or Unigram."
+            "Use a model whose tokenizer is BPE or Unigram."
         )
     named = {"n_entries": (n_entries, 0), "max_subwords": (max_subwords, 2), "min_count": (min_count, 1)}
     for name, (value, least) in named.items():
@@ -94,9 +100,13 @@ def grow_entries(
 
 
 def word_texts(words: WordList, tokenizer: ByteLevelTokenizer) -> Iterator[tuple[str, int]]:
-    """Words as texts for `count_segments`, each with a space before it where its script has spaces between words.
+    """Words as texts for `count_segments`, with a space before each word of a script that separates words by spaces.
 
-    Weights that are whole numbers count as they are. Others are scaled so that the rarest word counts once.
+    Whole-number weights are counts. Others are scaled so that the rarest word counts once.
+
+    >>> words = WordList(("human", "human being"), np.array([0.5, 0.1]))
+    >>> list(word_texts(words, decoder.tokenizer))
+    [(' human', 5), (' human being', 1)]
     """
     weight_W = words.weight_W
     if not np.array_equal(weight_W, np.round(weight_W)):
@@ -107,7 +117,7 @@ def word_texts(words: WordList, tokenizer: ByteLevelTokenizer) -> Iterator[tuple
 
 
 def _run(loop: Callable[[], tuple], state: Int64[np.ndarray, "2"], progress: Callable[[int], None]) -> tuple:
-    """Runs the compiled loop in a thread of its own, so that this one can tell how far it is and hear Ctrl-C."""
+    """Runs the compiled loop in its own thread, so that this one can report progress and handle Ctrl-C."""
     results: list[tuple] = []
     errors: list[BaseException] = []
 
@@ -119,14 +129,14 @@ def _run(loop: Callable[[], tuple], state: Int64[np.ndarray, "2"], progress: Cal
 
     worker = threading.Thread(target=work, daemon=True)
     worker.start()
-    told, is_running = 0, True
+    reported, is_running = 0, True
     try:
         while is_running:
-            worker.join(_LOOK_SECONDS)
+            worker.join(_POLL_SECONDS)
             is_running = worker.is_alive()
             made = int(state[N_ENTRIES])
-            progress(made - told)
-            told = made
+            progress(made - reported)
+            reported = made
     except BaseException:
         state[STOP] = 1
         worker.join()

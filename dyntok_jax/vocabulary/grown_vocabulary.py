@@ -1,7 +1,7 @@
-"""A grown vocabulary: a model's own entries with their ids, new ones behind them, and text written with the longest.
+"""A grown vocabulary: a model's own entries with their ids, then new entries; texts are tokenized by longest prefix.
 
-A new entry is a string of the model's own subwords. A text is segmented by the model's byte-level tokenizer, and each
-segment is written from the left with the longest entry that fits, so that no entry crosses the border of a segment.
+A new entry is a sequence of the model's own subwords. The model's byte-level tokenizer segments a text, and each
+segment is tokenized from the left, always by the longest entry that fits, so that no token crosses segments.
 """
 
 import hashlib
@@ -29,17 +29,23 @@ from dyntok_jax.text import (
 from dyntok_jax.vocabulary.byte_pairs import GrownEntries
 
 _NEVER_IN_TEXT = {0xC0, 0xC1, *range(0xF5, 0x100)}
-"""Bytes that no UTF-8 text has."""
+"""Bytes that never occur in UTF-8."""
 
 
 @dataclass(frozen=True)
 class GrownVocabulary:
-    """A model's vocabulary and E new entries behind it; entry e has the id `n_own + e`.
+    """A model's vocabulary followed by E new entries; new entry e has the id `n_own + e`.
 
     Attributes:
       tokenizer: of the model.
-      constituents_ES: subwords of the model's own that each new entry is made of, two or more; `NONE` behind them.
-      boundary: what no entry crosses.
+      constituents_ES: the model's subwords that each new entry consists of, two or more, then `NONE`.
+      boundary: what no token crosses.
+
+    >>> ids = grown.encode(["Freiheit und Gleichheit"]).ids_N.tolist()
+    >>> [grown.string(index) for index in ids]
+    ['Freiheit', 'Ġund', 'ĠG', 'leich', 'heit']
+    >>> grown.decode(ids)
+    'Freiheit und Gleichheit'
     """
 
     tokenizer: ByteLevelTokenizer
@@ -47,11 +53,11 @@ class GrownVocabulary:
     boundary: Boundary
 
     def __post_init__(self):
-        """Raises InputError if an entry is no string of the model's own, or not the only one of its string."""
+        """Raises InputError if an entry does not consist of the model's subwords, or two have the same string."""
         if self.tokenizer.is_wordpiece:
             raise TokenizerError(
                 "A WordPiece vocabulary cannot be grown: its pieces carry no spaces, so text cannot be written with "
-                "them. Take a model whose tokenizer is BPE or Unigram."
+                "them. Use a model whose tokenizer is BPE or Unigram."
             )
         _check_constituents(self.constituents_ES, self._own_texts[2])
         _check_strings(self.new_strings, self.tokenizer.pieces)
@@ -62,7 +68,7 @@ class GrownVocabulary:
     ) -> "GrownVocabulary":
         """The vocabulary with the entries that `grow_entries` made.
 
-        An entry that reads as the name of one of the model's (`<unused 7>`, `<0xFF>`) is left out.
+        An entry whose string is the name of one of the model's entries (`<unused 7>`, `<0xFF>`) is left out.
         """
         own_texts, names = piece_bytes(tokenizer), set(tokenizer.pieces)
         _check_constituents(entries.constituents_ES, own_texts[2])
@@ -72,12 +78,12 @@ class GrownVocabulary:
 
     @property
     def n_own(self) -> int:
-        """Entries of the model's own byte-level vocabulary, which come first."""
+        """The number of the model's own byte-level entries, which come first."""
         return self.tokenizer.vocab_size
 
     @property
     def size(self) -> int:
-        """All entries."""
+        """The number of all entries."""
         return self.n_own + len(self.constituents_ES)
 
     def __len__(self) -> int:
@@ -90,7 +96,7 @@ class GrownVocabulary:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest that differs wherever two vocabularies could give a text different ids."""
+        """A digest; it differs between vocabularies that could give a text different ids."""
         digest = hashlib.sha256(f"{self.tokenizer.fingerprint} {self.boundary}".encode())
         is_subword_ES = self.constituents_ES != NONE
         for numbers in (is_subword_ES.sum(axis=1), self.constituents_ES[is_subword_ES]):
@@ -102,7 +108,7 @@ class GrownVocabulary:
         return self.tokenizer.pieces[index] if index < self.n_own else self.new_strings[index - self.n_own]
 
     def surface_forms(self, start: int, stop: int) -> tuple[Int32[np.ndarray, "U S"], Bool[np.ndarray, "U S"]]:
-        """Entries as the model's own subwords: an own one is itself.
+        """Entries as the model's own subwords; each of the model's entries is its own surface form.
 
         Args:
           start: the first id.
@@ -119,19 +125,19 @@ class GrownVocabulary:
         return np.maximum(forms_US, 0), forms_US != NONE
 
     def encode(self, texts: Sequence[Text], *, prefix: str = "", add_special_tokens: bool = True) -> RaggedSubwords:
-        """Writes texts with the longest entries that fit, from the left, within segments.
+        """Tokenizes texts from the left, always by the longest entry that fits, within segments.
 
         Args:
           texts: as for `TextEncoder.encode`.
-          prefix: as there.
-          add_special_tokens: as there; special and other added tokens stay what they are.
+          prefix: as for `TextEncoder.encode`.
+          add_special_tokens: as for `TextEncoder.encode`; special and other added tokens are unchanged.
 
         Returns:
-          The same fields, of tokens: `ids_N` are ids of this vocabulary. A span is the smallest range of characters
-          that the token's bytes touch; where the normaliser changed how many characters a subword has, all of its own.
+          The same fields for tokens: `ids_N` are ids of this vocabulary. A span is the smallest range of characters
+          that the token's bytes touch; if the normaliser changed a subword's number of characters, the whole subword.
 
         Raises:
-          InputError: as `TextEncoder.encode`.
+          InputError: as for `TextEncoder.encode`.
         """
         return self.split(
             self._text_encoder.encode(
@@ -140,7 +146,7 @@ class GrownVocabulary:
         )
 
     def split(self, subwords: RaggedSubwords) -> RaggedSubwords:
-        """The same for texts that `TextEncoder` wrote with this boundary."""
+        """Tokenizes texts that `TextEncoder` encoded with this boundary."""
         text_N, text_offset, is_text_V = self._own_texts
         arrays = as_kernel_arrays(
             subwords.ids_N,
@@ -156,6 +162,7 @@ class GrownVocabulary:
             ids_N=ids_N,
             segment_N=subwords.segment_N[first_N],
             type_N=subwords.type_N[first_N],
+            text_N=subwords.text_N[first_N],
             span_N2=span_N2,
             word_N=subwords.word_N[first_N],
             is_counted_N=subwords.is_counted_N[first_N],
@@ -166,22 +173,22 @@ class GrownVocabulary:
         """The text of one token, which may be part of a character.
 
         Raises:
-          InputError: there is no such entry.
+          InputError: the id is out of range.
         """
         if not 0 <= index < self.size:
-            raise InputError(f"There is no entry {index}: the vocabulary has {self.size:,}.")
+            raise InputError(f"There is no entry {index}: ids must be 0 to {self.size - 1:,}.")
         if index in self.tokenizer.added_ids or index == self.tokenizer.unknown_id:
             is_special = index in self.tokenizer.special_ids or index == self.tokenizer.unknown_id
             return b"" if is_special and skip_special_tokens else self.tokenizer.pieces[index].encode()
-        return to_bytes(self.string(index))
+        return to_bytes(self.tokenizer.token_string([index]) if index < self.n_own else self.string(index))
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
-        """The text of tokens; bytes that are no whole character become U+FFFD.
+        """The text of tokens; bytes that are not a complete character become U+FFFD.
 
-        The space that the model's tokenizer puts before a text is taken off again.
+        Removes the space that the model's tokenizer puts before a text.
 
         Raises:
-          InputError: there is no such entry.
+          InputError: an id is out of range.
         """
         joined = b"".join(self.token_bytes(index, skip_special_tokens=skip_special_tokens) for index in ids)
         text = joined.decode(errors="replace")
@@ -197,7 +204,7 @@ class GrownVocabulary:
 
     @cached_property
     def _trie(self) -> tuple:
-        """Of all entries that text is written with."""
+        """Of all entries that can be tokens of a text."""
         text_N, text_offset, is_text_V = self._own_texts
         new_N, new_offset = join_texts(*as_kernel_arrays(self.constituents_ES, text_N, text_offset))
         length_V = np.concatenate([np.diff(text_offset), np.diff(new_offset)])
@@ -206,16 +213,20 @@ class GrownVocabulary:
         id_M = np.flatnonzero(is_text_V).astype(np.int32)
         trie = build_trie(np.concatenate([text_N, new_N]), offset, id_M, np.full(len(id_M), FIRST, np.int32))
         bytes_there = {CHARACTER_BYTES[piece] for piece in self.tokenizer.pieces if piece in CHARACTER_BYTES}
-        if absent := {*range(256)} - _NEVER_IN_TEXT - bytes_there:
+        if missing := {*range(256)} - _NEVER_IN_TEXT - bytes_there:
             raise TokenizerError(
-                f"The tokenizer has no entry for the bytes {' '.join(f'{byte:02X}' for byte in sorted(absent))}, so "
-                "there are texts that it cannot write: save the model's tokenizer again."
+                f"The tokenizer has no entry for the bytes {' '.join(f'{byte:02X}' for byte in sorted(missing))}, so "
+                "it cannot encode every text: save the model's tokenizer again."
             )
         return trie
 
 
 def readable(string: str) -> str:
-    """The text of an entry's byte-level string, for messages; names stay as they are."""
+    """The text of an entry's byte-level string, for messages; names are unchanged.
+
+    >>> readable("Ġbeing"), readable("GrÃ¶ÃŁe")
+    (' being', 'Größe')
+    """
     return to_bytes(string).decode(errors="replace") if CHARACTER_BYTES.keys() >= set(string) else string
 
 
@@ -228,32 +239,32 @@ def _join_strings(constituents_ES: np.ndarray, own_texts: tuple) -> list[str]:
 
 
 def _check_constituents(constituents_ES: np.ndarray, is_text_V: np.ndarray) -> None:
-    """Raises InputError if a row is not two or more subwords that text is written with, and `NONE` behind them."""
+    """Raises InputError unless each row is two or more subwords that occur in texts, then `NONE`."""
     is_subword_ES = constituents_ES != NONE
     has_hole_E = (is_subword_ES[:, 1:] & ~is_subword_ES[:, :-1]).any(axis=1)
     is_short_E = is_subword_ES.sum(axis=1) < 2
     is_known_ES = (constituents_ES >= 0) & (constituents_ES < len(is_text_V))
     is_foreign_E = (is_subword_ES & ~(is_known_ES & is_text_V[np.where(is_known_ES, constituents_ES, 0)])).any(axis=1)
     faults = {
-        "is made of fewer than two subwords": is_short_E,
+        "consists of fewer than two subwords": is_short_E,
         "has padding before its end": has_hole_E,
-        f"is not made of the model's {len(is_text_V):,} own subwords": is_foreign_E,
+        f"does not consist of the model's {len(is_text_V):,} own subwords": is_foreign_E,
     }
     for fault, is_faulty_E in faults.items():
         if is_faulty_E.any():
             row = int(is_faulty_E.argmax())
             raise InputError(
-                f"New entry {row} {fault} ({constituents_ES[row].tolist()}), as {int(is_faulty_E.sum()):,} of "
-                f"{len(constituents_ES):,} are: build the vocabulary again for this model."
+                f"New entry {row} {fault} ({constituents_ES[row].tolist()}), a fault of {int(is_faulty_E.sum()):,} of "
+                f"{len(constituents_ES):,} entries: build the vocabulary again for this model."
             )
 
 
 def _check_strings(new_strings: Sequence[str], pieces: Sequence[str]) -> None:
-    """Raises InputError if a new entry is there already."""
+    """Raises InputError if a new entry has the string of an earlier one."""
     id_of = {piece: index for index, piece in enumerate(pieces)}
     for index, string in enumerate(new_strings, start=len(pieces)):
         there = id_of.setdefault(string, index)
         if there != index:
             raise InputError(
-                f"Entry {index} is a duplicate: {readable(string)!r} is entry {there} already. Leave one of them out."
+                f"Entry {index} is a duplicate: {readable(string)!r} is entry {there} already. Remove one of them."
             )

@@ -1,4 +1,4 @@
-"""Every entry of a grown vocabulary embedded, chunk by chunk, by a hypernetwork or by FVT, into a table on disk."""
+"""The rows of a grown vocabulary, predicted chunk by chunk by a hypernetwork or FVT and written to a table on disk."""
 
 import os
 import shutil
@@ -49,20 +49,25 @@ from dyntok_jax.vocabulary.row_table import (
 
 CHUNK_ROWS = 8192
 BATCH_ROWS = 1024
-"""Rows a prediction, the last of each chunk and surface length padded up to it."""
+"""Rows per prediction; the last batch of each chunk and surface length is padded to this size."""
 FVT = "fvt"
 
 
 @dataclass(frozen=True)
 class RowSource:
-    """What rows are made of.
+    """What the rows of a vocabulary are computed from.
 
     Attributes:
       input_VD: the model's input table.
-      output_VD: its output table where that is another.
+      output_VD: its output table; None if the tables are tied.
       hypernet: config and parameters; None for FVT.
-      language: of the texts to come, for a multilingual hypernetwork.
-      model: the model's name, for whoever opens the folder.
+      language: of the texts, for a multilingual hypernetwork.
+      model: the model's name, for people who open the folder.
+
+    >>> from dyntok_jax.convert import load_tables
+    >>> source = RowSource(*load_tables(decoder_folder), model="tiny")
+    >>> source.input_VD.shape, source.hypernet
+    ((600, 32), None)
     """
 
     input_VD: Float[Array, "V D"]
@@ -83,20 +88,20 @@ def embed_vocabulary(
     overwrite: bool = False,
     progress: Callable[[int], None] = lambda _: None,
 ) -> VocabularyTable:
-    """Writes the rows of all entries. A run that was stopped, by whatever, goes on behind the last chunk it finished.
+    """Writes the rows of all entries. A run that was interrupted continues after its last complete chunk.
 
     Chunks of an earlier run that are missing or damaged are made anew.
 
-    The model's own rows are stored as they are. Bytes that its byte-level form appended have none: a hypernetwork
-    predicts them, FVT gives them the unknown token's, or the mean of all rows where the tokenizer has none.
+    The model's own rows are stored unchanged. Bytes that its byte-level form appended have none: a hypernetwork
+    predicts them, FVT gives them the unknown token's row, or the mean of all rows if the tokenizer has no such token.
 
     Args:
-      folder: to make, or that an earlier run with the same arguments began.
-      vocabulary: whose entries.
-      source: what their rows are made of.
+      folder: to create, or begun by an earlier run with the same arguments.
+      vocabulary: whose entries to embed.
+      source: what their rows are computed from.
       dtype: of the stored rows.
       mesh: batches are split over its axis `data`.
-      chunk_rows: rows that are written at a time.
+      chunk_rows: rows written at a time.
       overwrite: replace another table of that name.
       progress: called with the numbers of rows written, or found whole.
 
@@ -106,12 +111,17 @@ def embed_vocabulary(
     Raises:
       ConfigError: model, hypernetwork and vocabulary do not fit each other.
       InputError: the folder holds something else, or the disk is too small.
-      CheckpointError: it cannot be written.
-      NotANumberError: a row is not finite, or that of a new entry is zero; the entry is named.
+      CheckpointError: the table cannot be written.
+      NotANumberError: a row is not finite, or that of a new entry is zero; the error names the entry.
+
+    >>> from dyntok_jax.convert import load_tables
+    >>> table = embed_vocabulary(folder / "table", grown, RowSource(*load_tables(decoder_folder)))
+    >>> table.rows(610, 612, "output").shape
+    (2, 32)
     """
     folder, tokenizer = Path(folder), vocabulary.tokenizer
     if dtype not in get_args(Dtype):
-        raise InputError(f"A table has rows of {', '.join(get_args(Dtype))}, not {dtype!r}.")
+        raise InputError(f"A table has rows of {', '.join(get_args(Dtype))}, got {dtype!r}.")
     chunk_rows = whole_number("chunk_rows", chunk_rows)
     source_VD, output_VD, hypernet = source.input_VD, source.output_VD, source.hypernet
     _check_fit(vocabulary, source_VD, output_VD, hypernet)
@@ -140,7 +150,7 @@ def embed_vocabulary(
                 progress(stop - start)
                 continue
             rows_UM = _rows(start, stop, vocabulary, source_VM, predict, n_batch)
-            with np.errstate(over="ignore"):  # what is too large for the dtype is told below
+            with np.errstate(over="ignore"):  # a number too large for the dtype raises below
                 rows_UM = rows_UM.astype(jnp.dtype(dtype))
             _check_rows(rows_UM, start, vocabulary, config.width)
             with as_damage(folder):
@@ -161,7 +171,7 @@ def _check_fit(vocabulary: GrownVocabulary, source_VD, output_VD, hypernet) -> N
     if source_VD.shape[0] < tokenizer.n_own:
         raise ConfigError(
             f"The tokenizer has {tokenizer.n_own} subwords and the model's table {source_VD.shape[0]} rows: "
-            "take the model that the vocabulary was built for."
+            "use the model that the vocabulary was built for."
         )
     if hypernet is None:
         return
@@ -175,14 +185,14 @@ def _check_fit(vocabulary: GrownVocabulary, source_VD, output_VD, hypernet) -> N
     )
     if output_VD is not None and not config.separate_output:
         raise ConfigError(
-            "The model has an output table of its own, and this hypernetwork predicts no rows of it: take one with "
+            "The model has an output table of its own, but this hypernetwork predicts no rows of it: use one with "
             "separate_out_embeddings = true, or none (FVT)."
         )
     longest = vocabulary.constituents_ES.shape[1]
     if longest > config.max_subwords:
         raise ConfigError(
-            f"Entries of the vocabulary have up to {longest} subwords and the hypernetwork was trained for "
-            f"{config.max_subwords}: build the vocabulary with at most so many (--max-subwords)."
+            f"Entries of the vocabulary have up to {longest} subwords, but the hypernetwork was trained for "
+            f"{config.max_subwords}: build the vocabulary with at most that many (--max-subwords)."
         )
 
 
@@ -193,10 +203,10 @@ def _predictor(
     language: str | None,
     mesh: Mesh | None,
 ) -> Callable[..., Float[Array, "U M"]]:
-    """What makes rows of surface forms: input, or [input ‖ output]."""
+    """A function from surface forms to rows: input, or [input ‖ output]."""
     if hypernet is None:
         if language is not None:
-            raise InputError("The mean of subwords (FVT) knows no languages: leave the language out.")
+            raise InputError("The mean of subwords (FVT) does not depend on the language: omit it.")
         filler_M, n_own = filler_row(tokenizer, source_VM), tokenizer.n_own
 
         def average(surface_US, is_subword_US, _) -> Float[Array, "U M"]:
@@ -210,7 +220,7 @@ def _predictor(
     if languages and language is None:
         raise InputError(f"This hypernetwork is multilingual: name the texts' language ({' '.join(languages)}).")
     if language is not None and not languages:
-        raise InputError("This hypernetwork has no languages: leave the language out.")
+        raise InputError("This hypernetwork has no languages: omit the language.")
     index = None if language is None else language_index(language, languages)
 
     def predict(surface_US, is_subword_US, _) -> Float[Array, "U M"]:
@@ -230,7 +240,7 @@ def _predict(hypernet, surface_US, is_subword_US, source_VM, language) -> Float[
 
 
 def _begin(folder: Path, config: TableConfig, overwrite: bool) -> int:
-    """Makes the folder, or sees that it is the same table; gives the rows that are written."""
+    """Creates the folder, or checks that it holds the same table; returns the number of rows already written."""
     if (folder / CONFIG).is_file():
         try:
             found = read_table_config(folder)
@@ -243,18 +253,18 @@ def _begin(folder: Path, config: TableConfig, overwrite: bool) -> int:
         if found is not None and not overwrite:
             names = [name for name, value in vars(config).items() if getattr(found, name) != value]
             raise InputError(
-                f"{folder} is another table already (it differs in {', '.join(names)}): choose another name, or "
+                f"{folder} is another table (it differs in {', '.join(names)}): choose another name, or "
                 "replace it (--overwrite)."
             )
         shutil.rmtree(folder)
     elif folder.exists() and (not folder.is_dir() or any(not path.name.startswith(".") for path in folder.iterdir())):
-        raise InputError(f"{folder} is there already and is no table: choose another name.")
+        raise InputError(f"{folder} exists already and is not a table: choose another name.")
     folder.mkdir(parents=True, exist_ok=True)
     if (free := shutil.disk_usage(folder).free) < config.n_bytes:
         folder.rmdir()
         raise InputError(
-            f"The table takes {readable_bytes(config.n_bytes)} and {folder.absolute().parent} has "
-            f"{readable_bytes(free)} free: take another disk, or store it as bfloat16."
+            f"The table takes {readable_bytes(config.n_bytes)}, but {folder.absolute().parent} has "
+            f"{readable_bytes(free)} free: use another disk, or store it as bfloat16."
         )
     write_table_config(folder, config)
     return 0
@@ -279,7 +289,7 @@ def _rows(
 
 
 def _check_rows(rows_UM: np.ndarray, start: int, vocabulary: GrownVocabulary, width: int) -> None:
-    """Raises NotANumberError for a row that no search could find, or would always."""
+    """Raises NotANumberError for a row that searches would never find, or always."""
     wide_UM = rows_UM.astype(np.float32)
     is_new_U = np.arange(start, start + len(rows_UM)) >= vocabulary.tokenizer.n_own
     is_zero_U = (wide_UM.reshape(len(rows_UM), -1, width) == 0).all(axis=2).any(axis=1) & is_new_U
@@ -288,5 +298,5 @@ def _check_rows(rows_UM: np.ndarray, start: int, vocabulary: GrownVocabulary, wi
             index = start + int(is_faulty_U.argmax())
             raise NotANumberError(
                 f"The row of entry {index}, {readable(vocabulary.string(index))!r}, is {fault} (stored as "
-                f"{rows_UM.dtype}): the model or the hypernetwork is damaged, or the dtype too narrow for it."
+                f"{rows_UM.dtype}): the model or the hypernetwork is damaged, or the dtype too narrow."
             )

@@ -1,9 +1,9 @@
-"""The rows of a vocabulary on disk, as large as it may be: a folder of zarr arrays that are read by stretches.
+"""The rows of a vocabulary on disk, of any size: a folder of zarr arrays that are read in ranges of rows.
 
-table.json    what the rows are: model, hypernetwork, vocabulary, dtype, how many
-done.json     how many rows are written; a table that was stopped goes on from there
+table.json    what the rows are: model, hypernetwork, vocabulary, dtype, number
+done.json     how many rows are written; an interrupted run continues from there
 input/        [rows, width] in zarr's format, chunk by chunk, each with a checksum
-output/       the same of the output table, where the model has one of its own
+output/       the same for the output table, if the model has one of its own
 """
 
 import json
@@ -41,15 +41,18 @@ class TableConfig:
 
     Attributes:
       model: the model's name, for people.
-      model_tables: digest of the tables that the rows were made of.
+      model_tables: digest of the tables that the rows were computed from.
       hypernetwork: digest of the hypernetwork, or `fvt`.
-      language: the language that a multilingual hypernetwork was asked for; empty for none.
+      language: given to a multilingual hypernetwork; empty for none.
       vocabulary: fingerprint of the vocabulary.
       dtype: of the rows.
-      rows: how many, the model's own first.
+      rows: their number, the model's own first.
       width: D.
       chunk_rows: rows of a chunk.
-      has_output: whether the output table is another than the input table.
+      has_output: whether the output table differs from the input table.
+
+    >>> table.config.rows, table.config.width, table.config.hypernetwork
+    (612, 32, 'fvt')
     """
 
     model: str
@@ -70,18 +73,23 @@ class TableConfig:
 
     @property
     def n_bytes(self) -> int:
-        """What all rows take, of both tables."""
+        """The size of all rows of both tables."""
         return len(self.tables) * self.rows * self.width * jnp.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True)
 class VocabularyTable:
-    """A table that lies on disk; nothing is read before rows are asked for.
+    """A table on disk; rows are read when they are asked for.
 
     Attributes:
-      folder: where it lies.
+      folder: of the table.
       config: what its rows are.
       stores: the open arrays.
+
+    >>> table.rows(600, 612).shape  # of the new entries
+    (12, 32)
+    >>> table.to_device(which="output").shape
+    (612, 32)
     """
 
     folder: Path
@@ -89,10 +97,10 @@ class VocabularyTable:
     stores: dict[Which, ts.TensorStore]
 
     def rows(self, start: int, stop: int, which: Which = "input") -> Shaped[np.ndarray, "rows D"]:
-        """Rows of consecutive entries, in the table's dtype; where the tables are tied both are the same.
+        """Rows of consecutive entries, in the table's dtype; if the tables are tied, both are the same.
 
         Raises:
-          InputError: there are no such rows.
+          InputError: the rows are out of range.
           CheckpointError: the table is damaged.
         """
         if not 0 <= start <= stop <= self.config.rows:
@@ -102,20 +110,20 @@ class VocabularyTable:
     def to_device(
         self, mesh: Mesh | None = None, which: Which = "input", *, split: Split = "width"
     ) -> Shaped[Array, "rows_padded D"]:
-        """The whole table on the device, or over the mesh axis `model`, each device's part read by itself.
+        """The whole table on the device, or sharded over the mesh axis `model`; each device reads only its part.
 
         Args:
           mesh: None for the default device.
-          which: of the two tables.
-          split: what the devices share: rows, which are padded with zeros to a multiple of their number; or the width.
+          which: which of the two tables.
+          split: what to shard: rows, which are padded with zeros to a multiple of the devices' number, or the width.
 
         Raises:
-          InputError: no such split, or the memory there is does not hold it.
+          InputError: the split is unknown, or the table does not fit into memory.
           ConfigError: the devices do not divide the width.
           CheckpointError: the table is damaged.
         """
         if split not in get_args(Split):
-            raise InputError(f"A table is split by {' or '.join(get_args(Split))}, not by {split!r}.")
+            raise InputError(f"split must be {' or '.join(get_args(Split))}, got {split!r}.")
         config, n_parts = self.config, 1 if mesh is None else mesh.shape["model"]
         if split == "width" and config.width % n_parts:
             raise ConfigError(f"{n_parts} devices do not divide rows of width {config.width}: split the table by rows.")
@@ -131,14 +139,14 @@ class VocabularyTable:
             rows, columns = (slice(None), slice(None)) if index is None else index
             start, stop, _ = rows.indices(shape[0])
             values = self._read(slice(start, max(start, min(stop, config.rows))), columns, which)
-            n_padding = stop - start - len(values)  # which would copy all of it
+            n_padding = stop - start - len(values)  # even without padding, np.pad would copy everything
             return np.pad(values, ((0, n_padding), (0, 0))) if n_padding else values
 
         return jax.make_array_from_callback(shape, sharding, part)
 
     def _read(self, rows: slice, columns: slice, which: Which) -> np.ndarray:
         if which not in get_args(Which):
-            raise InputError(f"There is no table {which!r}: choose input or output.")
+            raise InputError(f"which must be input or output, got {which!r}.")
         if rows.start >= rows.stop:
             return np.zeros((0, len(range(*columns.indices(self.config.width)))), jnp.dtype(self.config.dtype))
         with as_damage(self.folder):
@@ -146,22 +154,25 @@ class VocabularyTable:
 
 
 def open_table(folder: str | os.PathLike, *, vocabulary_hash: str | None = None) -> VocabularyTable:
-    """Opens a table that is whole; no row is read.
+    """Opens a complete table; reads no row.
 
     Args:
-      folder: that `embed_vocabulary` wrote.
-      vocabulary_hash: fingerprint of the vocabulary in use, which the table must be of; None to check yourself.
+      folder: written by `embed_vocabulary`.
+      vocabulary_hash: fingerprint of the vocabulary in use, checked against the table's; None to skip the check.
 
     Raises:
-      InputError: the folder is no table, not finished, or of another vocabulary.
+      InputError: the folder is not a table, is not finished, or belongs to another vocabulary.
       CheckpointError: it is damaged.
+
+    >>> open_table(table.folder, vocabulary_hash=grown.fingerprint).config == table.config
+    True
     """
     folder = Path(folder)
     config = read_table_config(folder)
     if (n_done := read_rows_done(folder)) < config.rows:
         raise InputError(
-            f"{folder} is not finished: {n_done:,} of {config.rows:,} rows are written. Run the command that began it "
-            "once more, and it goes on from there."
+            f"{folder} is not finished: {n_done:,} of {config.rows:,} rows are written. Run the same command again "
+            "to continue."
         )
     if vocabulary_hash is not None and vocabulary_hash != config.vocabulary:
         raise InputError(
@@ -172,7 +183,7 @@ def open_table(folder: str | os.PathLike, *, vocabulary_hash: str | None = None)
 
 
 def open_stores(folder: Path, config: TableConfig, *, create: bool) -> dict[Which, ts.TensorStore]:
-    """The arrays of a table; with `create` they are made where they are not there.
+    """The arrays of a table; with `create` missing ones are created.
 
     Raises:
       CheckpointError: they cannot be opened, or have another shape.
@@ -193,7 +204,7 @@ def open_stores(folder: Path, config: TableConfig, *, create: bool) -> dict[Whic
                     "driver": "zarr3",
                     "kvstore": {"driver": "file", "path": str((folder / name).absolute())},
                     "metadata": layout,
-                    # a chunk that is not there is damage, not zeros
+                    # a missing chunk is damage, not zeros
                     "fill_missing_data_reads": False,
                     "store_data_equal_to_fill_value": True,
                 },
@@ -233,15 +244,15 @@ def read_table_config(folder: Path) -> TableConfig:
     """Reads `table.json`.
 
     Raises:
-      InputError: there is none, it is damaged, or of another version.
+      InputError: it is missing or damaged, or has another version.
     """
     content = _read_json(folder / CONFIG)
     if content.get("format") != FORMAT:
-        raise InputError(f"{folder} is no table of a vocabulary: name a folder that `dyntok embed-vocab` wrote.")
+        raise InputError(f"{folder} is not a table of a vocabulary: name a folder that `dyntok embed-vocab` wrote.")
     if content.get("version") != _VERSION:
         raise InputError(
-            f"{folder} has version {content.get('version')} and this program reads version {_VERSION}: embed it again, "
-            "with --overwrite."
+            f"{folder} has version {content.get('version')}, but this program reads version {_VERSION}: embed it "
+            "again, with --overwrite."
         )
     kinds = {field.name: field.type if isinstance(field.type, type) else str for field in fields(TableConfig)}
     wrong = [name for name, kind in kinds.items() if type(content.get(name)) is not kind]
@@ -254,12 +265,12 @@ def read_table_config(folder: Path) -> TableConfig:
 
 
 def write_rows_done(folder: Path, n_rows: int) -> None:
-    """Notes that so many rows are on the disk."""
+    """Notes that this many rows are on disk."""
     _write_json(folder / DONE, {"rows": n_rows})
 
 
 def read_rows_done(folder: Path) -> int:
-    """How many rows are on the disk.
+    """How many rows are on disk.
 
     Raises:
       InputError: the note is damaged.
@@ -285,7 +296,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def as_damage(folder: Path) -> Iterator[None]:
-    """Tensorstore raises ValueError for all that is wrong with a file, which here means damage."""
+    """Tensorstore raises ValueError for anything wrong with a file, which here means damage."""
     try:
         yield
     except (ValueError, OSError) as error:
@@ -309,19 +320,19 @@ def readable_bytes(n_bytes: int) -> str:
 
 
 def _check_room(folder: Path, devices: Any, n_bytes: int) -> None:
-    """Raises InputError if what is known of the devices' memory says that it is too small."""
+    """Raises InputError if the devices' memory is known to be too small."""
     known = [device.memory_stats() for device in devices]
     free = [stats["bytes_limit"] - stats["bytes_in_use"] for stats in known if stats and "bytes_limit" in stats]
     room = sum(free) if free else _host_memory()
     if room is not None and n_bytes > room:
         raise InputError(
-            f"{folder} takes {readable_bytes(n_bytes)} on the devices, of which {readable_bytes(room)} are free: "
-            "share it among more devices, store it as bfloat16, or read it by stretches with `rows`."
+            f"{folder} takes {readable_bytes(n_bytes)} on the devices, which have {readable_bytes(room)} free: shard "
+            "it over more devices, store it as bfloat16, or read parts of it with `rows`."
         )
 
 
 def _host_memory() -> int | None:
-    """Bytes that the host can still give, where its system says so."""
+    """Bytes of free host memory, if the system reports them."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))

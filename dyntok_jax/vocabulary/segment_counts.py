@@ -1,4 +1,4 @@
-"""How often each segment comes in a corpus: what growing a vocabulary reads, in one pass and bounded memory."""
+"""How often each segment occurs in a corpus: the input for growing a vocabulary, in one pass and bounded memory."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -12,22 +12,22 @@ from dyntok_jax.options import Boundary
 from dyntok_jax.text import TextEncoder
 
 BATCH_CHARACTERS = 1 << 20
-MOST_SUBWORDS = 1 << 26
-"""Subwords of distinct segments that are held before rare ones go: some 0.5 GB while counting, 2.5 while growing."""
+CAPACITY = 1 << 26
+"""Subwords of distinct segments kept before rare ones are dropped: 0.5 GB while counting, 2.5 GB while growing."""
 _SMALLEST = 1 << 16
 
 
 @dataclass(frozen=True)
 class SegmentCounts:
-    """Distinct segments of two and more subwords, and how often each comes; those that come most first.
+    """Distinct segments of two or more subwords and how often each occurs, the most frequent first.
 
     Attributes:
-      ids_N: subwords of all of them, end to end.
+      ids_N: subwords of all segments, concatenated.
       offset: where each begins, and the end.
       count_K: how often each was seen.
       boundary: what ended them.
-      pruned: the highest count of a segment that was dropped for want of room, 0 if none was: where it is not, what
-        was dropped may have been seen so often more than `count_K` says.
+      pruned: the highest count of a segment that was dropped to save memory, 0 if none was; a count may be too low by
+        as much.
     """
 
     ids_N: Int32[np.ndarray, "N"]
@@ -45,22 +45,26 @@ def count_segments(
     encoder: TextEncoder,
     *,
     boundary: Boundary = "pretoken",
-    most_subwords: int = MOST_SUBWORDS,
+    capacity: int = CAPACITY,
     progress: Callable[[int], None] = lambda _: None,
 ) -> SegmentCounts:
-    """Counts the segments of texts, written as the model's own subwords.
+    """Counts the segments of texts, as the model's own subwords.
 
     Args:
-      texts: read once, one by one; with each may come how often it counts.
+      texts: read once, one by one; a text may come as a pair with how often it counts.
       encoder: of the model.
       boundary: what ends a segment.
-      most_subwords: once the distinct segments have so many together, the rarest are dropped until half is left.
-      progress: called with the bytes of text read, several times.
+      capacity: with more subwords of distinct segments than this, the rarest are dropped until half is left.
+      progress: called several times with the bytes of text read.
 
     Raises:
-      InputError: no text has a segment of two subwords, or hardly any segment comes twice so that none can be kept.
+      InputError: no segment has two subwords, or so few segments occur twice that none can be kept.
+
+    >>> counts = count_segments(["human beings", ("human", 10)], text_encoder)
+    >>> len(counts), counts.count_K
+    (2, array([11,  1]))
     """
-    table = _Table(most_subwords)
+    table = _Table(capacity)
     for batch in _batches(texts):
         subwords = encoder.encode([text for text, _ in batch], boundary=boundary, add_special_tokens=False)
         weight_R = np.array([weight for _, weight in batch], np.int64)
@@ -68,7 +72,7 @@ def count_segments(
         progress(sum(len(text.encode()) for text, _ in batch))
     if not table.n_known:
         raise InputError(
-            "No segment of the text has two subwords, so there is nothing to join: give more text, or a wider boundary."
+            "No segment of the text has two subwords, so there is nothing to merge: give more text or a wider boundary."
         )
     return table.counts(boundary)
 
@@ -88,8 +92,8 @@ def _batches(texts: Iterable[str | tuple[str, int]]) -> Iterator[list[tuple[str,
 class _Table:
     """The distinct segments so far, in arrays that grow."""
 
-    def __init__(self, most_subwords: int):
-        self.most_subwords, self.n_known, self.pruned = most_subwords, 0, 0
+    def __init__(self, capacity: int):
+        self.capacity, self.n_known, self.pruned = capacity, 0, 0
         self.ids_N, self.offset = np.empty(_SMALLEST, np.int32), np.zeros(_SMALLEST + 1, np.int64)
         self.length_K, self.count_K = np.zeros(_SMALLEST, np.int64), np.zeros(_SMALLEST, np.int64)
         self._index()
@@ -110,11 +114,11 @@ class _Table:
             self.count_K,
             self.n_known,
         )
-        if self.n_subwords > self.most_subwords:
+        if self.n_subwords > self.capacity:
             self._prune()
 
     def counts(self, boundary: Boundary) -> SegmentCounts:
-        """All of them, those that come most first, and of equals those that came first."""
+        """All segments, the most frequent first; of equally frequent ones, those seen first."""
         order = np.argsort(-self.count_K[: self.n_known], kind="stable")
         ids_N, offset = take_segments(self.ids_N, self.offset, order)
         return SegmentCounts(ids_N, offset, self.count_K[order], boundary, self.pruned)
@@ -131,17 +135,17 @@ class _Table:
         self.hash = index_segments(self.ids_N, self.offset, self.length_K, self.n_known, len(self.count_K))
 
     def _prune(self) -> None:
-        """Drops the lowest counts until half of the room is free."""
+        """Drops the lowest counts until half of the space is free."""
         count_K, length_K = self.count_K[: self.n_known], self.length_K[: self.n_known]
         order = np.argsort(count_K, kind="stable")
         n_gone = np.cumsum(length_K[order])  # if all up to here go
-        last = int(np.searchsorted(n_gone, self.n_subwords - self.most_subwords // 2))
+        last = int(np.searchsorted(n_gone, self.n_subwords - self.capacity // 2))
         threshold = int(count_K[order[last]])
         kept = np.flatnonzero(count_K > threshold)
         if not len(kept):
             raise InputError(
-                f"The text has more than {self.n_known:,} different segments, and none comes more than {threshold} "
-                "times, so none is worth keeping before the others: take a narrower boundary, or allow more memory."
+                f"The text has more than {self.n_known:,} different segments, and none occurs more than {threshold} "
+                "times, so none can be preferred to the others: use a narrower boundary, or allow more memory."
             )
         self.pruned = max(self.pruned, threshold)
         ids_N, offset = take_segments(self.ids_N, self.offset, kept)

@@ -1,10 +1,10 @@
-"""A grown vocabulary as a folder: `tokenizer.json` for the `tokenizers` library, and what each entry is made of.
+"""A grown vocabulary as a folder: `tokenizer.json` for the `tokenizers` library, and the subwords of each entry.
 
-`tokenizer.json` holds the model type WordPiece with an empty prefix, which in `tokenizers` is the longest entry that
-fits, from the left: the same ids as `GrownVocabulary.encode` wherever the segments are the same. They are with the
-boundaries `pretoken` and `sentence`, and with `word` on all text that we know of. `word_hyphen` looks at subwords, not
-at characters, so there the file may part a contraction (`don't`) behind its apostrophe, too. A tokenizer that puts a
-space before the first stretch of text only (Metaspace's scheme `first`) has no such step in the file.
+`tokenizer.json` has the model type WordPiece with an empty prefix, which in `tokenizers` takes the longest entry that
+fits, from the left: the same ids as `GrownVocabulary.encode` wherever the segments are the same. They are the same with
+the boundaries `pretoken` and `sentence`, and with `word` on all text we tried. `word_hyphen` looks at subwords, not
+characters, so with it the file may also split a contraction (`don't`) after its apostrophe. A tokenizer that puts a
+space before a text's first part only (Metaspace's scheme `first`) has no such step in the file.
 """
 
 import json
@@ -26,7 +26,7 @@ CONFIG, ENTRIES, TOKENIZER = "config.json", "entries.safetensors", "tokenizer.js
 MODEL_TYPE = "dyntok_vocabulary"
 _VERSION = 1
 _LONGEST_WORD = 1 << 20
-"""Bytes of the longest segment that `tokenizers` looks at; a longer one is the unknown token."""
+"""Bytes of the longest segment that `tokenizers` encodes; a longer one becomes the unknown token."""
 _WORD = r"[ \t\n]+(?= [^\s])|[ \t\n]*[^ \t\n]+|[ \t\n]+"
 _PUNCTUATION = r"[ \t\n]*[[\p{P}\p{S}]&&[^-]]+|[ \t\n]*[^[[\p{P}\p{S}]&&[^-]] \t\n]+|[ \t\n]+"
 SPLITS: dict[str, tuple[str, ...]] = {
@@ -35,22 +35,26 @@ SPLITS: dict[str, tuple[str, ...]] = {
     "word_hyphen": (_WORD, _PUNCTUATION),
     "sentence": (),
 }
-"""Of each boundary the expressions that match segments, one after the other."""
+"""For each boundary the expressions that split a text into segments, applied one after the other."""
 
 
 def save_vocabulary(
     folder: str | os.PathLike, vocabulary: GrownVocabulary, *, model: str = "", overwrite: bool = False
 ) -> None:
-    """Writes a vocabulary; the folder appears under its name once it is whole.
+    """Writes a vocabulary; the folder appears under its name once it is complete.
 
     Args:
-      folder: to be made.
+      folder: to create.
       vocabulary: to write.
-      model: the model's name, for whoever opens the folder.
+      model: the model's name, for people who open the folder.
       overwrite: replace a folder of that name that has a `config.json`.
 
     Raises:
-      CheckpointError: the folder is there already, or cannot be written.
+      CheckpointError: the folder exists already, or cannot be written.
+
+    >>> save_vocabulary(folder / "vocab", grown, model="tiny")
+    >>> sorted(path.name for path in (folder / "vocab").iterdir())
+    ['config.json', 'entries.safetensors', 'tokenizer.json']
     """
     config = {
         "model_type": MODEL_TYPE,
@@ -70,7 +74,7 @@ def save_vocabulary(
 
 
 def tokenizer_spec(vocabulary: GrownVocabulary) -> dict[str, Any]:
-    """The vocabulary as tokenizer.json writes it."""
+    """The content of tokenizer.json."""
     tokenizer = vocabulary.tokenizer
     spec = json.loads(tokenizer.byte_level.to_str())
     unknown = tokenizer.pieces[tokenizer.unknown_id or 0]
@@ -91,18 +95,23 @@ def tokenizer_spec(vocabulary: GrownVocabulary) -> dict[str, Any]:
 
 
 def read_vocabulary_config(folder: str | os.PathLike) -> dict[str, Any]:
-    """What `config.json` says: the model's name, the boundary, how many entries.
+    """Reads `config.json`: the model's name, the boundary, the numbers of entries.
 
     Raises:
-      InputError: the folder is no grown vocabulary, or one of another version.
+      InputError: the folder is not a grown vocabulary, or has another version.
+
+    >>> save_vocabulary(folder / "vocab", grown)
+    >>> config = read_vocabulary_config(folder / "vocab")
+    >>> config["own_entries"], config["new_entries"], config["boundary"]
+    (600, 12, 'pretoken')
     """
     folder = Path(folder)
     config = _read_json(folder / CONFIG)
     if config.get("model_type") != MODEL_TYPE:
-        raise InputError(f"{folder} is no grown vocabulary: name a folder that `dyntok build-vocab` wrote.")
+        raise InputError(f"{folder} is not a grown vocabulary: name a folder that `dyntok build-vocab` wrote.")
     if config.get("version") != _VERSION:
         raise InputError(
-            f"{folder} has version {config.get('version')}, this program reads {_VERSION}: build it again."
+            f"{folder} has version {config.get('version')}, but this program reads version {_VERSION}: build it again."
         )
     kinds = {"model": str, "tokenizer": str, "boundary": str, "fingerprint": str, "own_entries": int}
     wrong = [name for name, kind in kinds.items() if not isinstance(config.get(name), kind)]
@@ -115,19 +124,23 @@ def load_vocabulary(folder: str | os.PathLike, tokenizer: ByteLevelTokenizer) ->
     """Reads a vocabulary.
 
     Args:
-      folder: that `save_vocabulary` wrote.
+      folder: written by `save_vocabulary`.
       tokenizer: of the model.
 
     Raises:
-      InputError: no such folder, another model's, a damaged one; or a `tokenizer.json` with duplicates, without entries
-        of the model (special tokens above all), or with others than those that the vocabulary was built with.
+      InputError: the folder is missing, damaged or for another model, or its `tokenizer.json` has duplicates, lacks
+        entries of the model (special tokens above all), or has other entries than the vocabulary was built with.
+
+    >>> save_vocabulary(folder / "vocab", grown)
+    >>> load_vocabulary(folder / "vocab", decoder.tokenizer).fingerprint == grown.fingerprint
+    True
     """
     folder = Path(folder)
     config = read_vocabulary_config(folder)
     if config["tokenizer"] != tokenizer.fingerprint:
         raise InputError(
             f"{folder} was built for another tokenizer (of {config['model'] or 'a model without a name'}, fingerprint "
-            f"{config['tokenizer']}; the one in use has {tokenizer.fingerprint}): take that model, or build it again."
+            f"{config['tokenizer']}; the one in use has {tokenizer.fingerprint}): use that model, or build it again."
         )
     check_not_lfs_pointer(folder / ENTRIES, InputError)
     try:
@@ -139,7 +152,7 @@ def load_vocabulary(folder: str | os.PathLike, tokenizer: ByteLevelTokenizer) ->
         raise InputError(f"{folder / ENTRIES} cannot be read ({error}): build the vocabulary again.") from error
     _check_tokenizer(folder / TOKENIZER, vocabulary)
     if config["fingerprint"] != vocabulary.fingerprint:
-        raise InputError(f"The entries in {folder} are not those that it was built with: build it again.")
+        raise InputError(f"The entries in {folder} are not those it was built with: build it again.")
     return vocabulary
 
 
@@ -150,11 +163,11 @@ def _check_tokenizer(path: Path, vocabulary: GrownVocabulary) -> None:
         pairs = spec["model"]["vocab"]
         added = {token["content"] for token in spec["added_tokens"]}
     except (KeyError, TypeError) as error:
-        raise InputError(f"{path} is no tokenizer: {error} is missing. Build the vocabulary again.") from error
+        raise InputError(f"{path} is not a tokenizer: {error} is missing. Build the vocabulary again.") from error
     own = vocabulary.tokenizer
     special = sorted(own.pieces[index] for index in own.special_ids)
-    if lost := [piece for piece in special if piece not in pairs or piece not in added]:
-        raise InputError(f"{path} lacks the special tokens {' '.join(lost)}: build the vocabulary again.")
+    if missing := [piece for piece in special if piece not in pairs or piece not in added]:
+        raise InputError(f"{path} lacks the special tokens {' '.join(missing)}: build the vocabulary again.")
     expected = {string: index for index, string in enumerate([*own.pieces, *vocabulary.new_strings])}
     if pairs == expected:
         return
@@ -162,10 +175,10 @@ def _check_tokenizer(path: Path, vocabulary: GrownVocabulary) -> None:
         if pairs.get(string) != index:
             whose = "the model's own " if index < vocabulary.n_own else ""
             raise InputError(
-                f"{path} does not have {whose}entry {index}, {readable(string)!r}, where it was: build it again."
+                f"{path} does not have {whose}entry {index}, {readable(string)!r}, at its id: build it again."
             )
     unknown = next(string for string in pairs if string not in expected)
-    raise InputError(f"{path} has {readable(unknown)!r}, of which {ENTRIES} knows nothing: build the vocabulary again.")
+    raise InputError(f"{path} has {readable(unknown)!r}, which is not in {ENTRIES}: build the vocabulary again.")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What several experiments share: how a script ends, and rivals on the clock in turns."""
+"""What several experiments share: reporting results, and timing rivals in turns."""
 
 import lazy_loader
 

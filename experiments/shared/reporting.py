@@ -1,4 +1,4 @@
-"""How every script ends: its figures rounded, its table on the screen, both in the files that were asked for."""
+"""How every script ends: rounds its figures, prints its table, and writes the files that were asked for."""
 
 import json
 from collections.abc import Callable
@@ -25,7 +25,7 @@ class Outputs(Protocol):
 
 
 def report(figures: Figures, table: str, options: Outputs, console: Console) -> Figures:
-    """Shows a Markdown table, writes it and the figures, and returns these with five digits."""
+    """Prints a Markdown table, writes it and the figures, and returns the figures with five digits."""
     figures = {name: float(f"{value:.5g}") if isinstance(value, float) else value for name, value in figures.items()}
     console.print(Markdown(table))
     if "run_seconds" in figures:
@@ -38,7 +38,7 @@ def report(figures: Figures, table: str, options: Outputs, console: Console) -> 
 
 
 def run_script(run: Callable[[Any, Console], Figures], options: type, description: str | None) -> None:
-    """Reads the command line and runs; what a user got wrong is told in a line, with exit code 2."""
+    """Parses the command line and runs; a user's error is printed in one line, with exit code 2."""
     try:
         run(tyro.cli(options, description=description), Console())
     except DyntokError as error:

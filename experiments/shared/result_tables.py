@@ -1,4 +1,4 @@
-"""The tables that docs show, each made of one or two files of `experiments/results`."""
+"""The tables in the docs, each made from one or two files of `experiments/results`."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -60,7 +60,7 @@ def bitext_languages(name: str, method: str) -> str:
 
 
 def retention_summary() -> str:
-    """Bits a byte and what is kept of a context's worth at half and full merging."""
+    """Bits per byte and the share kept of a context's value, at half and full merging."""
     figures = figures_of("retention_udhr")
     rows = []
     for code, language in LANGUAGES.items():
@@ -80,7 +80,7 @@ def retention_summary() -> str:
 
 
 def retention_shares(method: str) -> str:
-    """Bits a byte, what is kept, and agreement of the most probable token, at all shares."""
+    """Bits per byte, the share kept, and agreement of the most probable token, at all shares."""
     figures = figures_of("retention_udhr")
     rows = []
     for code, language in LANGUAGES.items():
@@ -137,7 +137,7 @@ def stream_programs() -> str:
 
 
 def merging_speed() -> str:
-    """Merging on the host and the device beside plain Python."""
+    """Merging on the host and the device, compared with plain Python."""
     figures = figures_of("bench_merging")
     rows = []
     for size in ("32x40", "32x128", "128x128", "1024x128"):
@@ -151,7 +151,7 @@ def merging_speed() -> str:
 
 
 def decoder_speed() -> str:
-    """Decoding and prefill beside PyTorch transformers."""
+    """Decoding and prefill, compared with PyTorch transformers."""
     figures = figures_of("bench_decoder")
     rows = []
     for n_batch in (1, 8):
@@ -180,8 +180,26 @@ def first_token() -> str:
     return _table(["", "static tokens", "merged", "static", "merged", "fewer tokens", "faster"], rows)
 
 
+def start_up() -> str:
+    """Seconds from a command's start, with no program compiled yet and with those of the first time."""
+    figures = figures_of("bench_startup")
+    titles = {
+        "generate_first_text": "`dyntok generate`, first text",
+        "generate": "`dyntok generate`, 24 tokens",
+        "score": "`dyntok score`, one continuation",
+        "encode": "`dyntok encode`, one short file",
+    }
+    moments = ("first", "later")
+    rows = [
+        [title, *(f"{figures[f'{name}_{when}_seconds']:.1f} s" for when in moments)] for name, title in titles.items()
+    ]
+    helps = [seconds for name, seconds in figures.items() if name.endswith("help_seconds")]
+    rows.append(["`--help`, the slowest command", "", f"{max(helps):.2f} s"])
+    return _table(["from the start of the process", "first time", "later"], rows)
+
+
 def data_speed() -> str:
-    """The pipeline of training batches beside a step."""
+    """The pipeline of training batches, compared with a step."""
     figures = figures_of("bench_data")
     rows = [
         ["batches a second", f"{figures['batches_per_s']:.0f}"],
@@ -210,7 +228,7 @@ def vocabulary_steps() -> str:
 
 
 def vocabulary_growth() -> str:
-    """What it takes to grow, embed and index a vocabulary."""
+    """Time and memory to grow a vocabulary, and its effect on tokens."""
     figures = figures_of("vocabulary_growth")
     rows = [
         [
@@ -230,7 +248,7 @@ def vocabulary_growth() -> str:
 
 
 def written_bits() -> str:
-    """Bits a byte of a text written in the model's own tokens and in a large vocabulary."""
+    """Bits per byte of a text in the model's own tokens and in a large vocabulary."""
     by_method = [figures_of("generation_quality"), figures_of("generation_quality_hypernet")]
     ways = {
         "own": "own tokens",
@@ -285,7 +303,7 @@ def index_agreement() -> str:
 
 
 def index_search() -> str:
-    """Recall, speed and size of the index beside its rivals."""
+    """Recall, speed and size of the index and its rivals."""
     figures = figures_of("bench_index")
     names = [key.removesuffix("_recall") for key in figures if key.endswith("_recall")]
     exact = {n: figures[f"exact_batch{n}_milliseconds"] for n in (1, 32)}
@@ -388,7 +406,7 @@ def compiled_training() -> str:
 
 
 def entry_costs() -> str:
-    """What entries cost for a width of 4096 on 8 devices: arithmetic on the formulas beside the table."""
+    """The cost of entries for a width of 4096 on 8 devices, from the formulas beside the table."""
     width, devices, probes = 4096, 8, 32 * 64
     rows = []
     for entries, title in ((10**6, "1 million"), (10**7, "10 million"), (10**8, "100 million")):
@@ -450,6 +468,7 @@ TABLES = {
     "decoder_speed": decoder_speed,
     "first_token": first_token,
     "data_speed": data_speed,
+    "start_up": start_up,
     "vocabulary_steps": vocabulary_steps,
     "vocabulary_growth": vocabulary_growth,
     "written_bits": written_bits,
@@ -462,4 +481,4 @@ TABLES = {
     "entry_costs": entry_costs,
     "compiled_training": compiled_training,
 }
-"""What `<!-- table: NAME -->` in a Markdown file may ask for."""
+"""The names that `<!-- table: NAME -->` in a Markdown file may have."""

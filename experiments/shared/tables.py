@@ -1,11 +1,11 @@
-"""Tables and figures of the docs, written between their marks from `experiments/results/*.json`.
+"""Tables and figures in the docs, written between marks from `experiments/results/*.json`.
 
-    python -m experiments.shared.tables            what differs, by file and mark; exit code 1 if anything does
-    python -m experiments.shared.tables --write    put it right
+    python -m experiments.shared.tables            list what differs, by file and mark; exit code 1 if anything
+    python -m experiments.shared.tables --write    correct it
 
 A table is between `<!-- table: NAME -->` and `<!-- end -->`; NAME is one of `TABLES` in `result_tables.py`. A figure
 in a sentence is between `<!-- FILE KEY FORMAT -->` and `<!-- -->`, not at the beginning of a line: the value under KEY
-in `experiments/results/FILE.json`, written as Python's FORMAT says (`.1f`, `,`; left out, as it is). A second.
+in `experiments/results/FILE.json`, formatted by Python's FORMAT (`.1f`, `,`; if omitted, unchanged). A second.
 """
 
 import re
@@ -22,7 +22,7 @@ RUN = "<!-- run -->"
 """Before the Python of docs that the tests run."""
 TABLE = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end -->)", flags=re.DOTALL)
 FIGURE = re.compile(r"(?<!^)(<!-- (\w+) ([\w:-]+)(?: ([^\s<>-]+))? -->)([^<\n]*)(<!-- -->)", flags=re.MULTILINE)
-"""At the beginning of a line Markdown takes a comment for a block of its own."""
+"""Markdown treats a comment at the beginning of a line as a block of its own."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ class Options:
     """Compares the tables and figures of the docs with the recorded ones.
 
     Attributes:
-      write: put right what differs.
+      write: correct what differs.
     """
 
     write: bool = False
 
 
 def marked_files() -> list[Path]:
-    """The Markdown files that may have marks."""
+    """The Markdown files with marks."""
     return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -48,7 +48,7 @@ def filled(text: str) -> str:
 
 
 def differences(text: str) -> list[str]:
-    """The marks of a Markdown text between which there is something else than the recorded results."""
+    """The marks of a Markdown text whose content differs from the recorded results."""
     told = []
     for mark in (TABLE, FIGURE):
         pairs = zip(mark.finditer(text), mark.finditer(filled(text)), strict=True)
@@ -57,19 +57,19 @@ def differences(text: str) -> list[str]:
 
 
 def unknown_marks(text: str) -> list[str]:
-    """Comments that are no mark: misspelt, without an end, or at the beginning of a line."""
+    """Comments that are not valid marks: misspelt, without an end, or at the beginning of a line."""
     rest = FIGURE.sub("", TABLE.sub("", text)).replace(RUN, "")
     return re.findall(r"<!--.*?-->", rest)
 
 
 def main(options: Options) -> int:
-    """Reports, or writes, what differs; returns the exit code."""
+    """Reports or corrects what differs; returns the exit code."""
     status = 0
     for path in marked_files():
         text = path.read_text(encoding="utf-8")
         unknown, wrong = unknown_marks(text), differences(text)
         for mark in unknown:
-            print(f"{path.relative_to(ROOT)}: {mark} is no mark")
+            print(f"{path.relative_to(ROOT)}: {mark} is not a valid mark")
         for mark in wrong:
             print(f"{path.relative_to(ROOT)}: {mark} {'written' if options.write else 'differs'}")
         if options.write and wrong:

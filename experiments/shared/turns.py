@@ -1,4 +1,4 @@
-"""Rivals on the clock in turns: a busy machine drifts within seconds, so whoever runs alone is not comparable."""
+"""Timing of rivals in turns: a busy machine drifts within seconds, so separate runs are not comparable."""
 
 import time
 from collections.abc import Callable
@@ -12,11 +12,11 @@ Rounds = list[list[tuple[float, Any]]]
 
 
 def take_turns(modes: dict[str, Callable], items: list, rounds: int, title: str) -> dict[str, Rounds]:
-    """Seconds and result of every mode for every item in every round, [round][item]; modes take turns at an item."""
+    """Seconds and result of each mode for each item in each round, [round][item]; the modes take turns on each item."""
     runs: dict[str, Rounds] = {mode: [[] for _ in range(rounds)] for mode in modes}
     for number in track(range(rounds), description=title, transient=True):
         for at, item in enumerate(items):
-            # nobody always goes first
+            # no mode always goes first
             for mode in list(modes) if (at + number) % 2 else list(modes)[::-1]:
                 started = time.perf_counter()
                 result = modes[mode](item)
@@ -25,7 +25,7 @@ def take_turns(modes: dict[str, Callable], items: list, rounds: int, title: str)
 
 
 def best_seconds(rounds: Rounds) -> float:
-    """The sum over items of the best round: what it takes when nothing else runs."""
+    """The sum over items of the best round: the time on an idle machine."""
     return sum(min(seconds for seconds, _ in of_item) for of_item in zip(*rounds, strict=True))
 
 
@@ -34,6 +34,6 @@ def round_seconds(rounds: Rounds) -> list[float]:
 
 
 def ratio(slow: Rounds, fast: Rounds) -> tuple[float, float]:
-    """How many times as fast: by best times, and the median of the ratios of whole rounds."""
+    """The speed-up by best times, and the median ratio of whole rounds."""
     pairs = zip(round_seconds(slow), round_seconds(fast), strict=True)
     return best_seconds(slow) / best_seconds(fast), median(a / b for a, b in pairs)

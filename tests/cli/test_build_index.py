@@ -52,6 +52,7 @@ def run(tiny, tmp_path, monkeypatch, capsys):
     return build
 
 
+@pytest.mark.slow
 def test_the_index_finds_the_tables_rows_and_says_how_many(run, tiny):
     said = run("--output", "index")
     table = open_table(tiny / "table")
@@ -91,14 +92,14 @@ def test_the_ends_of_texts_are_scored_always(run, tiny):
 def test_what_cannot_be_built_is_told_and_nothing_is_written(run, tmp_path):
     assert "`dyntok embed-vocab` wrote" in run("--output", "index", table="model", status=2)
     (tmp_path / "index").write_text("mine")
-    assert "is there already" in run("--output", "index", status=2)
-    assert "from 0 on, not -1" in run("--output", "new", "--written-tokens", "-1", status=2)
+    assert "exists already" in run("--output", "index", status=2)
+    assert "must be 0 or more, got -1" in run("--output", "new", "--written-tokens", "-1", status=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["de.txt", "index"]
 
 
 def test_an_index_is_replaced_when_asked_and_known_by_its_table(run, tiny):
     run("--output", "index")
-    assert "is there already" in run("--output", "index", status=2)
+    assert "exists already" in run("--output", "index", status=2)
     run("--output", "index", "--overwrite", table="other")
     load_index("index", table=table_identity(open_table(tiny / "other").config))
     with pytest.raises(ValueError, match="another table"):

@@ -88,7 +88,7 @@ def test_held_out_lines_of_every_file_tell_what_is_saved(build, tiny, tmp_path, 
     assert vocabulary.fingerprint == GrownVocabulary.from_entries(tokenizer, entries, "pretoken").fingerprint
     before = TextEncoder(tokenizer).encode_static(held_out).counts.mean()
     after = vocabulary.encode(held_out).counts.mean()
-    assert f"On 6 texts held out: {before:.1f} static tokens a text before, {after:.1f} after" in out
+    assert f"On 6 texts held out: {before:.1f} static tokens per text before, {after:.1f} after" in out
     assert after < before
 
 
@@ -98,7 +98,7 @@ def test_aligned_texts_and_boundaries(build, tiny, tmp_path):
     out = build("both.jsonl", "--boundary", "sentence", "--min-count", 3, size=10**6)
     vocabulary = load_vocabulary(tmp_path / "vocab", ByteLevelTokenizer.load(tiny / "untied"))
     assert vocabulary.boundary == "sentence"
-    assert "No other pair comes 3 times, so they are fewer than 1,000,000" in out
+    assert "No other pair occurs 3 times, so there are fewer than 1,000,000" in out
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_aligned_texts_and_boundaries(build, tiny, tmp_path):
     [
         ([], "Give at least one file to grow on"),
         (["missing.txt"], "There is no file missing.txt"),
-        (["de.txt", "--size", "600"], "leaves no room: .* has 600 entries"),
+        (["de.txt", "--size", "600"], "--size must be more than the 600 entries of .*, got 600"),
         (["de.txt", "--max-subwords", "1"], "max_subwords must be 2 or more"),
         (["de.txt", "--min-count", "0"], "min_count must be 1 or more"),
         (["de.txt", "--held-out", "-1"], "--held-out must be 0 or more"),
@@ -123,7 +123,7 @@ def test_what_cannot_be_is_told_in_a_line(run, tiny, tmp_path, options, said):
 def test_another_vocabulary_is_replaced_only_when_asked_for(build, tmp_path):
     build("de.txt")
     before = (tmp_path / "vocab" / "tokenizer.json").read_bytes()
-    assert "is there already" in build("el.txt.gz", status=2)
+    assert "exists already" in build("el.txt.gz", status=2)
     assert (tmp_path / "vocab" / "tokenizer.json").read_bytes() == before
     build("el.txt.gz", "--overwrite")
     assert (tmp_path / "vocab" / "tokenizer.json").read_bytes() != before
@@ -151,7 +151,7 @@ def test_tables_of_every_kind(build, run, tiny, tmp_path):
 
 def test_tied_tables_have_one_row_an_entry(build, run, tmp_path):
     build("de.txt", size=650, model="tied")
-    assert "have a row, input and output in one" in run("embed-vocab", "vocab", "--output", "table", "--mesh", "2x2")
+    assert "have one row for input and output" in run("embed-vocab", "vocab", "--output", "table", "--mesh", "2x2")
     assert not open_table(tmp_path / "table").config.has_output
 
 

@@ -136,12 +136,12 @@ def test_what_cannot_be_converted_is_told_and_nothing_is_written(tiny, tmp_path,
     cases = {
         ("gone/a/b", "out"): "There is no folder",
         ("empty", "out"): "lacks config.json",
-        ("damaged", "out"): "truncated or no safetensors file",
+        ("damaged", "out"): "truncated or not a safetensors file",
         ("other", "out"): "word_embeddings.weight is [",
         ("damaged", "damaged"): "choose another name",
         ("damaged", "."): "choose another name",
         ("damaged", "other/config.json/x"): "cannot be written",
-        ("damaged", "other/config.json"): "is no folder",
+        ("damaged", "other/config.json"): "is not a folder",
     }
     for (source, target), said in cases.items():
         convert(tmp_path / source, tmp_path / target, status=2)

@@ -89,6 +89,7 @@ def test_the_sample_without_limit_gives_the_figures_of_the_design(e5_tokenizer_f
     assert {name: rows.shape for name, rows in embeddings.items()} == dict.fromkeys(load_sample(), (50, 8))
 
 
+@pytest.mark.slow
 def test_files_hold_what_the_library_computes(run, tiny, tmp_path):
     out = run("texts.txt", "--share", 60, "--hypernet", tiny / "mono", "--output", "out")
     encoder = DynamicEncoder.load(tiny / "model", tiny / "mono")
@@ -118,6 +119,8 @@ def test_files_hold_what_the_library_computes(run, tiny, tmp_path):
         (["--boundary", "word", "--scope", "example"], {"merging": Merging(boundary="word", scope="example")}),
         (["--max-subwords", "2", "--batch-size", "2"], {"merging": Merging(max_subwords=2), "batch_size": 2}),
         (["--prefix", "query: ", "--pooling", "first"], {"prefix": "query: ", "pooling": "first"}),
+        (["--pooling", "max", "--truncate-dim", "5"], {"pooling": "max", "truncate_dim": 5}),
+        (["--protect", "[a-z]+"], {"merging": Merging(protect="[a-z]+")}),
         (["--mesh", "2x1"], {}),
     ],
 )
@@ -127,6 +130,26 @@ def test_options_reach_the_library(run, tiny, tmp_path, options, library):
     embeddings = load_file(tmp_path / "dyntok-output" / "embeddings.safetensors")["embeddings"]
     np.testing.assert_allclose(embeddings, expected.embeddings_ND, atol=1e-5)
     assert [line["n_tokens"] for line in token_lines(tmp_path / "dyntok-output")] == expected.n_tokens.tolist()
+
+
+def test_14_1_a_prompt_goes_by_its_name(tiny, run, tmp_path):
+    shutil.copytree(tiny / "model", tmp_path / "model")
+    prompts = {"prompts": {"query": "query: "}}
+    (tmp_path / "model" / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+    run("texts.txt", "--no-static", "--model", tmp_path / "model", "--prompt-name", "query")
+    expected = DynamicEncoder.load(tmp_path / "model").encode(TEXTS, prefix="query: ").embeddings_ND
+    embeddings = load_file(tmp_path / "dyntok-output" / "embeddings.safetensors")["embeddings"]
+    np.testing.assert_allclose(embeddings, expected, atol=1e-5)
+    assert "--prefix is a text" in run("texts.txt", "--prefix", "x", "--prompt-name", "query", status=2)
+    assert "declares no prompt 'query'" in run("texts.txt", "--prompt-name", "query", status=2)
+
+
+def test_14_4_special_tokens_are_text_if_asked(run, tmp_path):
+    (tmp_path / "special.txt").write_text("a <mask> b\n")
+    for options, is_special in (([], True), (["--special-tokens", "text"], False)):
+        run("special.txt", "--no-static", *options)
+        (line,) = token_lines(tmp_path / "dyntok-output")
+        assert (2 in line["uncounted"]) == is_special == (line["n_tokens"] < 3)
 
 
 def test_hidden_states_are_one_tensor_a_text(run, tmp_path):
@@ -207,11 +230,12 @@ def test_too_long_texts_are_told_and_cut_only_when_asked(run, tmp_path):
     assert "Text 1 has" in run("long.txt", status=2)
     assert not (tmp_path / "dyntok-output").exists()
     out = run("long.txt", "--truncate")
-    assert "Texts cut to the positions there are: 1" in out
+    assert "Texts truncated to the model's positions: 1" in out
     line = token_lines(tmp_path / "dyntok-output")[1]
     assert line["n_static"] == line["n_tokens"] == 62
 
 
+@pytest.mark.slow
 def test_a_line_of_a_megabyte_is_no_error_where_truncation_is_allowed(run, tmp_path):
     (tmp_path / "long.txt").write_text("The quick brown fox, 你好 " * 40_000, encoding="utf-8")
     started = time.perf_counter()
@@ -225,10 +249,8 @@ def test_learnt_merges_are_applied_and_foreign_ones_refused(run, tiny, tmp_path)
     assert main([*learn, "--model", str(tiny / "model"), "--boundary", "word"]) == 0
     run("corpus.txt", "--merge-list", "merges.jsonl", "--no-static")
     assert token_lines(tmp_path / "dyntok-output")[0]["n_tokens"] == 3
-    assert "leave --boundary out" in run(
-        "corpus.txt", "--merge-list", "merges.jsonl", "--boundary", "pretoken", status=2
-    )
-    assert "leave out" in run("corpus.txt", "--merge-list", "merges.jsonl", "--share", 50, status=2)
+    assert "omit --boundary" in run("corpus.txt", "--merge-list", "merges.jsonl", "--boundary", "pretoken", status=2)
+    assert "omit --share" in run("corpus.txt", "--merge-list", "merges.jsonl", "--share", 50, status=2)
     header, _, rest = (tmp_path / "merges.jsonl").read_text().partition("\n")
     (tmp_path / "foreign.jsonl").write_text(json.dumps(json.loads(header) | {"tokenizer": "other"}) + "\n" + rest)
     assert "another tokenizer" in run("corpus.txt", "--merge-list", "foreign.jsonl", status=2)
@@ -252,18 +274,18 @@ def test_learnt_merges_are_applied_and_foreign_ones_refused(run, tiny, tmp_path)
         (["texts.txt", "--batch-size", "0"], "1 or more"),
         (["texts.txt", "--mesh", "4"], "DATAxMODEL"),
         (["texts.txt", "--mesh", "100x100"], "does not fit"),
-        (["texts.txt", "--only", "de"], "leave it out"),
+        (["texts.txt", "--only", "de"], "omit --only"),
         (["--only", "xx"], "no text in xx"),
-        (["texts.txt", "--cache", "x"], "without --hypernet"),
+        (["texts.txt", "--cache", "x"], "without a hypernetwork"),
         (["texts.txt", "--output", "texts.txt"], "not a folder"),
         (["texts.txt", "--json", "."], "is a folder"),
         (["texts.txt", "--merge-list", "gone.jsonl"], "cannot be read"),
         (["texts.txt", "--model", "./gone"], "There is no folder"),
-        (["texts.txt", "--model", "bare"], "is no model: it lacks config.json, weights"),
+        (["texts.txt", "--model", "bare"], "is not a model: it lacks config.json, weights"),
         (["texts.txt", "--hypernet", "NARROW"], "width 16"),
         (["texts.txt", "--hypernet", "LANGS"], "--language"),
-        (["--hypernet", "LANGS"], "knows no language 'th'"),
-        (["texts.txt", "--hypernet", "LANGS", "--language", "tlh"], "knows no language 'tlh'"),
+        (["--hypernet", "LANGS"], "was not trained for the language 'th'"),
+        (["texts.txt", "--hypernet", "LANGS", "--language", "tlh"], "was not trained for the language 'tlh'"),
     ],
 )
 def test_what_a_user_can_put_right_is_one_line_and_nothing_is_written(run, tiny, tmp_path, options, said):

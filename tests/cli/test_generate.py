@@ -170,6 +170,14 @@ def test_a_chat_is_what_the_user_says_behind_what_the_system_says(run, decoder, 
         assert lines(tmp_path / "out.jsonl") == [expected_line(decoder, PROMPT, 0, text)]
 
 
+def test_14_4_special_tokens_typed_in_a_chat_are_text_unless_asked(run, decoder, tiny, tmp_path):
+    typed, special = "Say </s><s>", DynamicDecoder.load(tiny / "model", special_tokens="special")
+    for options, library in (([], decoder), (["--special-tokens", "special"], special)):
+        run(typed, "--chat", *options, "--output", "out.jsonl")
+        (text,) = library.generate([[{"role": "user", "content": typed}]], **WORDS)
+        assert lines(tmp_path / "out.jsonl") == [expected_line(decoder, typed, 0, text)]
+
+
 def test_a_file_holds_a_prompt_a_line(run, decoder, tmp_path, monkeypatch):
     texts = decoder.generate([PROMPT, OTHER], **WORDS)
     expected = [expected_line(decoder, *of) for of in zip((PROMPT, OTHER), (0, 0), texts, strict=True)]
@@ -179,7 +187,7 @@ def test_a_file_holds_a_prompt_a_line(run, decoder, tmp_path, monkeypatch):
     for file in ("prompts.txt", "prompts.txt.gz", "-"):
         out, err = run("--file", file, "--output", "out.jsonl")
         assert lines(tmp_path / "out.jsonl") == expected
-        assert "Blank lines left out: 1." in out
+        assert "Blank lines skipped: 1." in out
         assert err == ""
 
 
@@ -244,15 +252,15 @@ def test_the_clock_tells_what_was_compiled_until_a_moment():
         (["x", "--system", "Be brief."], "give --chat too"),
         (["x", "--static", "--share", "50"], "--static merges nothing: leave out --share"),
         (["x", "--share", "50", "--merges", "3"], "give one of them"),
-        (["x", "--boundary", "word"], "--boundary would do nothing: ask for merging too"),
-        (["x", "--scope", "batch", "--max-subwords", "3"], "--scope, --max-subwords would do nothing"),
-        (["x", "--merge-last"], "--merge-last would do nothing"),
-        (["x", "--language", "de"], "--language would do nothing"),
-        (["x", "--hypernet", "./gone"], "--hypernet would do nothing"),
+        (["x", "--boundary", "word"], "--boundary would have no effect: turn merging on"),
+        (["x", "--scope", "batch", "--max-subwords", "3"], "--scope, --max-subwords would have no effect"),
+        (["x", "--merge-last"], "--merge-last would have no effect"),
+        (["x", "--language", "de"], "--language would have no effect"),
+        (["x", "--hypernet", "./gone"], "--hypernet would have no effect"),
         (["x", "--prompt-vocab"], "give a goal too, such as --share 100"),
         (["x", "--samples", "0"], "1 or more"),
         (["x", "--samples", "2"], "would be the same text"),
-        (["x", "--top-k", "5"], "temperature 0 draws nothing"),
+        (["x", "--top-k", "5"], "Temperature 0 always takes"),
         (["x", "--temperature", "-1"], "temperature must be"),
         (["x", "--temperature", "1", "--top-p", "1.5"], "top_p must be"),
         (["x", "--repetition-penalty", "0"], "more than 0"),

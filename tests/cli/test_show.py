@@ -90,7 +90,7 @@ def test_learnt_merges_show_as_they_apply(show, tokenizer_folder, tmp_path, caps
     assert (learnt.boundary, learnt.max_subwords) == ("word", 7)
     lines = show(TEXT, "--merge-list", output).splitlines()
     assert tokens_of(lines[4]) == [f" {word}" for word in TEXT.split()]
-    assert "leave --boundary out" in show(TEXT, "--merge-list", output, "--boundary", "pretoken", status=2)
+    assert "omit --boundary" in show(TEXT, "--merge-list", output, "--boundary", "pretoken", status=2)
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ def validations(folder: Path) -> list[dict]:
     return [line for line in lines if "validation_loss" in line]
 
 
+@pytest.mark.slow
 def test_training_beats_fvt_on_text_that_was_held_out(given, tmp_path, capsys):
     output = tmp_path / "run"
     options = ["--steps", "120", "--validate-every", "60", "--learning-rate", "3e-3", "--objectives", "sentences"]
@@ -72,6 +73,7 @@ def started(given: Path, output: Path, *options: str) -> subprocess.Popen:
 KILLED = ("--steps", "40", "--checkpoint-every", "5", "--validate-every", "20", "--pieces-per-batch", "16")
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_bit_for_bit(given, tmp_path):
     """Killed as nothing can be caught, some way into the run."""
     killed = started(given, tmp_path / "killed")
@@ -93,6 +95,7 @@ def test_a_killed_run_goes_on_bit_for_bit(given, tmp_path):
     assert validations(tmp_path / "killed") == validations(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_options_may_come_from_a_file(given, tmp_path):
     config = tmp_path / "run.toml"
     config.write_text(
@@ -113,6 +116,7 @@ def multilingual(given, tmp_path) -> tuple[Path, list[str]]:
     return tmp_path / "run", arguments(given, tmp_path / "run", *options, "--validation", str(given / "de.txt"))
 
 
+@pytest.mark.slow
 def test_texts_train_their_own_language(multilingual, tmp_path):
     output, run = multilingual
     assert main(run) == 0
@@ -123,6 +127,7 @@ def test_texts_train_their_own_language(multilingual, tmp_path):
     assert not np.array_equal(after[1], before[1])
 
 
+@pytest.mark.slow
 def test_it_is_contents_that_a_resumed_run_must_share(multilingual, given, tmp_path, capsys):
     _, run = multilingual
     assert main(run) == 0
@@ -140,26 +145,26 @@ def test_it_is_contents_that_a_resumed_run_must_share(multilingual, given, tmp_p
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--objectives", "sentence"], "There is no objective 'sentence'"),
+        (["--objectives", "sentence"], "language_model, got 'sentence'"),
         (["--objectives", "hidden=x"], "--objectives must be given numbers, got 'hidden=x'"),
         (["--words-share", "much"], "--words-share must be given numbers, got 'much'"),
         (["--words-share", "de=0.5"], "words_share names de, but there are no words in that language; there are none"),
         (["--language-weights", "fr=2"], "there are de"),
-        (["--language-weights", "de=0"], "language_weights of de is 0.0"),
-        (["--identity-steps", "3"], "add the objective pieces"),
+        (["--language-weights", "de=0"], "language_weights of de must be a positive number, got 0.0"),
+        (["--identity-steps", "3"], "add pieces to --objectives"),
         (["--objectives", "next_subword"], "compares a decoder's predictions"),
         (["--objectives", "language_model"], "masked-LM head"),
-        (["--steps", "0"], "steps is 0"),
+        (["--steps", "0"], "steps must be at least 1, got 0"),
         (["--held-out", "100000"], "hold out fewer"),
-        (["--max-length", "100"], "max_length is 100: the model has positions for 64"),
+        (["--max-length", "100"], "max_length is 100, but the model has positions for 64"),
         (["--max-length", "1", "--objectives", "pieces", "--validation", "tiny.txt"], "leaves no room for text"),
-        (["--share-mean", "101"], "share_mean is 101.0"),
+        (["--share-mean", "101"], "share_mean must be a percentage, from 0 to 100, got 101.0"),
         (["--start-from", "multilingual", "--text", "texts.txt"], "write CODE=FILE, with one of en de"),
-        (["--start-from", "multilingual", "--text", "fr=texts.txt"], "said to be in 'fr': write CODE=FILE"),
+        (["--start-from", "multilingual", "--text", "fr=texts.txt"], "has the language 'fr': write CODE=FILE"),
         (["--validation", "de=aligned.jsonl"], "leave de= out"),
         (["--text", "empty.txt"], "empty.txt is empty"),
         (["--text", "latin.txt"], "latin.txt, line 2"),
-        (["--text", "tiny.txt"], "a batch takes 8"),
+        (["--text", "tiny.txt"], "a batch needs 8"),
         (["--validation", "nowhere.txt"], "There is no file nowhere.txt"),
         (["--config", "broken.toml"], "broken.toml is not TOML"),
         (["--config", "unknown.toml"], "unknown.toml: Unrecognized options: --stepz"),

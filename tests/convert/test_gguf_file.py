@@ -126,8 +126,8 @@ FAULTS = {
     "one of many": ("one of 3 parts", {"split.count": 3}),
     "no tokenizer": ("no tokenizer", bpe_fields(tokens=None)),
     "tokenizer kind": ("tokenizer of kind 'bert'", bpe_fields(model="bert")),
-    "pre-tokenizer": ("in the way 'qwen2' .*supported are gpt-2", bpe_fields(pre="qwen2")),
-    "no pre-tokenizer": ("does not say how its tokenizer splits", bpe_fields(pre=None)),
+    "pre-tokenizer": ("has the pre-tokenizer 'qwen2' .*supported are gpt-2", bpe_fields(pre="qwen2")),
+    "no pre-tokenizer": ("does not name its pre-tokenizer", bpe_fields(pre=None)),
     "kinds of pieces": ("500 pieces, but 3 kinds", bpe_fields(token_type=[1, 1, 1])),
     "merges": ("damaged tokenizer", bpe_fields(merges=["never ever"])),
     "no bos": ("with a token it lacks: bos", bpe_fields(add_bos_token=True, bos_token_id=None)),
@@ -176,7 +176,7 @@ def test_a_file_cut_anywhere_is_refused(tmp_path, tiny_file):
     cut = tmp_path / "cut.gguf"
     for keep in (0, 3, 6, 20, 100, 3000, len(data) // 4, len(data) - 40_000, len(data) - 300):
         cut.write_bytes(data[:keep])
-        with pytest.raises(CheckpointError, match=r"cut short or damaged|is no GGUF file"):
+        with pytest.raises(CheckpointError, match=r"truncated or damaged|is not a GGUF file"):
             read_gguf(cut)
 
 

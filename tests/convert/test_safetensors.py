@@ -159,7 +159,7 @@ def test_missing_shards_and_tensors_of_the_index_are_named(tmp_path):
     with pytest.raises(CheckpointError, match="their shards do not hold: ghost"):
         load_encoder(folder)
     (folder / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"shards that are not there: model-00002-of-00002\.safetensors"):
+    with pytest.raises(CheckpointError, match=r"missing shards: model-00002-of-00002\.safetensors"):
         load_encoder(folder)
     index.write_text(json.dumps({"weight_map": {"a": "../elsewhere.safetensors"}}))
     with pytest.raises(CheckpointError, match="outside its folder"):
@@ -202,7 +202,7 @@ def test_truncated_files_are_told(tmp_path, keep):
     folder = write_folder(tmp_path / "m", random_tensors())
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(CheckpointError, match="is truncated or no safetensors file"):
+    with pytest.raises(CheckpointError, match="is truncated or not a safetensors file"):
         load_encoder(folder)
 
 

@@ -82,6 +82,7 @@ def without_cache(decoder, ids, sampling, key, *, n_tokens=N_TOKENS, seen=None):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [PLAIN, RING], ids=["plain", "ring"])
 @pytest.mark.parametrize(
     "sampling", [SamplingConfig(), SamplingConfig(1.5, top_k=20, min_p=0.01)], ids=["greedy", "drawn"]
@@ -168,6 +169,7 @@ def test_equal_prompts_and_seeds_have_equal_keys_and_others_do_not():
     assert len(set(data)) == 3
 
 
+@pytest.mark.slow
 def test_continuations_have_the_probabilities_of_the_full_forward():
     decoder = random_decoder(PLAIN)
     ids, mask = prompts((5, 12))
@@ -199,6 +201,7 @@ def test_many_positions_are_scored_a_few_at_a_time():
 WIDE = DecoderConfig("mistral", 64, 64, 2, 16, 8, 4, 64, max_positions=256, sliding_window=8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(8, 1), (2, 4), (1, 8)])
 def test_sharded_decoding_is_unsharded_decoding(shape):
     decoder = random_decoder(WIDE)

@@ -200,6 +200,7 @@ def test_a_penalised_prompt_counts_merged_tokens_as_their_subwords(decoder):
     decoder.generate([GREEK], goal=FULL, sampling=SamplingConfig(repetition_penalty=1.3), max_tokens=3)
 
 
+@pytest.mark.slow
 def test_scores_are_the_log_probabilities_of_the_full_forward(decoder):
     prompts, continuations = [GREEK, GREEK, "x"], [" και", " ελεύθεροι και ίσοι", ""]
     found = decoder.score(prompts, continuations, goal=None)
@@ -224,6 +225,7 @@ def test_scores_do_not_depend_on_the_batch(decoder):
         np.testing.assert_allclose(alone.log_probs_O, found.log_probs_O, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_choices_are_the_best_of_their_scores(decoder):
     questions, options = ["What is free?", "Who?"], [["all", "none", "some"], ["I", "you"]]
     letters = decoder.choose(questions, options, goal=FULL)
@@ -274,6 +276,7 @@ def test_two_tables_go_into_a_hypernetwork_of_two(folder, tmp_path):
         TokenEmbedder(decoder.tokenizer, decoder.decoder.word_embeddings[...], decoder.embedder.hypernet)
 
 
+@pytest.mark.slow
 def test_a_session_compiles_few_programs(folder):
     """50 prompts of 1 to 1,400 characters, one at a time."""
     decoder = DynamicDecoder.load(folder)
@@ -285,6 +288,7 @@ def test_a_session_compiles_few_programs(folder):
     assert sum(program._cache_size() for program in programs) - before <= 10
 
 
+@pytest.mark.slow
 def test_bfloat16_parameters_decode(folder):
     decoder = DynamicDecoder.load(folder, dtype=jnp.bfloat16)
     assert decoder.decoder.word_embeddings.dtype == jnp.bfloat16
@@ -294,6 +298,7 @@ def test_bfloat16_parameters_decode(folder):
     assert half == pytest.approx(wide, rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(8, 1), (2, 4), (1, 8)])
 def test_on_a_mesh_everything_is_the_same(tmp_path, shape):
     write_tiny_decoder(tmp_path, model_type="mistral", sliding_window=8, n_heads=16, n_kv_heads=8)
@@ -315,7 +320,7 @@ def test_a_mesh_that_does_not_divide_the_heads_is_told_before_anything_is_compil
     [
         ([], {}, InputError, "There is no prompt"),
         ([""], {}, InputError, "Prompt 0 is empty"),
-        (["x", CHAT], {}, InputError, "Plain texts and chats in one call"),
+        (["x", CHAT], {}, InputError, "mix plain texts and chats"),
         ([[]], {}, InputError, "Chat 0 must be a list of turns"),
         (["x"], {"max_tokens": 0}, InputError, "max_tokens must be 1 or more"),
         (["x"], {"max_tokens": 512}, TooLongError, "Prompt 0 has 1 tokens after merging and 512 more"),
@@ -352,7 +357,7 @@ def test_a_missing_template_is_told(tmp_path):
 def test_weights_that_are_no_numbers_stop_with_an_error(folder):
     decoder = DynamicDecoder.load(folder)
     decoder.decoder.final_norm.scale[...] = jnp.full_like(decoder.decoder.final_norm.scale[...], jnp.nan)
-    with pytest.raises(NotANumberError, match="behind prompt 0 are NaN or infinite"):
+    with pytest.raises(NotANumberError, match="after prompt 0 are NaN or infinite"):
         decoder.generate(["x"])
-    with pytest.raises(NotANumberError, match="behind prompt 0 are NaN or infinite"):
+    with pytest.raises(NotANumberError, match="after prompt 0 are NaN or infinite"):
         decoder.score(["x"], ["y"])

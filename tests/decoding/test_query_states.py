@@ -50,7 +50,7 @@ def test_no_text_or_another_models_rows_are_told():
     decoder = random_decoder(PLAIN)
     large = large_of(decoder, is_indexed=False)
     for states in (lambda: hidden_queries(decoder, [[]]), lambda: written_queries(decoder, large, [])):
-        with pytest.raises(InputError, match="no text"):
+        with pytest.raises(InputError, match="All texts are empty"):
             states()
-    with pytest.raises(InputError, match="two models"):
+    with pytest.raises(InputError, match="different models"):
         written_queries(decoder, replace(large, input_VD=large.input_VD[:, 1:], output_VD=None), TEXTS)

@@ -113,7 +113,7 @@ def test_rows_that_hold_no_number_are_told():
         ({"repetition_penalty": 0.0}, "repetition_penalty must be more than 0"),
         (
             {"top_k": 5, "top_p": 0.9},
-            "top_k and top_p would cut off what is drawn from, and temperature 0 draws nothing",
+            "Temperature 0 always takes the most probable token, so top_k and top_p can have no effect",
         ),
     ],
 )

@@ -55,3 +55,26 @@ def test_no_stop_string_is_ever_shown(tokenizer, text, stop):
 def test_what_may_begin_a_stop_string_is_held_back(tokenizer):
     pieces, _ = streamed(tokenizer, b"x\n\nx\nUser", stop=["\n\nUser"])
     assert pieces == ["x", "", "", "\n\nx", "", "\nU", "s", "e", "r", ""]
+
+
+def test_14_6_a_byte_token_is_its_byte_though_its_character_has_a_piece():
+    pieces = ["<unk>", "<end>", *(f"<0x{byte:02X}>" for byte in range(256)), "K", "▁K", "<", "0", "x", "4", "B", ">"]
+    own = Tokenizer(models.BPE({piece: at for at, piece in enumerate(pieces)}, [], byte_fallback=True))
+    own.add_special_tokens(["<end>"])
+    tokenizer = ByteLevelTokenizer.convert(own)
+    first = pieces.index("<0x00>")
+    for byte in range(256):
+        stream = TextStream(tokenizer, end_ids=[1])
+        expected = bytes([byte]).decode(errors="replace")
+        assert stream.push([first + byte]) + stream.close() == expected == tokenizer.token_text([first + byte])
+    stream = TextStream(tokenizer, end_ids=[1])
+    assert stream.push([first + byte for byte in "Kä".encode()]) == "Kä"
+
+
+def test_14_6_pieces_that_are_spelt_alike_are_both_text():
+    own = Tokenizer(models.BPE({"a": 0, "Ġb": 1, " b": 2}, []))
+    tokenizer = ByteLevelTokenizer.convert(own)
+    assert tokenizer.token_text([2]) == " b"
+    same = ByteLevelTokenizer.convert(Tokenizer(models.BPE({"▁a": 0, " a": 1, "a": 2}, [])))
+    assert "<duplicate 1>" in same.pieces
+    assert [same.token_text([index]) for index in range(3)] == [" a", " a", "a"]

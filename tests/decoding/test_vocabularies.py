@@ -9,7 +9,7 @@ import pytest
 
 from dyntok_jax.decoding import LargeVocabulary, Limits, SamplingConfig, advance, sampling_of, start
 from dyntok_jax.decoding.decode_loop import NO_TOKEN
-from dyntok_jax.decoding.vocabularies import place_vocabulary
+from dyntok_jax.decoding.vocabularies import shard_vocabulary
 from dyntok_jax.errors import InputError
 from dyntok_jax.models import embed_ids, forward
 from dyntok_jax.sharding import make_mesh, shard_batch, shardings_for
@@ -40,7 +40,7 @@ def written(
 ):
     limits = Limits(jnp.array([end], jnp.int32), jnp.full(len(ids), n_tokens, jnp.int32))
     settings = sampling_of([sampling] * len(ids))
-    options = {"vocabulary": replace(place_vocabulary(large, mesh), k=k, n_probe=n_probe), "mesh": mesh}
+    options = {"vocabulary": replace(shard_vocabulary(large, mesh), k=k, n_probe=n_probe), "mesh": mesh}
     embeddings = embed_ids(decoder, ids)
     keys = keys_of(len(ids))
     state = start(decoder, embeddings, mask, seen, keys, settings, limits, capacity=32, chunk=4, **options)
@@ -88,6 +88,7 @@ def test_tied_tables_are_one():
     assert written(decoder, large, ids, mask, SamplingConfig())[0] == generated(decoder, ids, mask, SamplingConfig())[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_8_bit", [False, True])
 @pytest.mark.parametrize("penalty", [1.0, 2.5])
 def test_new_tokens_are_read_and_written_and_penalised_by_their_string(penalty, is_8_bit):
@@ -145,7 +146,7 @@ def test_drawn_tokens_are_among_the_candidates_and_depend_on_the_seed_alone():
             jax.random.split(jax.random.key(seed), 1),
             sampling_of([SamplingConfig(5.0)]),
             limits,
-            vocabulary=replace(place_vocabulary(large, None), k=3, n_probe=ALL),
+            vocabulary=replace(shard_vocabulary(large, None), k=3, n_probe=ALL),
             capacity=32,
             chunk=4,
         )
@@ -164,6 +165,7 @@ def test_logits_that_are_no_numbers_end_a_sequence():
     assert int(state.n_chosen_B[0]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2, 4), (1, 8)])
 def test_sharded_decoding_is_unsharded_decoding(shape):
     decoder = random_decoder(WIDE)
@@ -178,4 +180,4 @@ def test_sharded_decoding_is_unsharded_decoding(shape):
 def test_a_mesh_that_does_not_divide_the_rows_is_told():
     large = LargeVocabulary(np.ones((3, 6), np.float32), None, None, np.zeros((3, 1), np.int32))
     with pytest.raises(InputError, match="4 devices on the mesh axis 'model' do not divide rows of width 6"):
-        place_vocabulary(large, make_mesh(2, 4))
+        shard_vocabulary(large, make_mesh(2, 4))

@@ -35,6 +35,7 @@ def cosines(one: EncodedTexts, other: EncodedTexts) -> np.ndarray:
     return (one.embeddings_ND * other.embeddings_ND).sum(axis=1)
 
 
+@pytest.mark.slow
 def test_it_is_taken_by_itself_and_keeps_what_fvt_loses(encoder, static):
     fvt = DynamicEncoder.load("e5-small", None)
     assert fvt.cache is None
@@ -45,6 +46,7 @@ def test_it_is_taken_by_itself_and_keeps_what_fvt_loses(encoder, static):
     assert lost < 0.02
 
 
+@pytest.mark.slow
 def test_static_tokenization_does_not_see_it(static):
     fvt = DynamicEncoder.load("e5-small", None)
     found = fvt.encode(texts()[:4], goal=None).embeddings_ND
@@ -59,6 +61,7 @@ def test_they_are_small_and_have_a_card():
     assert all((folder / "README.md").is_file() for folder in FOLDERS)
 
 
+@pytest.mark.slow
 def test_smollm2_s_keeps_more_of_a_context_than_fvt():
     """Second halves of German and French texts behind their first ones, merged to half of what is possible."""
     halves = [(text[: len(text) // 2], text[len(text) // 2 :]) for code in ("de", "fr") for text in long_texts(code)]

@@ -30,6 +30,7 @@ def named(folder):
     return {"vocabulary": str(folder / "vocab"), "rows": str(folder / "table"), "index": str(folder / "index")}
 
 
+@pytest.mark.slow
 def test_bench_vocabulary(folder, tmp_path):
     bench = import_module("experiments.bench_vocabulary")
     paths = {"json": tmp_path / "figures.json", "table": tmp_path / "table.md"}
@@ -45,6 +46,7 @@ def test_bench_vocabulary(folder, tmp_path):
     assert paths["table"].read_text().count("\n") == 4 + 4
 
 
+@pytest.mark.slow
 def test_generation_quality(folder, tmp_path):
     quality = import_module("experiments.generation_quality")
     paths = {"json": tmp_path / "figures.json", "table": tmp_path / "table.md"}
@@ -86,6 +88,7 @@ def bits_per_byte(decoder, texts):
     return total / sum(len(text.encode()) for text in texts)
 
 
+@pytest.mark.slow
 def test_million_demo(folder, tmp_path, capsys):
     demo = import_module("experiments.million_demo")
     with gzip.open(tmp_path / "de.txt.gz", "wt", encoding="utf-8") as file:
@@ -97,7 +100,7 @@ def test_million_demo(folder, tmp_path, capsys):
     demo.demo((tmp_path / "de.txt.gz",), **options)  # what is there is used again
     again = capsys.readouterr()
     assert again.out.splitlines()[-1] == first.out.splitlines()[-1]
-    assert "is there already" in again.err
+    assert "exists already" in again.err
 
 
 @pytest.mark.parametrize("is_real", [True, False], ids=["table", "synthetic"])

@@ -174,6 +174,16 @@ def test_only_the_files_needed_come_from_the_hub(hub_server):
     assert sorted(hub_server.fetched) == sorted(path.name for path in folder.iterdir()) == sorted(MODEL_FILES)
 
 
+def test_14_1_what_says_how_to_pool_comes_from_the_hub(hub_server):
+    names = ("modules.json", "sentence_bert_config.json", "1_Pooling/config.json", "2_Dense/config.json")
+    fetched = (*MODEL_FILES, *names, "2_Dense/model.safetensors")
+    hub_server.repositories["org/sentences"] = {
+        name: name.encode() for name in (*fetched, "2_Dense/pytorch_model.bin", "onnx/model.onnx")
+    }
+    find_model("org/sentences")
+    assert sorted(hub_server.fetched) == sorted(fetched)
+
+
 @pytest.mark.usefixtures("hub_server")
 def test_a_model_fetched_before_is_found_without_a_network(point_hub_to, monkeypatch):
     folder = find_model("org/good")
@@ -185,7 +195,7 @@ def test_a_model_fetched_before_is_found_without_a_network(point_hub_to, monkeyp
 
 def test_a_hub_repository_with_pickles_only_is_refused(hub_server):
     hub_server.repositories["org/old"] = {"config.json": b"{}", "tokenizer.json": b"{}", "pytorch_model.bin": b"."}
-    with pytest.raises(CheckpointError, match="Hub repository org/old is no model: it lacks weights"):
+    with pytest.raises(CheckpointError, match="Hub repository org/old is not a model: it lacks weights"):
         find_model("org/old")
     assert "pytorch_model.bin" not in hub_server.fetched
 

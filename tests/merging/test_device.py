@@ -48,6 +48,7 @@ def test_neither_goal_nor_limit_is_compiled_in(batch, scope):
     assert _merge._cache_size() - before <= 1
 
 
+@pytest.mark.slow
 def test_inside_jit_and_without_it_the_result_is_the_same(batch):
     small = [array[:1, :6] for array in batch]
     expected = merge_batch_on_host(*small, Merges(1), max_subwords=LIMIT)

@@ -27,6 +27,7 @@ def subword_batch(ids_BL, segment_BL, mask_BL):
         segment_BL=segment_BL,
         mask_BL=mask_BL,
         type_BL=np.zeros_like(ids_BL),
+        text_BL=np.zeros_like(ids_BL),
         span_BL2=np.zeros((*ids_BL.shape, 2), np.int32),
         word_BL=np.full_like(ids_BL, -1),
         is_counted_BL=mask_BL,

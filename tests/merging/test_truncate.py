@@ -1,27 +1,30 @@
 """Truncation: the limit holds, special tokens stay, the longer text gives first."""
 
+import copy
+
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
 from dyntok_jax.errors import InputError, TooLongError
+from dyntok_jax.merging import merge_texts
 from dyntok_jax.merging.segments import merge_segments
 from dyntok_jax.merging.truncate import truncate_tokens
+from dyntok_jax.options import STATIC
 from tests.support.merging_cases import pad
 
 
 def pair_of_texts(n_first, n_second):
-    """<s> first </s> </s> second </s>, as the columns of one row: segment and type."""
+    """<s> first </s> </s> second </s>, as the columns of one row: segment and text."""
     first, second = list(range(n_first)), list(range(n_first, n_first + n_second))
     segment = [-1, *first, -1, -1, *second, -1]
-    return segment, [0] * (n_first + 2) + [1] * (n_second + 2)
+    return segment, [-1, *([0] * n_first), -1, -1, *([1] * n_second), -1]
 
 
 def truncate(sizes, limit):
-    segments, types = zip(*(pair_of_texts(*size) for size in sizes), strict=True)
-    _, segment_BL, mask_BL = pad(segments, segments)
-    type_BL, _, _ = pad(types, types)
-    merged = truncate_tokens(merge_segments(segment_BL, mask_BL), segment_BL, type_BL, limit)
+    segments, texts = zip(*(pair_of_texts(*size) for size in sizes), strict=True)
+    text_BL, segment_BL, mask_BL = pad(texts, segments)
+    merged = truncate_tokens(merge_segments(segment_BL, mask_BL), text_BL, limit)
     kept = [start[mask].tolist() for start, mask in zip(merged.start_BT, merged.mask_BT, strict=True)]
     assert not merged.length_BT[~merged.mask_BT].any()
     assert not merged.start_BT[~merged.mask_BT].any()
@@ -32,7 +35,7 @@ def expected(n_first, n_second, limit):
     """The rule, one token at a time."""
     a, b = n_first, n_second
     while a + b + 4 > limit:
-        if a > b:
+        if a > b or (a == b and n_first <= n_second):
             a -= 1
         else:
             b -= 1
@@ -61,6 +64,25 @@ def test_a_limit_below_one_is_refused():
 def test_long_tokens_keep_their_lengths():
     segment_BL = np.array([[-1, 0, 0, 0, 1, 1, -1]], np.int32)
     merged = merge_segments(segment_BL, np.ones((1, 7), bool))
-    cut = truncate_tokens(merged, segment_BL, np.zeros_like(segment_BL), 3)
+    cut = truncate_tokens(merged, np.minimum(segment_BL, 0), 3)
     assert cut.start_BT[0].tolist() == [0, 1, 6, 0, 0, 0, 0]
     assert cut.length_BT[0].tolist() == [1, 3, 1, 0, 0, 0, 0]
+
+
+def words(count):
+    return " ".join(["a"] * count)
+
+
+@pytest.mark.parametrize("sizes", [(3, 3), (9, 3), (3, 9), (9, 9), (9, 8), (8, 9), (1, 20), (20, 1), (20, 0)])
+@pytest.mark.parametrize("limit", [10, 11, 16])
+@pytest.mark.parametrize("is_static", [False, True])
+def test_14_12_a_pair_is_cut_as_the_tokenizer_cuts_longest_first(text_encoder, sizes, limit, is_static):
+    """On a model without token types, where both texts have type 0."""
+    own = copy.deepcopy(text_encoder.tokenizer.own)
+    own.enable_truncation(limit, strategy="longest_first")
+    pair = tuple(map(words, sizes))
+    subwords = text_encoder.encode_static([pair]) if is_static else text_encoder.encode([pair])
+    assert not subwords.type_N.any()
+    tokens = merge_texts(subwords, STATIC, batch_size=1, limit=limit, truncate=True)
+    assert [ids for (ids,) in tokens[0].ids()] == own.encode(*pair).ids
+    assert tokens[0].text_T.tolist() == [-1 if text is None else text for text in own.encode(*pair).sequence_ids]

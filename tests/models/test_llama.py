@@ -47,6 +47,7 @@ def all_logits(decoder, ids, mask):
     return logits(decoder, forward(decoder, embed_ids(decoder, ids), mask))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [PLAIN, RING], ids=["plain", "ring"])
 @pytest.mark.parametrize("is_stacked", [True, False], ids=["stacked", "apart"])
 def test_cached_decoding_is_the_full_forward(config, is_stacked):
@@ -85,6 +86,7 @@ def test_prompts_read_by_chunks_are_the_full_forward(config, chunk, last):
         np.testing.assert_allclose(hidden[row, :n], whole[row, before : before + n], atol=1e-5 * float(whole.max()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [PLAIN, RING], ids=["plain", "ring"])
 def test_a_padded_batch_is_each_sequence_alone(config):
     decoder = random_decoder(config)
@@ -113,6 +115,7 @@ def test_no_array_of_all_pairs_lies_in_memory():
     assert compiled.memory_analysis().temp_size_in_bytes < 2**29
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_layers_apart_and_of_finite_differences():
     decoder = random_decoder(PLAIN)
     ids, mask = batch()

@@ -42,6 +42,7 @@ def quiet() -> Console:
     return Console(file=StringIO())
 
 
+@pytest.mark.slow
 def test_bench_encoder_writes_agreeing_figures(bench_encoder, tiny_folders, tmp_path):
     paths = {"json": tmp_path / "out.json", "table": tmp_path / "out.md"}
     options = bench_encoder.Options(model=tiny_folders[0], rounds=1, per_language=3, stream=0, **paths)
@@ -62,6 +63,7 @@ def test_bench_encoder_writes_agreeing_figures(bench_encoder, tiny_folders, tmp_
     assert "| fvt |" in paths["table"].read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_bench_decoder_writes_agreeing_figures(bench_decoder, tiny_decoder_folders, tmp_path):
     paths = {"json": tmp_path / "out.json", "table": tmp_path / "out.md"}
     options = bench_decoder.Options(
@@ -92,6 +94,6 @@ def test_bench_decoder_writes_agreeing_figures(bench_decoder, tiny_decoder_folde
         assert figures[f"{name}_static_tokens"] == 100 > figures[f"{name}_dynamic_tokens"]
         ratio = figures[f"{name}_static_seconds"] / figures[f"{name}_dynamic_seconds"]
         assert figures[f"{name}_time_ratio"] == pytest.approx(ratio, rel=ROUNDING)
-    assert 0 < figures["session_compiled_programs"] <= 10
+    assert 0 < figures["session_compiled_programs"] <= 11
     assert figures["session_different_lengths"] == 4
     assert "| decoding, batch 2 |" in paths["table"].read_text(encoding="utf-8")

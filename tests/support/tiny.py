@@ -3,9 +3,11 @@
 import json
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
+from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from dyntok_jax.assets import load_sample
@@ -66,6 +68,52 @@ def write_tiny_encoder(folder: Path, *, seed: int = 0, max_tokens: int = 64) -> 
     return config
 
 
+def write_sentence_modules(
+    folder: Path,
+    *,
+    pooling: dict[str, Any],
+    dense: dict[str, Any] | None = None,
+    normalizes: bool = True,
+    longest: int | None = None,
+    lowers: bool = False,
+    kinds: tuple[str, ...] | None = None,
+) -> None:
+    """Declares in an encoder's folder, as sentence-transformers does, how its embeddings are made.
+
+    `dense` has the `weight`, perhaps a `bias`, and what else the layer's config says; `kinds` replaces the modules that
+    follow from the rest.
+    """
+    kinds = kinds or ("Transformer", "Pooling", *(["Dense"] if dense else []), *(["Normalize"] if normalizes else []))
+    modules = [
+        {
+            "idx": at,
+            "name": str(at),
+            "path": f"{at}_{kind}" if at else "",
+            "type": f"sentence_transformers.models.{kind}",
+        }
+        for at, kind in enumerate(kinds)
+    ]
+    contents = {
+        "modules.json": modules,
+        "sentence_bert_config.json": {"max_seq_length": longest, "do_lower_case": lowers},
+        "1_Pooling/config.json": {"word_embedding_dimension": WIDTH, "pooling_mode_mean_tokens": False} | pooling,
+    }
+    if dense is not None:
+        options = {name: value for name, value in dense.items() if name not in ("weight", "bias")}
+        tensors = {
+            f"linear.{name}": np.asarray(dense[name], np.float32) for name in ("weight", "bias") if name in dense
+        }
+        (out_features, in_features), has_bias = dense["weight"].shape, "bias" in dense
+        sizes = {"in_features": in_features, "out_features": out_features, "bias": has_bias}
+        identity = {"activation_function": "torch.nn.modules.linear.Identity"}
+        contents["2_Dense/config.json"] = sizes | identity | options
+        (folder / "2_Dense").mkdir(exist_ok=True)
+        save_file(tensors, folder / "2_Dense" / "model.safetensors")
+    for name, content in contents.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(content), encoding="utf-8")
+
+
 def write_tiny_hypernet(
     folder: Path,
     *,
@@ -124,10 +172,12 @@ def write_tiny_decoder(
     n_kv_heads: int = 2,
     begins: bool = False,
     has_template: bool = True,
+    n_rows: int | None = None,
 ) -> DecoderConfig:
     """A small Llama or Mistral with its tokenizer and chat template, as a Hugging Face folder.
 
-    `</s>` ends a text; with `begins` the tokenizer puts `<s>` before one.
+    `</s>` ends a text; with `begins` the tokenizer puts `<s>` before one. `n_rows` makes the tables longer than the
+    vocabulary.
     """
     tokenizer = Tokenizer.from_str(tiny_decoder_tokenizer().to_str())
     begin, end = (tokenizer.token_to_id(token) for token in ("<s>", "</s>"))
@@ -137,7 +187,7 @@ def write_tiny_decoder(
         )
     config = DecoderConfig(
         model_type=model_type,
-        vocab_size=tokenizer.get_vocab_size(),
+        vocab_size=n_rows or tokenizer.get_vocab_size(),
         width=WIDTH,
         n_layers=n_layers,
         n_heads=n_heads,

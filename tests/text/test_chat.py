@@ -70,6 +70,19 @@ def test_turns_without_role_or_content_are_told(tmp_path, turn):
 @pytest.mark.parametrize(
     "template",
     [
+        "{{ messages[0] | tojson(indent=2, sort_keys=true, ensure_ascii=true, separators=(',', ':')) }}",
+        "{% generation %}{{ messages[0].content }}{% endgeneration %}",
+        "{{ tools is none and documents is none }}",
+    ],
+)
+def test_14_17_what_hugging_face_templates_use_is_known(tmp_path, template):
+    write(tmp_path, template)
+    assert ChatTemplate.load(tmp_path).render(CHAT)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
         "{{ 1 + 'a' }}",
         "{{ 1 / 0 }}",
         "{{ messages.foo.bar }}",
@@ -80,6 +93,7 @@ def test_turns_without_role_or_content_are_told(tmp_path, turn):
         "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
         "{{ messages | tojson(indent=messages) }}",
         "{{ [].pop() }}",
+        "{{ none | tojson(indent=[]) }}",
         "{{ " + "(" * 500 + "1" + ")" * 500 + " }}",
     ],
 )

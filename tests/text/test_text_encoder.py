@@ -399,3 +399,14 @@ def test_classes_leave_special_tokens_alone(xlmr_tokenizer, xlmr_encoder):
     mask = xlmr_tokenizer.own.token_to_id("<mask>")
     assert not classes.starts_with_punctuation_V[mask]
     assert classes.starts_with_space_V[xlmr_tokenizer.byte_level.token_to_id("Ġthe")]
+
+
+@pytest.mark.parametrize("text", ["cafe\u0301", "cafe\u0301 e\u0301a", "e\u0301", "a\u0323\u0302", "x\u200by"])
+@pytest.mark.parametrize("prefix", ["", "query: "])
+def test_14_18_static_spans_cover_combining_marks(text_encoder, text, prefix):
+    dynamic, static = (make([text], prefix=prefix) for make in (text_encoder.encode, text_encoder.encode_static))
+    for subwords in (dynamic, static):
+        spans = subwords.span_N2[subwords.is_counted_N]
+        assert spans[:, 1].max() == len(text)
+        covered = "".join(text[a:b] for a, b in dict.fromkeys(map(tuple, spans.tolist())))
+        assert covered.replace(" ", "") == text.replace(" ", "")

@@ -60,7 +60,7 @@ def test_steps_of_identities_are_batches():
     [
         (TrainingConfig(), "nothing to train on"),
         (TrainingConfig(objectives=Objectives(hidden=1.0)), "nothing to train on"),
-        (replace(CONFIG, run=RunConfig(identity_steps=2)), "add the objective pieces"),
+        (replace(CONFIG, run=RunConfig(identity_steps=2)), "add pieces to --objectives"),
     ],
 )
 def test_what_cannot_be_trained_is_told_before_anything_is_loaded(config, told):

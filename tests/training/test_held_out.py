@@ -73,5 +73,5 @@ def test_a_digest_tells_apart_what_is_validated_on(text_encoder, tokenizer):
 
 
 def test_a_code_before_a_file_of_many_languages_is_refused(aligned, text_encoder):
-    with pytest.raises(InputError, match="says itself which languages it holds: leave de= out"):
+    with pytest.raises(InputError, match="names its languages in its fields: leave de= out"):
         held_out.batches_of_files(data_of(validation=(f"de={aligned}",)), text_encoder)

@@ -18,7 +18,7 @@ from dyntok_jax.training.data import PieceBatch, SurfaceForms, TextBatch, Traini
 from dyntok_jax.training.objectives import (
     freeze,
     hidden_states,
-    mean_by_stretches,
+    mean_by_chunks,
     next_subword_divergence,
     piece_terms,
     token_rows,
@@ -104,6 +104,7 @@ def assert_trees_close(one, other, tolerance=2e-5) -> None:
 # ---- each objective against a loop
 
 
+@pytest.mark.slow
 def test_pieces(case):
     hypernet, frozen, batch, _, metrics, _ = case
     found = jax.jit(predict_embeddings)(
@@ -189,6 +190,7 @@ def test_the_loss_is_the_weighted_sum(case, kind):
 # ---- what it depends on
 
 
+@pytest.mark.slow
 def test_jitted_equals_eager(case, kind):
     hypernet, frozen, batch, loss, metrics, _ = case
     eager, of_eager = total_loss(hypernet, frozen, jax.tree.map(jnp.asarray, batch), WEIGHTS[kind])
@@ -249,6 +251,7 @@ def padded(batch: TrainingBatch) -> TrainingBatch:
     )
 
 
+@pytest.mark.slow
 def test_padding_changes_neither_loss_nor_gradients(case, kind):
     hypernet, frozen, batch, loss, metrics, gradient = case
     (with_it, of_it), gradient_with_it = loss_and_gradient(hypernet, frozen, padded(batch), WEIGHTS[kind])
@@ -302,12 +305,12 @@ def test_a_decoder_has_no_bias_to_learn():
     assert not np.asarray(jax.jit(token_rows)(hypernet, tiny_frozen("decoder"), random_texts()).bias_R).any()
 
 
-def test_stretches_add_up():
+def test_chunks_add_up():
     rng = np.random.default_rng(0)
     for length in (1, 16, 17):
         values_BT, mask_BT = rng.normal(size=(2, length)).astype(np.float32), rng.random((2, length)) < 0.5
         mask_BT[0, 0] = True
-        mean = jax.jit(lambda m, v: mean_by_stretches(lambda x: x**2, m, v))(mask_BT, values_BT)
+        mean = jax.jit(lambda m, v: mean_by_chunks(lambda x: x**2, m, v))(mask_BT, values_BT)
         assert mean == pytest.approx((values_BT**2)[mask_BT].mean(), rel=1e-5)
 
 

@@ -87,7 +87,7 @@ def test_a_hypernetwork_without_bias_is_refused_where_a_head_has_one(tmp_path, t
 
 def test_texts_longer_than_the_model_are_refused():
     setup.check_max_length(24, tiny_frozen())
-    with pytest.raises(ConfigError, match="max_length is 25: the model has positions for 24"):
+    with pytest.raises(ConfigError, match="max_length is 25, but the model has positions for 24"):
         setup.check_max_length(25, tiny_frozen())
     with pytest.raises(ConfigError, match="positions for 64"):
         setup.check_max_length(65, tiny_frozen("decoder"))

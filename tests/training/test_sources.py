@@ -62,7 +62,7 @@ def test_parquet_is_read(tmp_path):
     with pytest.raises(InputError, match="no column 'title': name one of text, body"):
         read_paragraphs(f"{path}::title")
     (tmp_path / "damaged.parquet").write_bytes(b"PAR1 and no more")
-    with pytest.raises(InputError, match="not a whole parquet file"):
+    with pytest.raises(InputError, match="not a complete parquet file"):
         read_paragraphs(str(tmp_path / "damaged.parquet"))
     with pytest.raises(InputError, match="There is no file"):
         read_paragraphs(str(tmp_path / "missing.parquet"))
@@ -159,7 +159,7 @@ def test_a_state_names_what_has_changed(config, tokenizer, tmp_path):
     texts = {**config.text, "tr": (str(tmp_path / "more.txt"),)}
     with pytest.raises(CheckpointError, match="contents of texts was"):
         training_batches(changed(config, text=texts), tokenizer).set_state(state)
-    with pytest.raises(CheckpointError, match="no state of a stream"):
+    with pytest.raises(CheckpointError, match="not the state of a stream"):
         training_batches(config, tokenizer).set_state({"next_index": 3})
 
 
@@ -176,17 +176,20 @@ def test_a_corpus_may_move(config, tokenizer, tmp_path):
         ({"text": {}, "pieces_per_batch": 0}, "nothing to train on"),
         ({"text": {"en": "en.txt"}}, "put it in a tuple"),
         ({"batch_size": 0}, "batch_size must be 1 or more, got 0"),
-        ({"prefetch": 0}, "prefetch is 0"),
-        ({"seed": -1}, "seed is -1"),
-        ({"share": "half"}, "share is 'half': it must be one of uniform, gaussian, fixed"),
-        ({"boundary": "none"}, "boundary is 'none'"),
-        ({"pieces": "split"}, "pieces is 'split'"),
+        ({"prefetch": 0}, "prefetch must be 1 or more"),
+        ({"seed": -1}, "seed must be 0 or more, got -1"),
+        ({"share": "half"}, "share must be one of uniform, gaussian, fixed, got 'half'"),
+        ({"boundary": "none"}, "boundary must be one of .*, got 'none'"),
+        ({"pieces": "split"}, "pieces must be one of decompose, identity, got 'split'"),
         ({"share_mean": 101.0}, "from 0 to 100"),
-        ({"full_probability": 1.5}, "full_probability is 1.5: it must be a probability"),
-        ({"language_exponent": float("nan")}, "language_exponent is nan"),
-        ({"words": {"en": ("w.txt",)}, "words_share": {"en": 2.0}}, "words_share of en is 2.0"),
+        ({"full_probability": 1.5}, "full_probability must be a probability, from 0 to 1, got 1.5"),
+        ({"language_exponent": float("nan")}, "language_exponent must be a number that is not negative, got nan"),
+        (
+            {"words": {"en": ("w.txt",)}, "words_share": {"en": 2.0}},
+            "words_share of en must be a part of the samples, from 0 to 1, got 2.0",
+        ),
         ({"words_share": {"en": 0.5}}, "words_share names en"),
-        ({"language_weights": {"en": float("inf")}}, "language_weights of en is inf: it must be a positive number"),
+        ({"language_weights": {"en": float("inf")}}, "language_weights of en must be a positive number, got inf"),
         ({"language_weights": {"tr": 2.0}}, "language_weights names tr"),
     ],
 )

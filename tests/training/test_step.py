@@ -25,7 +25,7 @@ from dyntok_jax.training.objectives import freeze, total_loss
 from dyntok_jax.training.step import (
     cast,
     learning_rate_schedule,
-    place_batch,
+    put_batch,
 )
 from tests.support.tiny_training import (
     MASK_ROW,
@@ -81,6 +81,7 @@ def test_scalers_stay_and_kernels_alone_decay():
             assert bool(np.asarray(update).any()) == moves(path), path
 
 
+@pytest.mark.slow
 def test_batches_of_a_step_are_averaged():
     kind = "encoder"
     frozen, batches = tiny_frozen(kind), jax.tree.map(jnp.asarray, [random_batch(1), random_batch(2)])
@@ -103,6 +104,7 @@ def test_batches_of_a_step_are_averaged():
     assert state.step == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "shape"), [("encoder", (8, 1)), ("decoder", (2, 4))])
 def test_sharded_equals_unsharded(kind, shape):
     frozen, optimizer = tiny_frozen(kind), make_optimizer(QUICK, N_STEPS)
@@ -118,13 +120,14 @@ def test_sharded_equals_unsharded(kind, shape):
     frozen_there = freeze(body_there, head_there, MASK_ROW if frozen.head else None)
     for batch in batches:
         alone, metrics = step(alone, frozen, [batch])
-        spread, metrics_there = step(spread, frozen_there, [place_batch(batch, mesh)])
+        spread, metrics_there = step(spread, frozen_there, [put_batch(batch, mesh)])
         assert_close(metrics_there, metrics, rtol=2e-4, atol=1e-6)
     assert_close(spread.hypernet, alone.hypernet, atol=1e-3)
     if shape == (2, 4):
         assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(spread.hypernet))
 
 
+@pytest.mark.slow
 def test_half_precision_keeps_whole_parameters():
     frozen, optimizer = tiny_frozen(dtype=jnp.bfloat16), make_optimizer(QUICK, N_STEPS)
     state = init_state(cast(random_hypernet(), jnp.bfloat16), optimizer)

@@ -40,7 +40,7 @@ def test_languages_are_counted_as_the_hypernetwork_does():
     assert index_of_language("de", ()) == index_of_language(UNNAMED, ()) == 0
     with pytest.raises(InputError, match="write CODE=FILE, with one of en de"):
         index_of_language(UNNAMED, ("en", "de"))
-    with pytest.raises(InputError, match="said to be in 'fr': write CODE=FILE"):
+    with pytest.raises(InputError, match="has the language 'fr': write CODE=FILE"):
         index_of_language("fr", ("en", "de"))
 
 

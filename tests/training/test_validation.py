@@ -35,6 +35,7 @@ def rows_of(texts: TextBatch, rows: slice) -> TextBatch:
     return replace(texts, **{name: getattr(texts, name)[rows] for name in OF_TEXTS})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "weights"),
     [
@@ -73,6 +74,7 @@ def test_embeddings_have_length_one_and_leave_padding_out():
         np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_each_collection_of_translations_is_searched_alone():
     """Collections of different sizes and languages, and one that a static search finds whole."""
     frozen, weights = tiny_frozen(), Objectives(sentences=1.0)

@@ -206,7 +206,7 @@ def test_counts_are_those_of_every_segment(boundary, monkeypatch):
 def test_rare_segments_go_where_room_is_short(monkeypatch):
     monkeypatch.setattr("dyntok_jax.vocabulary.segment_counts.BATCH_CHARACTERS", 200)
     texts = [*TEXTS, *["unheard-of"] * 50]
-    counts = count_segments(texts, TextEncoder(BPE), most_subwords=400)
+    counts = count_segments(texts, TextEncoder(BPE), capacity=400)
     everything = segments_in_python([(text, 1) for text in texts], BPE, "pretoken")
     found = as_counter(counts)
     assert counts.pruned > 0
@@ -215,11 +215,11 @@ def test_rare_segments_go_where_room_is_short(monkeypatch):
 
 
 def test_what_cannot_be_counted_is_told(monkeypatch):
-    with pytest.raises(InputError, match="nothing to join"):
+    with pytest.raises(InputError, match="nothing to merge"):
         count_segments(["a", ""], TextEncoder(BPE))
     monkeypatch.setattr("dyntok_jax.vocabulary.segment_counts.BATCH_CHARACTERS", 200)
-    with pytest.raises(InputError, match="none is worth keeping"):
-        count_segments(TEXTS, TextEncoder(BPE), boundary="sentence", most_subwords=50)
+    with pytest.raises(InputError, match="none can be preferred"):
+        count_segments(TEXTS, TextEncoder(BPE), boundary="sentence", capacity=50)
 
 
 def test_progress_of_counting_is_in_bytes():

@@ -133,7 +133,7 @@ def test_fields_of_a_token_are_those_of_its_segment(vocabulary):
     encoded, subwords = (make.encode(pairs, prefix="query: ") for make in (vocabulary, TextEncoder(BPE)))
     for row in range(2):
         ours, theirs = (slice(*found.offsets[row : row + 2]) for found in (encoded, subwords))
-        for name in ("segment_N", "type_N", "word_N", "is_counted_N"):
+        for name in ("segment_N", "type_N", "text_N", "word_N", "is_counted_N"):
             assert set(getattr(encoded, name)[ours].tolist()) == set(getattr(subwords, name)[theirs].tolist())
     words = vocabulary.encode([["unbelievable", "rights"]])
     assert sorted(set(words.word_N.tolist())) == [0, 1]
@@ -225,9 +225,9 @@ def entry(*pieces, width=3):
         ([entry("a", "n")], "duplicate: 'an' is entry"),
         ([entry("x")], "fewer than two subwords"),
         ([[NONE, *entry("x", "y")[:2]]], "padding before its end"),
-        ([[BPE.vocab_size, 5, 6]], "not made of the model's 600 own subwords"),
-        ([[-2, 5, 6]], "not made of the model's"),
-        ([entry("<s>", "x")], "not made of the model's"),
+        ([[BPE.vocab_size, 5, 6]], "does not consist of the model's 600 own subwords"),
+        ([[-2, 5, 6]], "does not consist of the model's"),
+        ([entry("<s>", "x")], "does not consist of the model's"),
     ],
 )
 def test_entries_that_cannot_be_are_refused(rows, said):
@@ -286,7 +286,7 @@ def swap_new(spec):
     [
         (drop_special, "lacks the special tokens </s>"),
         (drop_own, "does not have the model's own entry .* 'an'"),
-        (add_entry, "has 'zzzzz', of which entries.safetensors knows nothing"),
+        (add_entry, "has 'zzzzz', which is not in entries.safetensors"),
         (swap_new, "does not have entry 7"),
         (lambda spec: spec.pop("model"), "'model' is missing"),
     ],
@@ -309,10 +309,10 @@ def test_a_duplicate_in_the_tokenizer_file_is_named(folder):
     [
         (lambda config: config.update(tokenizer="0"), "built for another tokenizer"),
         (lambda config: config.update(version=9), "has version 9"),
-        (lambda config: config.update(model_type="llama"), "is no grown vocabulary"),
+        (lambda config: config.update(model_type="llama"), "is not a grown vocabulary"),
         (lambda config: config.update(boundary="line"), "damaged .boundary."),
         (lambda config: config.pop("fingerprint"), "damaged .fingerprint."),
-        (lambda config: config.update(boundary="word"), "not those that it was built with"),
+        (lambda config: config.update(boundary="word"), "not those it was built with"),
     ],
 )
 def test_a_config_of_something_else_is_refused(folder, change, said):
@@ -328,7 +328,7 @@ def test_damaged_files_are_named(folder, vocabulary):
     with pytest.raises(InputError, match=r"entries\.safetensors cannot be read"):
         load_vocabulary(folder, BPE)
     save_file({"constituents": vocabulary.constituents_ES[:-1].copy()}, folder / "entries.safetensors")
-    with pytest.raises(InputError, match=r"of which entries\.safetensors knows nothing"):
+    with pytest.raises(InputError, match=r"which is not in entries\.safetensors"):
         load_vocabulary(folder, BPE)
     (folder / "config.json").write_text("{", encoding="utf-8")
     with pytest.raises(InputError, match="is not readable JSON"):
@@ -336,7 +336,7 @@ def test_damaged_files_are_named(folder, vocabulary):
 
 
 def test_a_folder_appears_whole_or_not_at_all(vocabulary, folder, monkeypatch):
-    with pytest.raises(CheckpointError, match="is there already"):
+    with pytest.raises(CheckpointError, match="exists already"):
         save_vocabulary(folder, vocabulary)
     before = load_file(folder / "entries.safetensors")["constituents"]
 

@@ -124,15 +124,15 @@ def test_the_same_seed_builds_the_same_index_and_its_recall_is_measured(case):
     found = search(built.index, held_out, 20, 2)[0]
     true, found = true_best(table, held_out, 20)[0], np.asarray(found)
     assert recall_of(found, true) == pytest.approx(built.recall[2])
-    assert (found[:, 0] == true[:, 0]).mean() == pytest.approx(built.first[2])
-    assert built.recall[2] < built.first[2] < 1  # the best row lies in the best block more often than the others
+    assert (found[:, 0] == true[:, 0]).mean() == pytest.approx(built.best_found[2])
+    assert built.recall[2] < built.best_found[2] < 1  # the best row lies in the best block more often than the others
     assert built.n_held_out == len(held_out)
 
 
 def test_without_queries_to_measure_nothing_is_measured():
     table, queries = table_and_queries(600)
     built = build_index(table, queries)
-    assert (built.recall, built.first, built.n_held_out) == ({}, {}, 0)
+    assert (built.recall, built.best_found, built.n_held_out) == ({}, {}, 0)
 
 
 def test_equal_rows_come_in_the_order_of_their_ids():
@@ -259,7 +259,7 @@ def test_a_saved_index_comes_back(tmp_path, is_8_bit):
         np.testing.assert_array_equal(one, other)
     about = read_about(tmp_path / "a" / "index")
     assert (about["model"], about["rows"], about["recall_at_20"]["2"]) == ("tiny", 700, built.recall[2])
-    assert about["best_row_found"]["2"] == built.first[2]
+    assert about["best_row_found"]["2"] == built.best_found[2]
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["index"]
 
 
@@ -316,15 +316,15 @@ def test_searches_that_cannot_be_done_are_told(case):
     table, queries, built = case
     with pytest.raises(InputError, match="16 wide and the queries 3"):
         search(built.index, queries[:1, :3], 5, 1)
-    with pytest.raises(InputError, match="259 best rows are asked for, and 1 blocks of the index hold 258"):
+    with pytest.raises(InputError, match="best 259 rows are requested, but 1 blocks of the index hold 258"):
         search(built.index, queries[:1], 259, 1)
-    with pytest.raises(InputError, match="at least one block"):
+    with pytest.raises(InputError, match="n_probe must be 1 or more"):
         search(built.index, queries[:1], 5, 0)
     with pytest.raises(InputError, match="the table has 3000"):
         exact_search(jnp.asarray(table), jnp.asarray(queries[:1]), 3001)
     with pytest.raises(InputError, match="0 are given"):
         build_index(table, queries[:0])
-    with pytest.raises(InputError, match="all of them numbers"):
+    with pytest.raises(InputError, match="all must be finite"):
         measure_recall(built, table, np.full_like(queries, np.nan))
     with pytest.raises(InputError, match=r"16 wide and the queries \(3,\)"):
         build_index(table, queries[:, :3])

@@ -1,4 +1,4 @@
-"""`dyntok build-index`: a table of embeddings laid out for search, and how much of the truth a search finds."""
+"""`dyntok build-index`: an index over a table of embeddings, and the recall of its searches."""
 
 import time
 from dataclasses import dataclass
@@ -12,31 +12,31 @@ import tyro
 from dyntok_jax.cli.shared import OptionalPath, arg, print_out, progress_bar, read_columns, waiting
 
 SAMPLE_LANGUAGES = ("en", "de", "es", "fr")
-"""Those of the packaged sample that a decoder such as the packaged one reads well."""
-MOST_TEXTS = 128
-SHAPING = 0.75
-"""The part of the texts that shapes the index; the rest measures it."""
+"""Languages of the packaged sample that decoders such as the packaged one know well."""
+MAX_TEXTS = 128
+BUILDING_SHARE = 0.75
+"""The share of texts that the index is built with; the rest measures its recall."""
 
 
 @dataclass(frozen=True)
 class BuildIndex:
-    """Builds the index by which a decoder finds its next token among a large vocabulary.
+    """Builds the index with which a decoder finds its next token in a large vocabulary.
 
     Attributes:
-      table: folder that `dyntok embed-vocab` wrote.
+      table: folder written by `dyntok embed-vocab`.
       output: folder of the index.
       model: the decoder that will search (default: the one that the table was made for).
-      texts: a file whose texts' hidden states shape the index, and the last quarter measure it. Left out: the packaged
-        sample.
-      written_tokens: how far the decoder writes on from each text's beginning, for the hidden states by which it
-        chooses; 0 to take only those of reading.
-      eight_bit: keep 8-bit rows, a quarter of the memory; candidates are still scored by the table's own rows.
-      seed: of the rows that cells are trained on.
+      texts: a file of texts; the index is built with the hidden states of the first three quarters, and its recall is
+        measured on the rest (default: the packaged sample).
+      written_tokens: how many tokens the decoder continues each text's beginning by, to get the hidden states of
+        generation too; 0 for only those of reading.
+      eight_bit: store 8-bit rows, in a quarter of the memory; candidates are still scored by the table's own rows.
+      seed: of the sample of rows that k-means is trained on.
       overwrite: replace another index of that name.
     """
 
     EXAMPLES: ClassVar[str] = """\
-  dyntok build-index table --output index                          shaped by hidden states on the packaged sample
+  dyntok build-index table --output index                          built with hidden states on the packaged sample
   dyntok build-index table --output index --texts mine.txt         on texts of your own
   dyntok build-index table --output index --eight-bit              a quarter of the memory
   dyntok build-index table --output index --written-tokens 0       faster, for a vocabulary that only scores texts
@@ -52,7 +52,7 @@ class BuildIndex:
     overwrite: bool = False
 
     def run(self) -> None:
-        """Reads the table, takes hidden states, builds, writes, says what the build measured."""
+        """Reads the table, computes hidden states, builds, measures, writes."""
         from dyntok_jax.cli.shared import keep_compiled_programs
         from dyntok_jax.decoding import end_ids
         from dyntok_jax.errors import InputError
@@ -63,7 +63,7 @@ class BuildIndex:
         keep_compiled_programs()
         check_free(Path(self.output).absolute(), self.overwrite)
         if self.written_tokens < 0:
-            raise InputError(f"--written-tokens takes a number from 0 on, not {self.written_tokens}.")
+            raise InputError(f"--written-tokens must be 0 or more, got {self.written_tokens}.")
         table = open_table(self.table)
         given = self._texts()
         loaded = load_model(self.model or table.config.model, kind="decoder")
@@ -97,27 +97,26 @@ class BuildIndex:
         )
 
     def _queries(self, model, table, texts, tokenizer, ends):
-        """Hidden states that shape the index, and those that measure it: None where there is only one text."""
+        """Hidden states to build the index with, and those to measure it with, or None if there is only one text."""
         import jax.numpy as jnp
         import numpy as np
 
         from dyntok_jax.decoding import BATCH, LargeVocabulary, hidden_queries, written_queries
         from dyntok_jax.vocabulary.index import zero_rows
 
-        n_shaping = max(1, int(SHAPING * len(texts)))
-        parts = [part for part in (texts[:n_shaping], texts[n_shaping:]) if part]
+        n_building = max(1, int(BUILDING_SHARE * len(texts)))
+        parts = [part for part in (texts[:n_building], texts[n_building:]) if part]
         with waiting("Reading texts"):
             found = [[hidden_queries(model, part)] for part in parts]
         if self.written_tokens:
             input_VD, config = table.to_device(), table.config
             own_VD = table.rows(0, tokenizer.n_own, "output")
-            appended = np.arange(tokenizer.n_own, tokenizer.vocab_size, dtype=np.int32)
             all_rows = LargeVocabulary(
                 input_VD=input_VD,
                 output_VD=table.to_device(which="output") if config.has_output else None,
                 index=None,
-                constituents_VS=jnp.full((config.rows, 1), -1, jnp.int32),  # that only a penalty looks at
-                barred_E=np.concatenate([zero_rows(own_VD), appended]),
+                constituents_VS=jnp.full((config.rows, 1), -1, jnp.int32),  # read only by repetition penalties
+                banned_E=np.union1d(zero_rows(own_VD), tokenizer.tokenless_ids).astype(np.int32),
                 k=1,
             )
             write = partial(written_queries, model, all_rows, end_ids=ends, n_tokens=self.written_tokens)
@@ -130,25 +129,27 @@ class BuildIndex:
         return joined[0], joined[1] if len(joined) > 1 else None
 
     def _texts(self) -> list[str]:
-        """Texts in turns by language, so that those that shape and those that measure have all of them."""
+        """Texts with languages alternating, so that building and measuring see every language."""
         columns = read_columns(self.texts, () if self.texts else SAMPLE_LANGUAGES)
         turns = zip_longest(*(column.texts for column in columns))
-        return [text for turn in turns for text in turn if text is not None][:MOST_TEXTS]
+        return [text for turn in turns for text in turn if text is not None][:MAX_TEXTS]
 
 
 def _measured(built, recall_at: int) -> list[str]:
-    """What the build measured, in a line."""
+    """The measured recall, in a line."""
     if not built.n_held_out:
-        return ["Recall is not measured: there is one text, which shapes the index. Give more with --texts."]
-    shares = ", ".join(f"{recall:.1%} ({built.first[probe]:.1%}) in {probe}" for probe, recall in built.recall.items())
+        return ["Recall is not measured: the only text was needed to build the index. Give more with --texts."]
+    shares = ", ".join(
+        f"{recall:.1%} ({built.best_found[probe]:.1%}) in {probe}" for probe, recall in built.recall.items()
+    )
     return [
-        f"Of the {recall_at} best rows (the best one) of {built.n_held_out} states that shaped nothing, a search "
+        f"Of the {recall_at} best rows (the best one) for {built.n_held_out} held-out states, a search "
         f"finds {shares} blocks."
     ]
 
 
 def _in_steps(advance, n_steps):
-    """Advances a bar of whole steps by a share of it that is done."""
+    """A progress callback that advances a bar of whole steps by the share done."""
     done = 0
 
     def progress(share: float) -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from dyntok_jax.vocabulary import GrownVocabulary
 
 HELD_OUT_EVERY = 50
-"""One line in so many may be held out."""
+"""At most one line in this many is held out."""
 
 
 @dataclass(frozen=True)
@@ -38,22 +38,22 @@ class BuildVocab:
     """Grows a model's vocabulary by byte-pair encoding on text; its own entries keep their ids.
 
     Attributes:
-      files: UTF-8 text with one text a line (.gz too), aligned JSON lines (.jsonl, .jsonl.gz), or - for standard input.
-      size: how many entries the vocabulary shall have, the model's own included; fewer if no pair is left.
-      output: folder to make: tokenizer.json, entries.safetensors, config.json.
-      words: lists of words that count as text: files (a word a line, a tab, how often it comes), or wordfreq:CODE.
+      files: UTF-8 text, one text per line (.gz too), aligned JSON lines (.jsonl, .jsonl.gz), or - for standard input.
+      size: number of entries of the vocabulary, the model's own included; fewer if no pair is left.
+      output: folder to create: tokenizer.json, entries.safetensors, config.json.
+      words: lists of words that count as text: files (per line a word, a tab, how often it occurs), or wordfreq:CODE.
       model: whose tokenizer: a folder, a Hugging Face Hub id, or a packaged model.
       boundary: what no entry crosses.
       max_subwords: the longest entry, in subwords (default: 7).
-      min_count: how often a pair must come to become an entry.
-      held_out: lines, of all files alike, that are not grown on, to count tokens on.
+      min_count: how often a pair must occur to become an entry.
+      held_out: lines, equally many of each file, that are held out to count tokens on.
       overwrite: replace the output folder if it is one that this command wrote.
     """
 
     EXAMPLES: ClassVar[str] = """\
   dyntok build-vocab corpus.txt --size 200000 --output vocab
   dyntok build-vocab de.txt.gz fr.txt.gz --size 1000000 --output vocab --words wordfreq:de wordfreq:fr
-  dyntok embed-vocab vocab --output table               and so it is embedded
+  dyntok embed-vocab vocab --output table               the next step: its rows
 """
 
     files: tyro.conf.Positional[
@@ -74,7 +74,7 @@ class BuildVocab:
         if not self.files and not self.words:
             raise InputError("Give at least one file to grow on, - for standard input, or lists of words (--words).")
         if self.held_out < 0:
-            raise InputError(f"--held-out must be 0 or more, not {self.held_out}.")
+            raise InputError(f"--held-out must be 0 or more, got {self.held_out}.")
 
         from dyntok_jax.embedding import DEFAULT_MAX_SUBWORDS
         from dyntok_jax.files import check_free, find_model
@@ -95,7 +95,8 @@ class BuildVocab:
         wanted = self.size - tokenizer.vocab_size
         if wanted < 1:
             raise InputError(
-                f"--size {self.size} leaves no room: {self.model} has {tokenizer.vocab_size:,} entries and keeps all."
+                f"--size must be more than the {tokenizer.vocab_size:,} entries of {self.model}, which are kept, "
+                f"got {self.size}."
             )
         encoder, texts = TextEncoder(tokenizer), _Texts(self.files, self.held_out)
         words = word_texts(load_word_list(self.words), tokenizer) if self.words else ()
@@ -107,7 +108,7 @@ class BuildVocab:
             )
         vocabulary = GrownVocabulary.from_entries(tokenizer, entries, self.boundary)
         save_vocabulary(self.output, vocabulary, model=self.model, overwrite=self.overwrite)
-        print_out(*_told(vocabulary, self.size, self.min_count), *_compared(vocabulary, encoder, texts.held_out))
+        print_out(*_summary(vocabulary, self.size, self.min_count), *_compared(vocabulary, encoder, texts.held_out))
         print_out(f"Written: {self.output}. Embed it with `dyntok embed-vocab {self.output} --output TABLE`.")
 
 
@@ -117,8 +118,8 @@ class _Texts:
 
     Attributes:
       files: to read.
-      n_held_out: how many texts are wanted for the counts of tokens, of each file as many.
-      held_out: those kept so far.
+      n_held_out: how many texts to hold out for counting tokens, equally many of each file.
+      held_out: those held out so far.
     """
 
     files: tuple[str, ...]
@@ -126,7 +127,7 @@ class _Texts:
     held_out: list[str] = field(default_factory=list)
 
     def read(self, advance: Callable[[int], None]) -> Iterator[str]:
-        """The others, one by one."""
+        """The texts that are not held out, one by one."""
         for number, file in enumerate(self.files, start=1):
             quota = self.n_held_out * number // len(self.files)
             for row, text in enumerate(_texts_of(file), start=1):
@@ -146,15 +147,15 @@ def _texts_of(file: str) -> Iterator[str]:
     return stream_lines(file)
 
 
-def _told(vocabulary: "GrownVocabulary", wanted: int, min_count: int) -> list[str]:
-    """What came out."""
+def _summary(vocabulary: "GrownVocabulary", wanted: int, min_count: int) -> list[str]:
+    """The numbers of entries, and the longest one."""
     from dyntok_jax.vocabulary import readable
 
     n_new = vocabulary.size - vocabulary.n_own
     lines = [f"{vocabulary.size:,} entries: {vocabulary.n_own:,} of the model, {n_new:,} new."]
     if vocabulary.size < wanted:
         often = "once" if min_count == 1 else f"{min_count} times"
-        lines.append(f"No other pair comes {often}, so they are fewer than {wanted:,}: give more text or --words.")
+        lines.append(f"No other pair occurs {often}, so there are fewer than {wanted:,}: give more text or --words.")
     if n_new:
         longest = max(map(readable, vocabulary.new_strings), key=len)
         lines.append(f"The longest has {len(longest)} characters: {longest!r}.")
@@ -170,7 +171,7 @@ def _compared(vocabulary: "GrownVocabulary", encoder: "TextEncoder", texts: list
     tokens = int(after.counts.sum())
     new = int((after.ids_N >= vocabulary.n_own).sum())
     return [
-        f"On {len(texts):,} texts held out: {static / len(texts):.1f} static tokens a text before, "
+        f"On {len(texts):,} texts held out: {static / len(texts):.1f} static tokens per text before, "
         f"{tokens / len(texts):.1f} after ({100 * (1 - tokens / max(static, 1)):.1f} % fewer), "
         f"{100 * new / max(tokens, 1):.1f} % of them new entries."
     ]

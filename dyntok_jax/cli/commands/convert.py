@@ -10,13 +10,13 @@ from dyntok_jax.cli.shared import arg, print_out, waiting
 
 @dataclass(frozen=True)
 class Convert:
-    """Converts a checkpoint: Hugging Face (encoder, decoder or ZeTT hypernetwork) to orbax, orbax or GGUF to it.
+    """Converts a checkpoint: Hugging Face (encoder, decoder, hypernetwork) to orbax, or orbax or GGUF to Hugging Face.
 
     Attributes:
       source: a model's folder, Hugging Face Hub id or packaged name; an orbax folder that this command wrote; or a GGUF
         file.
-      target: the folder to make.
-      dtype: of the parameters (default: as they are; of a GGUF file float32).
+      target: the folder to create.
+      dtype: of the parameters (default: unchanged; for a GGUF file float32).
       overwrite: replace the target if it is a model folder.
     """
 
@@ -37,7 +37,7 @@ class Convert:
     overwrite: bool = False
 
     def run(self) -> None:
-        """Reads, writes, says what was left out."""
+        """Converts, and prints what was left out."""
         from dyntok_jax.files import convert_folder
 
         with waiting("Converting"):

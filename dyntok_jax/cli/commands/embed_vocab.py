@@ -11,15 +11,15 @@ from dyntok_jax.cli.shared import HypernetName, arg, hypernet_of, mesh_shape, pr
 
 @dataclass(frozen=True)
 class EmbedVocab:
-    """Embeds every entry of a grown vocabulary. A run that was stopped goes on where it was, with the same options.
+    """Embeds every entry of a grown vocabulary. The same command continues a run that was interrupted.
 
     Attributes:
-      folder: that `dyntok build-vocab` wrote.
+      folder: written by `dyntok build-vocab`.
       output: folder of the table: zarr arrays and table.json.
       model: the decoder whose tables are read (default: the one that the vocabulary was built for).
       hypernet: folder or Hub id of a ZeTT hypernetwork; auto: the one that comes with the model, if any; none: an entry
-        is the mean of its subwords (FVT), which for a million entries is the better choice with `smollm2`.
-      language: code of the language to come, for a multilingual hypernetwork.
+        is the mean of its subwords (FVT), which is the better choice for a million entries with `smollm2`.
+      language: code of the texts' language, for a multilingual hypernetwork.
       dtype: of the rows.
       mesh: devices that share the batches × devices that share the hypernetwork, such as 4x2.
       overwrite: replace another table of that name.
@@ -28,7 +28,7 @@ class EmbedVocab:
     EXAMPLES: ClassVar[str] = """\
   dyntok embed-vocab vocab --output table                             FVT: the mean of each entry's subwords
   dyntok embed-vocab vocab --output table --hypernet auto             by the hypernetwork that comes with the model
-  dyntok embed-vocab vocab --output table --hypernet run/hypernet     the same command once more goes on after a kill
+  dyntok embed-vocab vocab --output table --hypernet run/hypernet     run it again to continue after an interruption
   dyntok embed-vocab vocab --output table --dtype bfloat16            half the size
 """
 
@@ -42,7 +42,7 @@ class EmbedVocab:
     overwrite: bool = False
 
     def run(self) -> None:
-        """Loads, embeds, says what came out."""
+        """Loads, embeds, prints a summary."""
         from dyntok_jax.cli.shared import keep_compiled_programs
         from dyntok_jax.files import load_model
         from dyntok_jax.sharding import make_mesh
@@ -74,7 +74,7 @@ class EmbedVocab:
                 progress=advance,
             )
         config = table.config
-        tables = "an input and an output row" if config.has_output else "a row, input and output in one"
+        tables = "an input and an output row" if config.has_output else "one row for input and output"
         print_out(
             f"{config.rows:,} entries ({vocabulary.size - vocabulary.n_own:,} new) have {tables}, {config.width} wide, "
             f"{config.dtype}, {readable_bytes(config.n_bytes)}, in {time.perf_counter() - began:.0f} s.",

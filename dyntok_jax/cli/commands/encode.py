@@ -1,8 +1,8 @@
-"""`dyntok encode`: texts in, embeddings and tokens out, and a table of what was saved."""
+"""`dyntok encode`: texts in, embeddings and tokens out, and a table of the reduction."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import tyro
 
@@ -15,6 +15,7 @@ from dyntok_jax.cli.shared import (
     OptionalBoundary,
     OptionalPath,
     Percent,
+    Protect,
     TextColumn,
     arg,
     goal_of,
@@ -44,33 +45,38 @@ EMBEDDINGS, TOKENS = "embeddings.safetensors", "tokens.jsonl"
 
 @dataclass(frozen=True)
 class Encode:
-    """Encodes texts with dynamic tokenization, and says what that saved.
+    """Encodes texts with dynamic tokenization, and reports the reduction.
 
     Attributes:
-      file: UTF-8 text with one text a line (.gz too), aligned JSON lines (.jsonl, .jsonl.gz; a field a language), or -
-        for standard input. Left out: the packaged sample.
+      file: UTF-8 text with one text a line (.gz too), aligned JSON lines (.jsonl, .jsonl.gz; one field a language), or
+        - for standard input. Left out: the packaged sample.
       model: a folder, a Hugging Face Hub id, or a packaged model.
       hypernet: folder or Hub id of a ZeTT hypernetwork; auto: the one that comes with the model, if any; none: a new
         token is the mean of its subwords (FVT).
       share: merge until this share of the maximum reduction is reached.
-      merges: merge this many times a batch.
-      budget: merge until every text has at most so many tokens, special tokens included.
+      merges: merge this many times in each batch.
+      budget: merge until every text has at most this many tokens, special tokens included.
       merge_list: apply the merges that `dyntok learn-merges` wrote to this file.
       boundary: what merging may not cross (default: pretoken, or the merge list's own).
       scope: count pairs over a batch, or in each text alone.
       max_subwords: the longest token, in subwords (default: what the hypernetwork was trained for, or 7).
-      only: codes of the languages to read, of those that there are.
+      protect: text that keeps its own subwords: digits, a regular expression, or none (default: none).
+      only: codes of the languages to read, from those in the file.
       language: code of the texts' language, for a multilingual hypernetwork (default: the file's own codes).
-      surface: how a token is shown to the hypernetwork.
+      special_tokens: special tokens that are written in texts, such as <mask>: read them as such, or as text.
+      surface: the surface form of a token that the hypernetwork reads.
       predict_all: predict the embeddings of single subwords too, as the paper does.
-      pooling: mean over tokens, the first token, or none (hidden states).
+      pooling: how tokens become an embedding (auto: as the model's folder declares, mean if it declares nothing), or
+        none (hidden states).
+      truncate_dim: keep only so many leading dimensions, of a model that was trained for that (Matryoshka).
       prefix: put before each text (default: what the model expects).
+      prompt_name: name of a prompt of the model to put before each text instead, such as query or document.
       batch_size: texts a batch.
       truncate: cut texts that are longer than the model's positions, instead of stopping.
       output: folder for embeddings.safetensors and the token report, tokens.jsonl.
-      cache: file of predicted embeddings; read if it is there, written at the end.
+      cache: file of predicted embeddings; read if it exists, written at the end.
       mesh: devices that share the batches × devices that share the model, such as 4x2.
-      no_static: do not run static tokenization for comparison.
+      no_static: skip the comparison with static tokenization.
       json: file for the table's figures.
     """
 
@@ -92,12 +98,16 @@ class Encode:
     boundary: OptionalBoundary = None
     scope: Scope = "batch"
     max_subwords: MaxSubwords = None
+    protect: Protect = None
     only: Annotated[tuple[str, ...], arg(metavar="[CODE ...]", help_behavior_hint="")] = ()
     language: Annotated[str | None, arg(metavar="CODE", help_behavior_hint="")] = None
+    special_tokens: Literal["special", "text"] = "special"
     surface: SurfaceMode = "constituents"
     predict_all: bool = False
-    pooling: Pooling = "mean"
+    pooling: Pooling = "auto"
+    truncate_dim: Count = None
     prefix: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")] = None
+    prompt_name: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
     batch_size: Annotated[int, arg(metavar="N")] = 32
     truncate: bool = False
     output: Annotated[str, arg(metavar="FOLDER")] = "dyntok-output"
@@ -111,7 +121,9 @@ class Encode:
         goal = goal_of(self.share, self.merges, self.budget)
         shape = mesh_shape(self.mesh)
         if self.batch_size < 1:
-            raise InputError(f"--batch-size must be 1 or more, not {self.batch_size}.")
+            raise InputError(f"--batch-size must be 1 or more, got {self.batch_size}.")
+        if self.prefix is not None and self.prompt_name is not None:
+            raise InputError("--prefix is a text and --prompt-name the name of one of the model's: give one of them.")
         columns = read_columns(self.file, self.only)
         outputs = [Path(self.output) / EMBEDDINGS, Path(self.output) / TOKENS]
         for path in [*outputs, *(Path(path) for path in (self.json, self.cache) if path is not None)]:
@@ -127,6 +139,7 @@ class Encode:
             max_subwords=self.max_subwords,
             merge_list=self.merge_list,
             scope=self.scope,
+            protect=self.protect,
         )
         languages = [self._language(encoder, column) for column in columns]
         n_runs = sum(len(column.texts) for column in columns) * (1 if self.no_static else 2)
@@ -138,8 +151,9 @@ class Encode:
                 merging,
                 with_static=not self.no_static,
                 on_progress=advance,
-                prefix=self.prefix,
+                prefix=self.prefix if self.prompt_name is None else encoder.prompt(self.prompt_name),
                 pooling=self.pooling,
+                truncate_dim=self.truncate_dim,
                 batch_size=self.batch_size,
                 truncate=self.truncate,
             )
@@ -160,30 +174,39 @@ class Encode:
 
         mesh = None if shape is None else make_mesh(*shape)
         encoder = DynamicEncoder.load(
-            self.model, hypernet_of(self.hypernet), mesh=mesh, surface=self.surface, predict_all=self.predict_all
+            self.model,
+            hypernet_of(self.hypernet),
+            mesh=mesh,
+            special_tokens=self.special_tokens,
+            surface=self.surface,
+            predict_all=self.predict_all,
         )
         if self.cache is None:
             return encoder
         if encoder.cache is None:
-            raise InputError("--cache keeps predicted embeddings, and without --hypernet nothing is predicted.")
+            raise InputError(
+                "--cache stores predicted embeddings, and without a hypernetwork nothing is predicted: leave --cache "
+                "out, or give --hypernet."
+            )
         if Path(self.cache).exists():
             capacity, width = encoder.cache.capacity, encoder.config.width
             encoder.cache = EmbeddingCache.load(self.cache, capacity=capacity, width=width)
         return encoder
 
     def _language(self, encoder: "DynamicEncoder", column: TextColumn) -> str | None:
-        """The code to give with a column's texts; None where the hypernetwork has no languages."""
+        """The language code for a column's texts; None where the hypernetwork has no languages."""
         own = column.language if encoder.embedder.languages else None
         try:
             encoder.embedder.language_indices(self.language or own, 1)
         except InputError as error:
-            hint = "Name one for all texts with --language, or read only some of the languages with --only."
+            hint = "Give one for all texts with --language, or read only some of the languages with --only."
             raise InputError(f"{column.name}: {error} {hint}") from error
         return self.language or own
 
     def _metadata(self, goal: str) -> dict[str, str]:
-        """The options that decide about the embeddings."""
-        names = ("model", "hypernet", "boundary", "scope", "max_subwords", "merge_list", "language", "surface")
-        names += ("predict_all", "pooling", "prefix", "truncate")
+        """The options that the embeddings depend on."""
+        names = ("model", "hypernet", "boundary", "scope", "max_subwords", "protect", "merge_list", "language")
+        names += ("special_tokens", "surface", "predict_all", "pooling", "truncate_dim", "prefix", "prompt_name")
+        names += ("truncate",)
         options = {name: str(getattr(self, name)) for name in names if getattr(self, name) is not None}
         return options | {"goal": goal}

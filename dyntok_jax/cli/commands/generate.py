@@ -1,4 +1,4 @@
-"""`dyntok generate`: a prompt in, the text that a model continues it with out, and what merging saved, if asked."""
+"""`dyntok generate`: continues a prompt, and reports how much merging saved, if asked."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,25 +30,25 @@ N = Annotated[int, arg(metavar="N")]
 
 @dataclass(frozen=True)
 class Generate:
-    """Continues a prompt, read by the model's own tokenizer or, if asked with --share or another goal, merged.
+    """Continues a prompt, read by the model's own tokenizer or, with --share or another goal, merged.
 
     Attributes:
-      prompt: the text to go on from, or - for standard input. Left out: an example.
-      file: prompts instead, one a line (.gz too), or - for standard input.
-      chat: a prompt is what the user says to the model; its chat template goes around it.
-      system: with --chat, what the system says before.
-      static: leave prompts to the model's own tokenizer, as is the default.
+      prompt: the text to continue, or - for standard input. Left out: an example.
+      file: file of prompts, one a line (.gz too), or - for standard input.
+      chat: a prompt is a user's message to the model; the chat template is added.
+      system: with --chat, the system message.
+      static: read prompts by the model's own tokenizer; the default.
       max_tokens: the most tokens a text.
-      stop: a string that ends a text and is no part of it; may be given several times.
+      stop: a string that ends a text; the text does not include it. May be given several times.
       temperature: scores are divided by it; 0 takes the most probable token each time.
-      top_k: draw from the so many most probable tokens only.
-      top_p: draw from the fewest tokens whose probabilities reach this together.
-      min_p: draw only from tokens with at least this share of the best one's probability.
-      repetition_penalty: above 1, subwords that were there before get less probable.
-      seed: of what is drawn: same seed, same text.
-      samples: texts a prompt, with one seed after the other.
-      no_stream: print the text when it is whole; a little faster.
-      output: file for JSON lines, one a text; several texts are then not printed.
+      top_k: sample from this many of the most probable tokens only.
+      top_p: sample from the fewest tokens whose probabilities together reach this.
+      min_p: sample only from tokens with at least this share of the best one's probability.
+      repetition_penalty: above 1, subwords of the prompt and the text so far become less probable.
+      seed: of sampling; the same seed gives the same text.
+      samples: texts for each prompt, with consecutive seeds.
+      no_stream: print the text when it is complete; a little faster.
+      output: file for JSON lines, one for each text; several texts are then not printed.
       json: file for the table's figures.
     """
 
@@ -57,10 +57,10 @@ class Generate:
   dyntok generate "The history of tea begins in" --max-tokens 60
   dyntok generate --chat "Why do fireflies glow?" --system "Answer in one sentence." --stop "!"
   dyntok generate "Once upon a time" --temperature 0.8 --top-p 0.95 --samples 3
-  cat article.txt | dyntok generate - --share 50    standard input, merged: half of what is possible
+  cat article.txt | dyntok generate - --share 50    standard input, merged: half of the possible reduction
   dyntok generate --file prompts.txt --output answers.jsonl
-  dyntok generate --file code.txt --share 100 --prompt-vocab      in the prompt's merged tokens, too
-  dyntok generate "Freedom of" --vocab vocab --table table --index index     in a vocabulary grown far beyond its own
+  dyntok generate --file code.txt --share 100 --prompt-vocab      the prompt's merged tokens are candidates, too
+  dyntok generate "Freedom of" --vocab vocab --table table --index index     in a far larger vocabulary
 """
 
     prompt: tyro.conf.Positional[Annotated[str | None, arg(metavar="[PROMPT]", help_behavior_hint="")]] = None
@@ -104,7 +104,7 @@ class Generate:
 
         names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
         sampling = SamplingConfig(**{name: getattr(self, name) for name in names})
-        decoder = self.source.load()
+        decoder = self.source.load(is_merging=self.merging.is_merging)
         vocabulary = self.large.load(decoder)
         reading = self.merging.reading(self.source.language)
         prompts = [prompt for prompt in prompts for _ in range(self.samples)]
@@ -137,14 +137,14 @@ class Generate:
     def _check(self) -> None:
         """Raises InputError for options that contradict each other, before anything is loaded."""
         if self.system is not None and not self.chat:
-            raise InputError("--system opens a chat: give --chat too.")
+            raise InputError("--system is the system message of a chat: give --chat too.")
         if self.static and self.merging.given:
             raise InputError(f"--static merges nothing: leave out {', '.join(self.merging.given)}.")
         if not self.static:
             self.merging.check(self.source)
-        self.large.check(is_merging=self.merging.is_asked)
+        self.large.check(is_merging=self.merging.is_merging)
         if self.samples < 1:
-            raise InputError(f"--samples must be 1 or more, not {self.samples}.")
+            raise InputError(f"--samples must be 1 or more, got {self.samples}.")
         if self.samples > 1 and self.temperature == 0:
             raise InputError(
                 f"At temperature 0 all {self.samples} samples would be the same text: give --temperature, such as 0.8."

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 LINES_AT_ONCE = 1000
 PADDED_SUBWORDS = 1 << 20
-"""The most subwords of a batch, padding included: one very long line must not pad a thousand short ones."""
+"""The most subwords per batch, padding included: one very long line must not pad a thousand short ones."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class LearnMerges:
     """Learns the most frequent merges of a corpus and writes them to a readable file.
 
     Attributes:
-      files: UTF-8 text with one text a line (.gz too), aligned JSON lines (.jsonl, .jsonl.gz), or - for standard input.
+      files: UTF-8 text, one text per line (.gz too), aligned JSON lines (.jsonl, .jsonl.gz), or - for standard input.
       output: file for the merges, JSON lines.
       merges: how many to learn; fewer if no pair is left.
       model: whose tokenizer: a folder, a Hugging Face Hub id, or a packaged model.
@@ -51,7 +51,7 @@ class LearnMerges:
     EXAMPLES: ClassVar[str] = """\
   dyntok learn-merges corpus.txt --output merges.jsonl --merges 1000
   dyntok learn-merges de.txt.gz fr.txt.gz --output merges.jsonl --merges 5000 --boundary word
-  dyntok encode new.txt --merge-list merges.jsonl      and so they are used
+  dyntok encode new.txt --merge-list merges.jsonl      the next step: to use them
 """
 
     files: tyro.conf.Positional[Annotated[tuple[str, ...], arg(metavar="FILE [FILE ...]", help_behavior_hint="")]]
@@ -66,7 +66,7 @@ class LearnMerges:
         if not self.files:
             raise InputError("Give at least one file to learn from, or - for standard input.")
         if self.merges < 0:
-            raise InputError(f"--merges must be 0 or more, not {self.merges}.")
+            raise InputError(f"--merges must be 0 or more, got {self.merges}.")
         check_writable(Path(self.output))
         texts = [text for file in self.files for column in read_columns(file) for text in column.texts]
 

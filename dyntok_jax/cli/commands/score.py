@@ -1,4 +1,4 @@
-"""`dyntok score`: how probable a text is after a prompt, and which answer is; if asked, after a merged one, too."""
+"""`dyntok score`: how probable a text is after a prompt, and which answer is; if asked, also after a merged prompt."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,16 +23,16 @@ from dyntok_jax.storage import check_writable
 
 @dataclass(frozen=True)
 class Score:
-    """Says how probable texts are after prompts and, if asked with --share or another goal, after merged ones beside.
+    """Scores how probable texts are after prompts and, with --share or another goal, also after merged prompts.
 
     Attributes:
-      prompt: what the text follows. Left out, and no file: an example.
-      continuation: the text, spaces and all.
+      prompt: the text before the one to score. Left out, and no file: an example.
+      continuation: the text to score, with its leading space.
       file: JSON lines (.gz too) with the fields prompt and continuation, or question, options and answer (a number
         from 0, or a letter); or - for standard input.
       style: of questions: letters (options are listed and the most probable letter is the answer, as in MMLU), or full
-        (the option that takes the fewest bits a byte).
-      output: file for JSON lines, one a row.
+        (the option with the fewest bits per byte).
+      output: file for JSON lines, one for each row.
       json: file for the table's figures.
     """
 
@@ -40,7 +40,7 @@ class Score:
   dyntok score                                      three packaged sentences, the second half after the first
   dyntok score "The capital of Portugal is" " Lisbon."
   dyntok score --file halves.jsonl                  lines like {"prompt": "…", "continuation": " …"}
-  dyntok score --file halves.jsonl --share 50       merged prompts beside static ones
+  dyntok score --file halves.jsonl --share 50       merged prompts, compared with static ones
   dyntok score --file quiz.jsonl --style full       lines like {"question": "…", "options": ["…", "…"], "answer": 0}
 """
 
@@ -65,9 +65,9 @@ class Score:
 
         from dyntok_jax.cli.shared import score_rows
 
-        decoder = self.source.load()
+        decoder = self.source.load(is_merging=self.merging.is_merging)
         reading = self.merging.reading(self.source.language)
-        runs = 2 if self.merging.is_asked else 1
+        runs = 2 if self.merging.is_merging else 1
         with progress_bar("Scoring", runs * sum(row.n_texts for row in rows)) as advance:
             scores = score_rows(decoder, rows, reading, style=self.style, on_progress=advance)
         notes = scores.notes()

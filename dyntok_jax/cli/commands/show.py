@@ -12,6 +12,7 @@ from dyntok_jax.cli.shared import (
     OptionalBoundary,
     OptionalPath,
     Percent,
+    Protect,
     arg,
     goal_of,
     make_console,
@@ -38,6 +39,7 @@ class Show:
       merge_list: apply the merges that `dyntok learn-merges` wrote to this file.
       boundary: what merging may not cross (default: pretoken, or the merge list's own).
       max_subwords: the longest token, in subwords (default: 7).
+      protect: text that keeps its own subwords: digits, a regular expression, or none (default: none).
     """
 
     EXAMPLES: ClassVar[str] = """\
@@ -54,6 +56,7 @@ class Show:
     merge_list: OptionalPath = None
     boundary: OptionalBoundary = None
     max_subwords: MaxSubwords = None
+    protect: Protect = None
 
     def run(self) -> None:
         """Tokenizes, merges, prints."""
@@ -75,6 +78,7 @@ class Show:
                 boundary=self.boundary,
                 max_subwords=self.max_subwords,
                 merge_list=self.merge_list,
+                protect=self.protect,
             ),
             tokenizer=tokenizer.fingerprint,
             scope="batch",

@@ -1,4 +1,4 @@
-"""`dyntok train-hypernet`: trains a hypernetwork for a model on text, and leaves a folder for `--hypernet`."""
+"""`dyntok train-hypernet`: trains a hypernetwork for a model on text, and writes a folder for `--hypernet`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainHypernet:
-    """Trains a hypernetwork on text, by distilling the model's reading of its own subwords.
+    """Trains a hypernetwork on text, by distilling how the model reads its own subwords.
 
     Attributes:
       output: folder for checkpoints, metrics.jsonl and the result, hypernet/.
       training: what to train, on what, how and how long.
-      config: TOML file with the same options by their names, such as text = ["de.txt"] or learning_rate = 1e-4;
-        options given here win.
-      resume: go on from the last checkpoint in the output folder, if there is one.
+      config: TOML file with the same options by name, such as text = ["de.txt"] or learning_rate = 1e-4; options given
+        on the command line take precedence.
+      resume: continue from the last checkpoint in the output folder, if there is one.
       mesh: devices that share the batches × devices that share the parameters, such as 4x2.
     """
 
     EXAMPLES: ClassVar[str] = """\
   dyntok train-hypernet --text de.txt fr.txt.gz --output run        e5-small; result in run/hypernet
   dyntok train-hypernet --text en=wiki.txt --output run --steps 4000 --validation aligned.jsonl
-  dyntok train-hypernet --config run.toml --resume                  options from a file; go on after a kill
-  dyntok encode reviews.txt --hypernet run/hypernet                 and so the result is used
+  dyntok train-hypernet --config run.toml --resume                  options from a file; continue after a kill
+  dyntok encode reviews.txt --hypernet run/hypernet                 how to use the result
 """
 
     output: Annotated[str, arg(metavar="FOLDER")] = tyro.MISSING
@@ -42,10 +42,10 @@ class TrainHypernet:
 
     @classmethod
     def completed(cls, arguments: Sequence[str]) -> list[str]:
-        """The arguments after those that the file behind `--config` stands for.
+        """The arguments, after those from the file that `--config` names.
 
         Raises:
-          InputError: the file cannot be read, or holds something else than these options.
+          InputError: the file cannot be read, or holds something other than these options.
         """
         return with_file_options(arguments, cls, required="output")
 
@@ -61,11 +61,11 @@ class TrainHypernet:
         job = prepare_job(self.training, mesh)
         with training_view(self.training.run.steps) as report:
             outcome = train(job, Path(self.output), resume=self.resume, mesh=mesh, report=report)
-        print_out(*_told(outcome))
+        print_out(*_summary(outcome))
 
 
-def _told(outcome: "Outcome") -> list[str]:
-    end = "no better validation for long" if outcome.stopped_early else "all steps done"
+def _summary(outcome: "Outcome") -> list[str]:
+    end = "validation no longer improves" if outcome.stopped_early else "all steps done"
     best = "" if outcome.best_loss is None else f", validation loss {outcome.best_loss:.4f}"
     return [
         f"Stopped at step {outcome.step}: {end}.",

@@ -36,6 +36,7 @@ from .option_types import (
     OptionalBoundary as OptionalBoundary,
     OptionalPath as OptionalPath,
     Percent as Percent,
+    Protect as Protect,
     arg as arg,
     goal_of as goal_of,
     hypernet_of as hypernet_of,

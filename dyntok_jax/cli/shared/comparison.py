@@ -1,4 +1,4 @@
-"""Texts encoded with dynamic tokenization, timed beside static tokenization of the same texts."""
+"""Texts encoded with dynamic and with static tokenization, and the time of both."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -18,13 +18,13 @@ from dyntok_jax.options import Merging
 
 @dataclass(frozen=True)
 class EncodedColumn:
-    """A column of texts and what encoding it gave.
+    """A column of texts and its encoding.
 
     Attributes:
       column: the texts.
       result: with dynamic tokenization.
       n_static: subwords of each text in static tokenization, special tokens and prefix not counted.
-      n_cut: texts of which something was cut off.
+      n_cut: number of truncated texts.
       figures: counts and seconds of both.
     """
 
@@ -37,11 +37,11 @@ class EncodedColumn:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All columns, and what is to be known beside their figures.
+    """All columns, and facts that concern all of them.
 
     Attributes:
       columns: in the order given.
-      compile_seconds: how long JAX compiled, which no column's seconds hold.
+      compile_seconds: how long JAX compiled; not part of any column's seconds.
       has_static: whether static tokenization was timed.
     """
 
@@ -62,7 +62,7 @@ class Comparison:
             f"compiling ({self.compile_seconds:.1f} s, once) not counted.",
         ]
         if n_cut := sum(column.n_cut for column in self.columns):
-            notes.append(f"Texts cut to the positions there are: {n_cut}; what was cut off is not counted.")
+            notes.append(f"Texts truncated to the model's positions: {n_cut}; what was cut off is not counted.")
         if too_long := [of.column.name for of in self.columns if self.has_static and of.figures.static_seconds is None]:
             notes.append(
                 f"{', '.join(too_long)}: a text fits the model only when merged, so static tokenization was not timed."
@@ -85,14 +85,15 @@ def encode_columns(
     Args:
       encoder: the model.
       columns: the texts.
-      languages: what to tell the hypernetwork of each column.
+      languages: of each column, for the hypernetwork.
       merging: how to merge.
       with_static: run static tokenization too, for its time.
-      on_progress: called with the number of texts of each batch, twice a text where static runs too.
-      shared: options of `DynamicEncoder.encode` that both runs take: prefix, pooling, batch_size, truncate.
+      on_progress: called with the number of texts of each batch, twice per text if static runs too.
+      shared: options of `DynamicEncoder.encode` that both runs take: prefix, pooling, truncate_dim, batch_size,
+        truncate.
 
     Raises:
-      TooLongError: a text longer than the model's positions, and its column's name.
+      TooLongError: a text is longer than the model's positions; the error names its column.
     """
     encoded = []
     with CompileClock() as clock:
@@ -102,7 +103,7 @@ def encode_columns(
             result = encoder.encode(texts, **shared | options)
             return result, time.perf_counter() - started - (clock.seconds - compiled)
 
-        # the first call also pays for all that is loaded when first used: let that be an empty text's
+        # the first call also pays for everything loaded on first use: make it an empty text's
         timed([""], merging=merging, language=languages[0], truncate=True)
         if with_static:
             timed([""], goal=None, language=languages[0], truncate=True)
@@ -117,7 +118,7 @@ def encode_columns(
                 try:
                     _, static_seconds = timed(column.texts, goal=None, **options)
                     of = replace(of, figures=replace(of.figures, static_seconds=static_seconds))
-                except TooLongError:  # merging is what made it fit: no fault of the user's
+                except TooLongError:  # it fits only when merged: not the user's fault
                     on_progress(len(column.texts))
             encoded.append(of)
         return Comparison(encoded, clock.seconds, with_static)
@@ -152,8 +153,8 @@ def count_static(
       prefix: put before each text; None for what the model expects.
       truncate: count no more than the model has positions for.
     """
-    subwords = encoder.text_encoder.encode_static(texts, prefix=encoder.prefix if prefix is None else prefix)
+    subwords = encoder.reader.encode_static(texts, prefix=encoder.prefix if prefix is None else prefix)
     n_counted = subwords.counts
     if truncate:
-        n_counted = np.minimum(n_counted, encoder.config.max_tokens - (subwords.lengths - n_counted))
+        n_counted = np.minimum(n_counted, encoder.max_tokens - (subwords.lengths - n_counted))
     return n_counted

@@ -1,4 +1,4 @@
-"""How long JAX compiled, so that a speed can leave it out: programs compile once, a stream of texts goes on."""
+"""How long JAX compiled, so that speeds can exclude it: programs compile once, however many texts follow."""
 
 import time
 from typing import Any
@@ -12,7 +12,7 @@ _STAGES = ("/jaxpr_trace_duration", "/jaxpr_to_mlir_module_duration", "/backend_
 
 
 class CompileClock:
-    """Notes when JAX traces, lowers and compiles, while the clock is entered."""
+    """Records when JAX traces, lowers and compiles while the context is active."""
 
     def __init__(self):
         self._spans: list[tuple[float, float]] = []
@@ -32,7 +32,7 @@ class CompileClock:
     def seconds_until(self, moment: float) -> float:
         """Seconds spent until a moment of `time.perf_counter`.
 
-        What lies within another stage (a program within a program) is counted once.
+        Nested stages (a program within a program) are counted once.
         """
         total, covered_until = 0.0, 0.0
         for start, end in sorted(self._spans):
@@ -41,17 +41,19 @@ class CompileClock:
         return total
 
     def _note(self, event: str, duration_secs: float, **_: Any) -> None:
-        # told when a stage has just ended
+        # called when a stage has just ended
         if event.endswith(_STAGES):
             now = time.perf_counter()
             self._spans.append((now - duration_secs, now))
 
 
 def keep_compiled_programs() -> None:
-    """Has JAX keep what it compiles for the next time, if nothing else was said: a decoder compiles for half a minute.
+    """Turns on JAX's cache of compiled programs, unless it is set already.
 
-    The programs lie in the user's cache, beside the packaged models.
+    The programs are kept in the user's cache folder, beside the packaged models; small ones too, of which a command
+    compiles dozens.
     """
     # jax adds its options to `config` at run time
     if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -14,6 +14,7 @@ from dyntok_jax.cli.shared.option_types import (
     Model,
     OptionalBoundary,
     OptionalPath,
+    Protect,
     arg,
     goal_of,
     hypernet_of,
@@ -21,28 +22,28 @@ from dyntok_jax.cli.shared.option_types import (
     mesh_shape,
 )
 from dyntok_jax.errors import InputError
-from dyntok_jax.options import DEFAULT_DECODER, STATIC, Merging, Scope
+from dyntok_jax.options import DEFAULT_DECODER, STATIC, Merging, Scope, SpecialTokens
 
 if TYPE_CHECKING:
-    from dyntok_jax.decoding import DynamicDecoder, WrittenIn
+    from dyntok_jax.decoding import DynamicDecoder, VocabularyChoice
 
 flattened = tyro.conf.arg(name="")
-"""Puts a group's options among the command's own: `--share`, not `--merging.share`."""
+"""Adds a group's options to the command's own: `--share`, not `--merging.share`."""
 
 GOALS = ("share", "merges", "budget", "merge_list")
-"""Options that ask for merging."""
-MANNERS = ("boundary", "scope", "max_subwords", "merge_last")
-"""Options that say how prompts are merged, if they are."""
+"""Options that turn merging on."""
+MERGING_DETAILS = ("boundary", "scope", "max_subwords", "protect", "merge_last")
+"""Options for how prompts are merged, if they are."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What `DynamicDecoder.read` is told beside the prompts.
+    """The options of `DynamicDecoder.read`.
 
     Attributes:
       merging: how prompts are merged, if they are.
       language: code of their language, for a multilingual hypernetwork.
-      batch_size: prompts a batch.
+      batch_size: prompts per batch.
     """
 
     merging: Merging
@@ -59,6 +60,8 @@ class ModelOptions:
       hypernet: folder or Hub id of a ZeTT hypernetwork; auto: the one that comes with the model, if any; none: a new
         token is the mean of its subwords (FVT).
       language: code of the prompts' language, for a multilingual hypernetwork.
+      special_tokens: special tokens that are written in prompts, such as </s>: read them as such, or as text; auto: as
+        text in chats, as such in plain texts.
       dtype: of parameters and computation.
       mesh: devices that share the batches × devices that share the model, such as 4x2.
     """
@@ -66,11 +69,12 @@ class ModelOptions:
     model: Model = DEFAULT_DECODER
     hypernet: HypernetName = DEFAULT_HYPERNET
     language: Annotated[str | None, arg(metavar="CODE", help_behavior_hint="")] = None
+    special_tokens: SpecialTokens = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
     mesh: Annotated[str | None, arg(metavar="DATAxMODEL", help_behavior_hint="")] = None
 
-    def load(self) -> "DynamicDecoder":
-        """The model, its programs kept for the next time.
+    def load(self, *, is_merging: bool) -> "DynamicDecoder":
+        """Loads the model, and its hypernetwork if prompts are merged; keeps compiled programs for the next run.
 
         Raises:
           DyntokError: what `DynamicDecoder.load` and `make_mesh` raise.
@@ -82,19 +86,22 @@ class ModelOptions:
         keep_compiled_programs()
         shape = mesh_shape(self.mesh)
         mesh = None if shape is None else make_mesh(*shape)
-        return DynamicDecoder.load(self.model, hypernet_of(self.hypernet), dtype=self.dtype, mesh=mesh)
+        hypernet = hypernet_of(self.hypernet) if is_merging else None
+        return DynamicDecoder.load(
+            self.model, hypernet, dtype=self.dtype, mesh=mesh, special_tokens=self.special_tokens
+        )
 
 
 @dataclass(frozen=True)
 class VocabularyOptions:
-    """What to write in, if not in the model's own vocabulary.
+    """The vocabulary to write in, if not the model's own.
 
     Attributes:
       prompt_vocab: write in the tokens that the prompt was merged to, too; needs --share or another goal.
       vocab: write in the grown vocabulary of this folder, which `dyntok build-vocab` wrote; needs --table.
       table: with --vocab, its rows: a folder that `dyntok embed-vocab` wrote.
       index: with --vocab, what finds the next token without scoring all rows: a folder that `dyntok build-index` wrote.
-      candidates: with --vocab, tokens that each step chooses among, the best by their scores (default: 64).
+      candidates: with --vocab, how many of the best tokens each step chooses among (default: 64).
       probes: with --index, blocks of it that each step reads; more miss fewer tokens and take longer (default: 48).
     """
 
@@ -106,11 +113,9 @@ class VocabularyOptions:
     probes: Count = None
 
     def check(self, *, is_merging: bool) -> None:
-        """Raises InputError for options without those that they need."""
+        """Raises InputError if an option that another needs is missing."""
         if self.prompt_vocab and self.vocab is not None:
-            raise InputError(
-                "--prompt-vocab adds the prompt's tokens to the model's own, and --vocab names others: choose."
-            )
+            raise InputError("--prompt-vocab and --vocab are different vocabularies to write in: give one of them.")
         if self.prompt_vocab and not is_merging:
             raise InputError(
                 "--prompt-vocab writes in the tokens that the prompt was merged to, and prompts are static by default: "
@@ -119,24 +124,24 @@ class VocabularyOptions:
         for name in ("table", "index", "candidates", "probes"):
             if self.vocab is None and getattr(self, name) is not None:
                 raise InputError(
-                    f"--{name} is of a large vocabulary: give --vocab too, a folder of `dyntok build-vocab`."
+                    f"--{name} needs a large vocabulary: give --vocab too, a folder of `dyntok build-vocab`."
                 )
         if self.vocab is not None and self.table is None:
             raise InputError(
                 "--vocab needs the rows of its entries: give --table too, a folder of `dyntok embed-vocab`."
             )
         if self.probes is not None and self.index is None:
-            raise InputError("--probes says how much of an index is read: give --index too, or leave it out.")
+            raise InputError("--probes needs an index to read: give --index too, or omit --probes.")
 
-    def load(self, decoder: "DynamicDecoder") -> "WrittenIn":
-        """What `DynamicDecoder.generate` takes.
+    def load(self, decoder: "DynamicDecoder") -> "VocabularyChoice":
+        """The argument `vocabulary` of `DynamicDecoder.generate`.
 
         Raises:
           DyntokError: what `DynamicDecoder.load_vocabulary` raises.
         """
         if self.vocab is None:
             return "prompt" if self.prompt_vocab else None
-        assert self.table is not None, "`check` asks for it"
+        assert self.table is not None, "`check` requires it"
         given = {"k": self.candidates, "n_probe": self.probes}
         given = {name: value for name, value in given.items() if value is not None}
         return decoder.load_vocabulary(self.vocab, self.table, self.index, **given)
@@ -144,22 +149,23 @@ class VocabularyOptions:
 
 @dataclass(frozen=True)
 class MergingOptions:
-    """How prompts are merged, if they are to be.
+    """Whether and how prompts are merged.
 
     Attributes:
-      share: merge prompts until this share of the maximum reduction is reached; 100 merges all it may. Without this,
+      share: merge prompts until this share of the maximum reduction is reached; 100 merges fully. Without this,
         --merges, --budget or --merge-list, prompts are static, since merged words lose most of their meaning today.
         Over 120 English words that SmolLM2's tokenizer splits into 2 to 4 subwords, in "The word X means", the greedy
         continuation of the merged prompt begins with the static one's first word in 13.3 % of cases (FVT 12.5 %), and
         with its first five tokens in 3.3 % (FVT 0.8 %).
-      merges: merge this many times a prompt (a batch with --scope batch).
-      budget: merge until every prompt has at most so many tokens, special tokens included.
+      merges: merge this many times per prompt (with --scope batch, per batch).
+      budget: merge until every prompt has at most this many tokens, special tokens included.
       merge_list: apply the merges that `dyntok learn-merges` wrote to this file.
       boundary: what merging may not cross (default: pretoken, or the merge list's own).
-      scope: count pairs over a batch, or in each prompt alone (default: example).
+      scope: count pairs over a batch, or in each prompt separately (default: example).
       max_subwords: the longest token, in subwords (default: what the hypernetwork was trained for, or 7).
-      merge_last: let a prompt's last segment merge too, though what follows may go on in mid-word.
-      batch_size: prompts a batch.
+      protect: text that keeps its own subwords: digits, a regular expression, or none (default: digits).
+      merge_last: let a prompt's last segment merge too, although the continuation may begin in mid-word.
+      batch_size: prompts per batch.
     """
 
     share: Annotated[float | None, arg(metavar="PERCENT", help_behavior_hint="")] = None
@@ -169,41 +175,42 @@ class MergingOptions:
     boundary: OptionalBoundary = None
     scope: Annotated[Scope | None, arg(metavar=f"{{{','.join(get_args(Scope))}}}", help_behavior_hint="")] = None
     max_subwords: MaxSubwords = None
+    protect: Protect = None
     merge_last: bool = False
     batch_size: Annotated[int, arg(metavar="N")] = 8
 
     @property
-    def is_asked(self) -> bool:
+    def is_merging(self) -> bool:
         """Whether prompts are to be merged; otherwise they are static."""
         return bool(self._given(GOALS))
 
     @property
     def given(self) -> list[str]:
-        """Flags of the options on merging that were given."""
-        return self._given((*GOALS, *MANNERS))
+        """The flags that were given of these options."""
+        return self._given((*GOALS, *MERGING_DETAILS))
 
     def check(self, source: ModelOptions) -> None:
-        """Raises InputError for options that do nothing unless prompts are merged, where merging is not asked for."""
-        given = self._given(MANNERS)
+        """Raises InputError for options that have no effect because prompts are not merged."""
+        given = self._given(MERGING_DETAILS)
         given += ["--language"] if source.language is not None else []
         given += ["--hypernet"] if source.hypernet not in (DEFAULT_HYPERNET, "none") else []
-        if given and not self.is_asked:
+        if given and not self.is_merging:
             flags = ", ".join(given)
             raise InputError(
-                f"Prompts are static by default, so that {flags} would do nothing: ask for merging too, such as by "
-                f"--share 100, or leave out {flags}."
+                f"Prompts are static by default, so {flags} would have no effect: turn merging on, for example with "
+                f"--share 100, or omit {flags}."
             )
 
     def _given(self, names: Sequence[str]) -> list[str]:
         return [f"--{name.replace('_', '-')}" for name in names if getattr(self, name) not in (None, False)]
 
     def reading(self, language: str | None) -> Reading:
-        """The same as the library takes it.
+        """These options as the library takes them.
 
         Raises:
-          InputError: options that contradict each other, or a merge list of another boundary.
+          InputError: options contradict each other, or the merge list has another boundary.
         """
-        if not self.is_asked:
+        if not self.is_merging:
             return Reading(STATIC, language, self.batch_size)
         merging = merging_of(
             goal_of(self.share, self.merges, self.budget),
@@ -213,5 +220,6 @@ class MergingOptions:
             merge_list=self.merge_list,
             scope=self.scope or "auto",
             merge_last=self.merge_last or "auto",
+            protect=self.protect,
         )
         return Reading(merging, language, self.batch_size)

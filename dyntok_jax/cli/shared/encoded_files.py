@@ -14,13 +14,13 @@ FORMAT = "dyntok-embeddings 1"
 def write_embeddings(path: Path, columns: Sequence[EncodedColumn], metadata: dict[str, str]) -> None:
     """Writes float32 tensors to a safetensors file.
 
-    Pooled: one (texts, D) tensor a language, named by its code, or one named `embeddings` for a plain file. Hidden
-    states: one (T, D) tensor a text, named `de/0`, `de/1` or `hidden/0` and so on.
+    Pooled: one (texts, D) tensor per language, named by its code, or one named `embeddings` for a plain file. Hidden
+    states: one (T, D) tensor per text, named `de/0`, `de/1` or `hidden/0` and so on.
 
     Args:
       path: the file.
       columns: what was encoded.
-      metadata: options, kept in the file's header.
+      metadata: options, stored in the file's header.
     """
     tensors = {}
     for of in columns:
@@ -33,10 +33,10 @@ def write_embeddings(path: Path, columns: Sequence[EncodedColumn], metadata: dic
 
 
 def write_tokens(path: Path, columns: Sequence[EncodedColumn], tokenizer: ByteLevelTokenizer) -> None:
-    """Writes JSON lines, one text a line.
+    """Writes JSON lines, one text per line.
 
-    `index` is the text's place in its source (line or paragraph, from 0), `row` its row in the embeddings; `spans` are
-    character ranges; `uncounted` are the places, among `tokens`, of special tokens and prefixes, which neither
+    `index` is the text's position in its source (line or paragraph, from 0), `row` its row in the embeddings; `spans`
+    are character ranges; `uncounted` are the positions in `tokens` of special tokens and prefixes, which neither
     `n_static` nor `n_tokens` counts.
     """
     with path.open("w", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""Figures and the tables that show them: what the commands print, and write as JSON."""
+"""Figures that the commands print as tables and write as JSON."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ NOTHING = "–"
 
 @dataclass(frozen=True)
 class RunFigures:
-    """What encoding some texts took, dynamically and statically.
+    """Counts and times of encoding some texts, with dynamic and static tokenization.
 
     Attributes:
       name: of the language or file.
       n_texts: how many texts.
       static_tokens: subwords of the model's own tokenizer, special tokens and prefix not counted.
-      tokens: tokens after merging, counted alike.
-      seconds: from texts to embeddings, compilation left out.
-      static_seconds: the same for static tokenization; None where that was not run.
-      cache_hits: distinct tokens of a batch whose predicted embedding was at hand.
-      cache_misses: those predicted.
+      tokens: tokens after merging, counted the same way.
+      seconds: from texts to embeddings, without compilation.
+      static_seconds: the same for static tokenization; None if it was not run.
+      cache_hits: distinct tokens per batch whose embedding was cached.
+      cache_misses: distinct tokens per batch whose embedding was predicted.
     """
 
     name: str
@@ -37,22 +37,22 @@ class RunFigures:
 
     @property
     def reduction(self) -> float | None:
-        """1 − tokens ÷ static tokens, in %; None of nothing."""
+        """1 − tokens ÷ static tokens, in %; None if there are no static tokens."""
         return reduction_percent(self.static_tokens, self.tokens)
 
     @property
     def speed(self) -> float:
-        """Texts a second with dynamic tokenization."""
+        """Texts per second with dynamic tokenization."""
         return self.n_texts / max(self.seconds, 1e-9)
 
     @property
     def static_speed(self) -> float | None:
-        """Texts a second with static tokenization."""
+        """Texts per second with static tokenization."""
         return None if self.static_seconds is None else self.n_texts / max(self.static_seconds, 1e-9)
 
 
 def reduction_percent(n_static: int, n_tokens: int) -> float | None:
-    """1 − tokens ÷ static tokens, in %; None where there are no static tokens."""
+    """1 − tokens ÷ static tokens, in %; None if there are no static tokens."""
     return 100 * (1 - n_tokens / n_static) if n_static else None
 
 
@@ -72,7 +72,7 @@ def total_of(rows: Sequence[RunFigures]) -> RunFigures:
 
 
 def run_table(rows: Sequence[RunFigures]) -> Table:
-    """A row a language or file, and their sum where there are several."""
+    """A row per language or file, and their total if there are several."""
     total = total_of(rows)
     has_static = any(row.static_seconds is not None for row in rows)
     cells_of = partial(_cells, has_static=has_static, has_cache=total.cache_hits + total.cache_misses > 0)
@@ -85,7 +85,7 @@ def run_table(rows: Sequence[RunFigures]) -> Table:
 
 
 def run_figures(rows: Sequence[RunFigures]) -> dict[str, float | int]:
-    """The same as one flat object: `all_tokens`, `de_reduction_percent`, and so on."""
+    """These figures as one flat object: `all_tokens`, `de_reduction_percent`, and so on."""
     figures: dict[str, float | int] = {}
     for row in [*rows, total_of(rows)]:
         values = {
@@ -108,7 +108,7 @@ def share_table(n_static: int, rows: Sequence[tuple[str, int]]) -> Table:
 
     Args:
       n_static: subwords of the model's own tokenizer.
-      rows: what was done, and the tokens that came out.
+      rows: what was done, and the resulting number of tokens.
     """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for title in ("", "tokens", "reduction"):
@@ -120,7 +120,7 @@ def share_table(n_static: int, rows: Sequence[tuple[str, int]]) -> Table:
 
 
 def figures_table(rows: Sequence[Mapping[str, str]]) -> Table:
-    """One line a row; the keys of the first are the titles, and what has no title stands on the left."""
+    """One line per row; the first row's keys are the titles, and a column without a title is left-aligned."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for title in rows[0]:
         table.add_column(title, justify="right" if title else "left", no_wrap=True)
@@ -130,7 +130,7 @@ def figures_table(rows: Sequence[Mapping[str, str]]) -> Table:
 
 
 def token_line(tokens: Sequence[str], *, is_coloured: bool) -> Text:
-    """Tokens one after the other, told apart by two backgrounds, or by `|` where there are no colours."""
+    """Tokens one after the other, on alternating backgrounds, or separated by `|` without colours."""
     if not is_coloured:
         return Text("|" + "|".join(map(_visible, tokens)) + "|")
     line = Text()
@@ -145,7 +145,7 @@ def percent(value: float | None) -> str:
 
 
 def rate(value: float) -> str:
-    """So many a second, with one decimal where there are few."""
+    """A number per second, with one decimal if it is small."""
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
 
 
@@ -157,7 +157,7 @@ def _visible(token: str) -> str:
 
 def _cells(row: RunFigures, *, has_static: bool, has_cache: bool) -> dict[str, str]:
     """The row as the table shows it, by column title."""
-    ratio, asked = _speed_ratio(row), row.cache_hits + row.cache_misses
+    ratio, n_lookups = _speed_ratio(row), row.cache_hits + row.cache_misses
     cells = {"": row.name, "texts": f"{row.n_texts}", "static": f"{row.static_tokens}", "tokens": f"{row.tokens}"}
     cells["reduction"] = percent(row.reduction)
     if has_static:
@@ -166,7 +166,7 @@ def _cells(row: RunFigures, *, has_static: bool, has_cache: bool) -> dict[str, s
     if has_static:
         cells["speed"] = NOTHING if ratio is None else f"{ratio:.2f}×"
     if has_cache:
-        cells["cache hits"] = percent(100 * row.cache_hits / asked if asked else None)
+        cells["cache hits"] = percent(100 * row.cache_hits / n_lookups if n_lookups else None)
     return cells
 
 

@@ -8,20 +8,20 @@ from dyntok_jax.text import ByteLevelTokenizer, TextEncoder
 
 
 class OneText:
-    """The tokens of a text as strings, special tokens left out."""
+    """The tokens of a text as strings, without special tokens."""
 
     def __init__(self, tokenizer: ByteLevelTokenizer, text: str, merging: Merging):
         self.tokenizer, self.merging = tokenizer, merging
         encoder = TextEncoder(tokenizer)
         self._static = encoder.encode_static([text])
-        self._subwords = encoder.encode([text], boundary=merging.boundary)
+        self._subwords = encoder.encode([text], boundary=merging.boundary, protect=merging.protect)
 
     def static(self) -> list[str]:
         """The model's own subwords."""
         return self._strings(unmerged_tokens(self._static))
 
     def merged(self, goal: Goal | None = None) -> list[str]:
-        """The tokens after merging, as asked for, or to another goal than that."""
+        """The tokens after merging, or after merging to another goal."""
         merging = self.merging if goal is None else replace(self.merging, goal=goal, merge_list=None)
         limit = len(self._subwords.ids_N)
         return self._strings(merge_texts(self._subwords, merging, batch_size=1, limit=limit, truncate=None))

@@ -1,4 +1,4 @@
-"""Options of a command from a TOML file: the arguments that they stand for, which tyro reads as it does all others."""
+"""Options of a command from a TOML file, turned into arguments that tyro parses like all others."""
 
 import re
 import tomllib
@@ -15,7 +15,7 @@ from dyntok_jax.cli.shared.parsing import parse
 from dyntok_jax.errors import DyntokError, InputError
 
 _BOX = re.compile(r"[╭╮╰╯│─]+|(?<!\S)[-+|]+(?!\S)")
-"""The lines around what tyro says, which are of plain characters where the screen has no others."""
+"""The lines around tyro's messages, in ASCII on screens that have nothing else."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,12 @@ class _Named:
 
 
 def with_file_options(arguments: Sequence[str], command: type, *, required: str) -> list[str]:
-    """Puts the options of the file that `--config` names before a command's arguments, of which the last ones win.
+    """Puts the options of the file `--config` before a command's arguments; later arguments override earlier ones.
 
     Args:
       arguments: of the command.
       command: a dataclass, whose field `config` names the file.
-      required: the option that the command needs and the file may leave out.
+      required: an option that the command needs and the file may omit.
 
     Raises:
       InputError: the file cannot be read, is not TOML, or holds an unknown option or a value that tyro cannot read.
@@ -37,14 +37,14 @@ def with_file_options(arguments: Sequence[str], command: type, *, required: str)
     path = tyro.cli(_Named, args=arguments, return_unknown_args=True, add_help=False)[0].config
     if path is None:
         return list(arguments)
-    words, told = [word for option in _load(path).items() for word in _words(*option)], StringIO()
+    words, printed = [word for option in _load(path).items() for word in _words(*option)], StringIO()
     try:
-        with redirect_stderr(told):
+        with redirect_stderr(printed):
             parse(command, args=[f"--{required}=", *words], add_help=False)
     except DyntokError as error:
         raise InputError(f"{path}: {error}") from error
     except SystemExit:
-        _, _, reason = told.getvalue().partition("\n")  # the box, less its title
+        _, _, reason = printed.getvalue().partition("\n")  # the box without its title
         raise InputError(f"{path}: {' '.join(_BOX.sub(' ', reason).split())}") from None
     return [*words, *arguments]
 
@@ -57,12 +57,14 @@ def _load(path: str) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path} is not TOML ({error}): write options such as steps = 4000.") from error
     if wrong := [name for name, value in options.items() if isinstance(value, dict) or name == "config"]:
-        raise InputError(f"{path} has no option {', '.join(wrong)}: write steps = 4000 and the like, no tables.")
+        raise InputError(
+            f"{path} must hold options such as steps = 4000, no tables and no config: remove {', '.join(wrong)}."
+        )
     return options
 
 
 def _words(name: str, value: Any) -> list[str]:
-    """An option as it is written on a command line; a flag that is false is left out."""
+    """An option as on a command line; a flag that is false is omitted."""
     if isinstance(value, bool):
         return [f"--{name}"] if value else []
     return [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]

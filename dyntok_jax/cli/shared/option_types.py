@@ -1,4 +1,4 @@
-"""Options that several commands share, and what their values mean. Nothing here imports JAX before it is called."""
+"""Options that several commands share, and their meaning. Nothing here imports JAX before it is called."""
 
 from typing import Annotated, Literal, get_args
 
@@ -18,6 +18,7 @@ Count = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
 MaxSubwords = Annotated[int | Literal["auto", "none"] | None, arg(metavar="N|none", help_behavior_hint="")]
 OptionalBoundary = Annotated[Boundary | None, arg(metavar=f"{{{','.join(get_args(Boundary))}}}", help_behavior_hint="")]
 HypernetName = Annotated[str, arg(metavar="NAME|none")]
+Protect = Annotated[str | None, arg(metavar="digits|REGEX|none", help_behavior_hint="")]
 OptionalPath = Annotated[str | None, arg(metavar="PATH", help_behavior_hint="")]
 
 
@@ -30,7 +31,7 @@ def goal_of(share: float | None, merges: int | None, budget: int | None = None) 
     """The one goal that was given, or full merging.
 
     Raises:
-      InputError: more than one, or one out of range.
+      InputError: more than one was given, or one is out of range.
     """
     given = {"--share": share, "--merges": merges, "--budget": budget}
     given = {name: value for name, value in given.items() if value is not None}
@@ -45,7 +46,7 @@ def goal_of(share: float | None, merges: int | None, budget: int | None = None) 
 
 
 def limit_of(max_subwords: int | Literal["auto", "none"] | None) -> int | Literal["auto"] | None:
-    """`--max-subwords` as the library takes it: a number, None for no limit, or `auto`, which it is if left out.
+    """`--max-subwords` as the library takes it: a number, None for no limit, or `auto`, the default.
 
     Raises:
       InputError: it is less than 1.
@@ -68,17 +69,21 @@ def merging_of(
     merge_list: str | None,
     scope: Scope | Literal["auto"] = "auto",
     merge_last: bool | Literal["auto"] = "auto",
+    protect: str | None = None,
 ) -> Merging:
-    """Puts the options together; a merge list brings its own boundary and limit, and needs no goal.
+    """Combines the options; a merge list has its own boundary and limit, and needs no goal.
+
+    `protect` is as on the command line: None if left out, `none` for nothing.
 
     Raises:
-      InputError: a merge list of another boundary, options that it leaves no room for, or a limit below 1.
+      InputError: the merge list has another boundary or contradicts other options, or a limit is below 1.
     """
+    kept = {None: "auto", "none": None}.get(protect, protect)
     if merge_list is None:
-        return Merging(goal, boundary or DEFAULT_BOUNDARY, scope, limit_of(max_subwords), None, merge_last)
+        return Merging(goal, boundary or DEFAULT_BOUNDARY, scope, limit_of(max_subwords), None, merge_last, kept)
     if is_goal_given or max_subwords is not None:
         raise InputError(
-            "--merge-list says which merges are done and how long tokens get: leave out --share, --merges, --budget "
+            "--merge-list decides which merges are done and how long tokens get: omit --share, --merges, --budget "
             "and --max-subwords."
         )
     from dyntok_jax.merging import load_merges
@@ -86,10 +91,10 @@ def merging_of(
     learnt = load_merges(merge_list)
     if boundary is not None and boundary != learnt.boundary:
         raise InputError(
-            f"{merge_list} was learnt with --boundary {learnt.boundary}, not {boundary}: leave --boundary out, or "
+            f"{merge_list} was learnt with --boundary {learnt.boundary}, not {boundary}: omit --boundary, or "
             f"learn a list for {boundary}."
         )
-    return Merging(boundary=learnt.boundary, scope=scope, merge_list=learnt, merge_last=merge_last)
+    return Merging(boundary=learnt.boundary, scope=scope, merge_list=learnt, merge_last=merge_last, protect=kept)
 
 
 def mesh_shape(mesh: str | None) -> tuple[int, int] | None:

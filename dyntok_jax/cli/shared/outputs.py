@@ -1,4 +1,4 @@
-"""Files that a command writes: beside their names first, and renamed once all of them are whole."""
+"""Files that a command writes: under temporary names, renamed once all are complete."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,7 +12,7 @@ from dyntok_jax.errors import InputError
 
 @contextmanager
 def written_together(paths: Sequence[Path]) -> Iterator[list[Path]]:
-    """Names to write to, one for each path; when the block ends they take the paths' names, or go if it fails.
+    """Writes files atomically, as `storage.written_together`, with errors for the command line.
 
     Raises:
       InputError: they cannot be written.
@@ -35,7 +35,7 @@ def write_json(path: Path, figures: dict[str, Any]) -> None:
 
 
 def write_json_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Writes JSON lines, one object a line.
+    """Writes JSON lines, one object per line.
 
     Raises:
       InputError: the file cannot be written.

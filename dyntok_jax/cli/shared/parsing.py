@@ -1,4 +1,4 @@
-"""Arguments into a command's dataclass by tyro, where what our own checks refuse stays the error that they raised."""
+"""Parsing of arguments into a command's dataclass by tyro; errors of our own checks are raised unchanged."""
 
 import sys
 from contextlib import redirect_stderr
@@ -11,7 +11,7 @@ from dyntok_jax.errors import DyntokError, escaped
 
 
 def parse(command: Any, **options: Any) -> Any:
-    """What `tyro.cli` makes of the arguments.
+    """Parses the arguments by `tyro.cli`.
 
     Args:
       command: a dataclass, or a union of several.
@@ -19,11 +19,11 @@ def parse(command: Any, **options: Any) -> Any:
 
     Raises:
       DyntokError: a field's reader or a dataclass's own check refuses a value.
-      SystemExit: tyro cannot read the arguments, which it has said on standard error; or it has shown help.
+      SystemExit: tyro cannot parse the arguments and has printed why, or it has printed help.
     """
-    told = StringIO()
+    printed = StringIO()
     try:
-        with redirect_stderr(told):
+        with redirect_stderr(printed):
             return tyro.cli(command, **options, config=(tyro.conf.FlagCreatePairsOff,))
     except SystemExit as stop:
         cause = stop.__context__
@@ -31,5 +31,5 @@ def parse(command: Any, **options: Any) -> Any:
             cause = cause.__context__
         if cause is not None:
             raise cause from None
-        sys.stderr.write(escaped(told.getvalue()))  # it quotes the arguments
+        sys.stderr.write(escaped(printed.getvalue()))  # it quotes the arguments
         raise

@@ -1,4 +1,4 @@
-"""What `dyntok score` is asked: texts behind prompts, or multiple-choice questions, from JSON lines."""
+"""The inputs of `dyntok score`: prompts with continuations, or multiple-choice questions, from JSON lines."""
 
 import json
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ SHAPES = '{"prompt": "…", "continuation": "…"} or {"question": "…", "optio
 
 @dataclass(frozen=True)
 class Pair:
-    """A text behind a prompt."""
+    """A prompt and its continuation."""
 
     prompt: str
     continuation: str
@@ -28,7 +28,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Question:
-    """A multiple-choice question; `answer` is the number of the right option, from 0."""
+    """A multiple-choice question; `answer` is the index of the right option."""
 
     question: str
     options: Sequence[str]
@@ -41,7 +41,7 @@ class Question:
 
 
 def read_rows(prompt: str | None, continuation: str | None, file: str | None) -> list[Pair] | list[Question]:
-    """The one pair given, the rows of a file, or an example where there is neither.
+    """The pair given, the rows of a file, or an example if there is neither.
 
     Args:
       prompt: of the pair.
@@ -49,16 +49,16 @@ def read_rows(prompt: str | None, continuation: str | None, file: str | None) ->
       file: JSON lines, unpacked if it ends in `.gz`; `-` is standard input. Blank lines are skipped.
 
     Raises:
-      InputError: half a pair, or one beside a file; a file that cannot be read, or has rows of both kinds or none; a
-        row that is neither (with its line).
+      InputError: half a pair, or a pair and a file; the file cannot be read, or has rows of both kinds or none; a row
+        is malformed (the error names its line).
     """
     if file is None and prompt is None:
         return example_pairs()
     if file is not None and prompt is not None:
-        raise InputError(f"There is a prompt, and --file {file} holds prompts too: give one of them.")
+        raise InputError(f"Both a prompt and --file {file} were given: give one of them.")
     if file is None:
         if continuation is None:
-            raise InputError('There is a prompt and nothing behind it: give two texts, such as "1 + 1 is" " 2".')
+            raise InputError('There is a prompt without a continuation: give two texts, such as "1 + 1 is" " 2".')
         return [Pair(_text(prompt, "The prompt"), _text(continuation, "The continuation"))]
     name = "Standard input" if file == STDIN else file
     rows = []
@@ -73,7 +73,7 @@ def read_rows(prompt: str | None, continuation: str | None, file: str | None) ->
 
 
 def example_pairs() -> list[Pair]:
-    """Article 1 of the Universal Declaration in three languages, the second half behind the first."""
+    """Article 1 of the Universal Declaration in three languages, the second half as the continuation of the first."""
     from dyntok_jax.assets import load_sample
 
     sample, pairs = load_sample(), []
@@ -89,13 +89,13 @@ def _row(line: bytes, where: str) -> Pair | Question:
     try:
         row = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{where} is not JSON ({error}): give one JSON object a line.") from error
+        raise InputError(f"{where} is not JSON ({error}): give one JSON object per line.") from error
     if not isinstance(row, dict):
         raise InputError(f"{where} is {json_kind(row)}, not an object: write {SHAPES}.")
     if {"prompt", "continuation"} <= row.keys():
         return Pair(*(_text(row[name], f"{where}: {name}") for name in ("prompt", "continuation")))
     if not {"question", "options", "answer"} <= row.keys():
-        raise InputError(f"{where} has the fields {', '.join(row) or 'of nothing'}: write {SHAPES}.")
+        raise InputError(f"{where} has the fields {', '.join(row) or '(none)'}: write {SHAPES}.")
     options = row["options"]
     if not isinstance(options, list) or not options:
         raise InputError(f'{where}: options must be a list of texts, such as ["yes", "no"].')
@@ -104,12 +104,12 @@ def _row(line: bytes, where: str) -> Pair | Question:
 
 
 def _answer(answer: Any, n_options: int, where: str) -> int:
-    """The number of the right option, which may be written as its letter."""
+    """The index of the right option, which may be given as a letter."""
     if isinstance(answer, str) and len(answer) == 1 and "A" <= answer.upper() <= "Z":
         answer = ord(answer.upper()) - ord("A")
     if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < n_options:
         raise InputError(
-            f"{where}: the answer is {answer!r}, and there are {n_options} options: give a number from 0 to "
+            f"{where}: the answer is {answer!r}, but there are {n_options} options: give a number from 0 to "
             f"{n_options - 1}, or a letter from A."
         )
     return answer
@@ -117,7 +117,7 @@ def _answer(answer: Any, n_options: int, where: str) -> int:
 
 def _text(value: Any, what: str) -> str:
     if not isinstance(value, str) or not value:
-        raise InputError(f"{what} must be a text that is not empty, not {value!r}.")
+        raise InputError(f"{what} must be a non-empty text, got {value!r}.")
     try:
         value.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Texts and answers scored behind static prompts or, beside them, merged ones, and how they are told."""
+"""Continuations and answers scored after static and merged prompts, and the tables and JSON of the results."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,17 +19,17 @@ from dyntok_jax.text import ByteLevelTokenizer
 
 Scored = TypeVar("Scored", ScoredText, Choice)
 
-TOO_LONG = "A prompt fits the model only when merged, so static tokenization was left out."
+TOO_LONG = "A prompt fits the model only when merged, so static tokenization was skipped."
 
 
 @dataclass(frozen=True)
 class TextScores:
-    """Texts behind prompts.
+    """Scores of continuations.
 
     Attributes:
-      pairs: what was asked.
-      dynamic: of each, behind the merged prompt; None where prompts were not to be merged.
-      static: of each, behind the model's own tokens; None where a prompt fits the model only when merged.
+      pairs: prompts and continuations.
+      dynamic: scores after the merged prompts; None if prompts are not merged.
+      static: scores after the prompts' static tokens; None if a prompt fits the model only when merged.
     """
 
     pairs: Sequence[Pair]
@@ -38,13 +38,13 @@ class TextScores:
 
     @property
     def asked(self) -> Sequence[ScoredText]:
-        """Behind prompts read as asked: merged or, by default, static."""
+        """The scores that were asked for: after merged prompts or, by default, static ones."""
         asked = self.static if self.dynamic is None else self.dynamic
         assert asked is not None, "prompts were read in one way at least"
         return asked
 
     def table(self) -> Table:
-        """A line for static and, where prompts were merged, one for dynamic tokenization."""
+        """A line for static and, if prompts were merged, one for dynamic tokenization."""
         static_tokens, tokens = _count_tokens(self.asked)
         if self.dynamic is None:
             return figures_table([{"tokens": f"{tokens}"} | self._probabilities(self.static)])
@@ -97,7 +97,7 @@ class TextScores:
         return figures
 
     def lines(self, tokenizer: ByteLevelTokenizer) -> Iterator[dict[str, Any]]:
-        """One object a text, for JSON lines; `tokens` are those of the prompt as read, special tokens included."""
+        """One object per text, for JSON lines; `tokens` are those of the prompt as read, special tokens included."""
         for number, (pair, text) in enumerate(zip(self.pairs, self.asked, strict=True)):
             line = {
                 "prompt": pair.prompt,
@@ -137,9 +137,9 @@ class AnswerScores:
     """Answers to multiple-choice questions.
 
     Attributes:
-      questions: what was asked.
-      dynamic: the answers to merged questions; None where they were not to be merged.
-      static: those to the model's own tokens; None where a question fits the model only when merged.
+      questions: the questions.
+      dynamic: the answers to merged questions; None if questions are not merged.
+      static: the answers to static questions; None if a question fits the model only when merged.
     """
 
     questions: Sequence[Question]
@@ -148,13 +148,13 @@ class AnswerScores:
 
     @property
     def asked(self) -> Sequence[Choice]:
-        """The answers to questions read as asked: merged or, by default, static."""
+        """The answers that were asked for: to merged questions or, by default, static ones."""
         asked = self.static if self.dynamic is None else self.dynamic
         assert asked is not None, "prompts were read in one way at least"
         return asked
 
     def table(self) -> Table:
-        """A line for static and, where questions were merged, one for dynamic tokenization."""
+        """A line for static and, if questions were merged, one for dynamic tokenization."""
         static_tokens, tokens = _count_tokens(self.asked)
         if self.dynamic is None:
             row = {"questions": f"{len(self.questions)}", "tokens": f"{tokens}"}
@@ -201,7 +201,7 @@ class AnswerScores:
         return figures
 
     def lines(self, tokenizer: ByteLevelTokenizer) -> Iterator[dict[str, Any]]:
-        """One object a question, for JSON lines; `tokens` are those of the question as read."""
+        """One object per question, for JSON lines; `tokens` are those of the question as read."""
         for number, (question, choice) in enumerate(zip(self.questions, self.asked, strict=True)):
             line = {
                 "question": question.question,
@@ -231,7 +231,7 @@ class AnswerScores:
 
 
 def _count_tokens(found: Sequence[ScoredText] | Sequence[Choice]) -> tuple[int, int]:
-    """Tokens of the prompts in static tokenization, and after merging."""
+    """Numbers of the prompts' tokens, static and after merging."""
     return sum(one.n_static for one in found), sum(one.n_tokens for one in found)
 
 
@@ -243,14 +243,14 @@ def score_rows(
     style: Style,
     on_progress: Callable[[int], None],
 ) -> TextScores | AnswerScores:
-    """Scores rows behind the model's own tokens and, where the options ask for merging, behind merged prompts before.
+    """Scores rows after merged prompts, if the options turn merging on, and after static ones.
 
     Args:
       decoder: the model.
       rows: of one kind.
       reading: how prompts are read.
       style: how questions are asked.
-      on_progress: called with the number of texts scored, twice a text where prompts are merged.
+      on_progress: called with the number of texts scored, twice per text if prompts are merged.
 
     Raises:
       DyntokError: what `DynamicDecoder.score` and `choose` raise.
@@ -269,7 +269,7 @@ def score_rows(
 def _merged_and_static(
     score: Callable[..., list[Scored]], reading: Reading
 ) -> tuple[list[Scored] | None, list[Scored] | None]:
-    """What is found behind merged prompts, None where none are asked for; and behind static ones."""
+    """The scores after merged prompts, or None if prompts are not merged, and after static ones."""
     merged = static = None
     if not reading.merging.is_static:
         merged = score(**vars(reading))
@@ -277,7 +277,7 @@ def _merged_and_static(
         static = score(**vars(replace(reading, merging=STATIC)))
     except TooLongError:
         if merged is None:
-            raise  # where merging is what made it fit, it is no fault of the user's
+            raise  # if it fits only when merged, it is not the user's fault
     return merged, static
 
 
@@ -286,7 +286,7 @@ def _total(texts: Sequence[ScoredText]) -> float:
 
 
 def _agreement(static: Sequence[ScoredText], dynamic: Sequence[ScoredText]) -> float | None:
-    """How often the most probable next token is the same, in %; None where there was none."""
+    """How often the most probable next token is the same, in %; None if there are no tokens."""
     pairs = zip(static, dynamic, strict=True)
     same = np.concatenate([one.greedy_O == other.greedy_O for one, other in pairs])
     return 100 * float(same.mean()) if len(same) else None

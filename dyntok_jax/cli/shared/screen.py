@@ -18,7 +18,7 @@ from dyntok_jax.errors import escaped
 FIRST_LINE_SECONDS, LONGEST_SILENCE_SECONDS = 10.0, 300.0
 """Of progress that goes to a file or pipe."""
 PIPE_WIDTH = 120
-"""Columns where no terminal says how many there are."""
+"""Columns where there is no terminal."""
 
 
 class _Console(Console):
@@ -28,7 +28,7 @@ class _Console(Console):
         return super().render_str(escaped(text), **options)
 
     def on_broken_pipe(self) -> None:
-        raise BrokenPipeError  # rich would end the process here, with the status of a failure
+        raise BrokenPipeError  # rich would exit here with a failure status
 
 
 def make_console(*, stderr: bool = False) -> Console:
@@ -38,20 +38,20 @@ def make_console(*, stderr: bool = False) -> Console:
 
 
 def print_out(*parts: RenderableType) -> None:
-    """Prints tables, and texts as they stand."""
+    """Prints tables, and texts unchanged."""
     _print(make_console(), *parts)
 
 
 def print_beside_text(*parts: RenderableType) -> None:
-    """The same where a text went to standard output: on a terminal below it, else to standard error."""
+    """Prints beside a text on standard output: below it on a terminal, else to standard error."""
     _print(make_console(stderr=not sys.stdout.isatty()), *parts)
 
 
 @contextmanager
 def text_out() -> Iterator[Callable[[str], None]]:
-    """Gives what writes a text to standard output, piece by piece, exactly as it is, nothing held back.
+    """Yields a function that writes a text to standard output piece by piece, unchanged and without delay.
 
-    On a terminal, characters that would command it show as U+FFFD, and the text's last line is ended.
+    On a terminal, control characters are shown as U+FFFD, and a line break ends the text.
     """
     is_terminal, last = sys.stdout.isatty(), ""
 
@@ -83,9 +83,9 @@ def _print(console: Console, *parts: RenderableType) -> None:
 
 @contextmanager
 def progress_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error, gone when done; a line now and then where that is no terminal; nothing of 0.
+    """A bar on standard error, removed when done; without a terminal a line now and then; nothing for a total of 0.
 
-    Gives what advances it.
+    Yields the function that advances it.
     """
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     console = Console(stderr=True)

@@ -1,4 +1,4 @@
-"""The texts that a command reads: plain text, one a line; aligned JSON lines; standard input; the packaged sample."""
+"""The texts that a command reads: plain text, one per line; aligned JSON lines; standard input; the packaged sample."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ class TextColumn:
 
     Attributes:
       name: of the language or file.
-      language: the code of their language, where the source says.
+      language: the code of their language, if the source names one.
       texts: the texts.
-      index: where each stands in its source, counted from 0: its line, or the paragraph that it translates.
+      index: position of each in its source, from 0: its line, or the paragraph that it translates.
     """
 
     name: str
@@ -32,12 +32,12 @@ def read_columns(file: str | None, only: Sequence[str] = ()) -> list[TextColumn]
     """Reads the texts of a file by language, or of the packaged sample.
 
     Args:
-      file: plain UTF-8 text with one text a line (`.gz` is unpacked, `-` is standard input), aligned JSON lines
+      file: plain UTF-8 text with one text per line (`.gz` is unpacked, `-` is standard input), aligned JSON lines
         (`.jsonl`, `.jsonl.gz`), or None for the packaged sample.
-      only: codes of the languages wanted; all of them if empty.
+      only: codes of the languages to read; all if empty.
 
     Raises:
-      InputError: no such file, an empty one, one that is no text, or one without these languages.
+      InputError: the file is missing, empty, not text, or lacks these languages.
     """
     if file is None:
         from dyntok_jax.assets import load_sample
@@ -49,7 +49,7 @@ def read_columns(file: str | None, only: Sequence[str] = ()) -> list[TextColumn]
         columns = [_present(code, texts) for code, texts in read_aligned(file).items()]
     else:
         if only:
-            raise InputError(f"--only chooses languages, and {file} is plain text of one: leave it out.")
+            raise InputError(f"--only selects languages, but {file} is plain text without languages: omit --only.")
         texts = read_lines(file)
         return [TextColumn("stdin" if file == STDIN else Path(file).name, None, texts, range(len(texts)))]
     names = [column.name for column in columns]
@@ -59,14 +59,14 @@ def read_columns(file: str | None, only: Sequence[str] = ()) -> list[TextColumn]
 
 
 def read_prompts(prompt: str | None, file: str | None) -> tuple[list[str], list[str]]:
-    """The prompts to go on from.
+    """The prompts to continue.
 
     Args:
       prompt: one prompt, or `-` for all of standard input; its last line ends without a line break.
-      file: prompts instead, one a line, unpacked if it ends in `.gz`; `-` is standard input. Blank lines are left out.
+      file: prompts instead, one per line, unpacked if it ends in `.gz`; `-` is standard input. Blank lines are skipped.
 
     Returns:
-      The prompts (an example where neither was given), and notes on what was left out.
+      The prompts (an example if neither was given), and notes on what was skipped.
 
     Raises:
       InputError: both were given, or as `read_lines`, or every line is blank.
@@ -74,13 +74,13 @@ def read_prompts(prompt: str | None, file: str | None) -> tuple[list[str], list[
     if file is None:
         return [EXAMPLE_PROMPT if prompt is None else "\n".join(read_lines(STDIN)) if prompt == STDIN else prompt], []
     if prompt is not None:
-        raise InputError(f"There is a prompt, and --file {file} holds prompts too: give one of them.")
+        raise InputError(f"Both a prompt and --file {file} were given: give one of them.")
     lines = read_lines(file)
     prompts = [line for line in lines if line.strip()]
     if not prompts:
-        raise InputError(f"{file} has only blank lines: give prompts, one a line.")
+        raise InputError(f"{file} has only blank lines: give prompts, one per line.")
     n_blank = len(lines) - len(prompts)
-    return prompts, [f"Blank lines left out: {n_blank}."] if n_blank else []
+    return prompts, [f"Blank lines skipped: {n_blank}."] if n_blank else []
 
 
 def _present(code: str, texts: Sequence[str | None]) -> TextColumn:

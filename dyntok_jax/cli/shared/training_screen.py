@@ -1,4 +1,4 @@
-"""What a training run shows: a bar with the latest losses on standard error, and a line a validation."""
+"""What a training run shows: a bar with the latest loss on standard error, and a line per validation."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from dyntok_jax.training import Report
 
 SMOOTHING = 0.95
-"""How much of the mean of past losses stays with each step."""
+"""Weight of the past losses in the running mean."""
 
 
 @contextmanager
 def training_view(n_steps: int) -> Iterator[Callable[["Report"], None]]:
-    """Gives what takes the news of a run and shows them: the bar only on a terminal, validations anywhere."""
+    """Yields a function that shows a run's reports: the bar only on a terminal, validations always."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     console = make_console(stderr=True)
     last = 0

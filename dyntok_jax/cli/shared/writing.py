@@ -1,4 +1,4 @@
-"""Texts that a decoder writes, timed without what JAX compiles, and the table and lines that show them."""
+"""Texts that a decoder writes, timed without compilation; their table, titles and JSON lines."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from dyntok_jax.decoding import (
     GeneratedText,
     Prompt,
     SamplingConfig,
-    WrittenIn,
+    VocabularyChoice,
 )
 from dyntok_jax.options import FULL
 from dyntok_jax.text import ByteLevelTokenizer, Message
@@ -27,13 +27,13 @@ PROBE = "1"
 
 @dataclass(frozen=True)
 class Writing:
-    """Texts, and how long they took.
+    """Generated texts, and how long they took.
 
     Attributes:
-      texts: one a prompt.
+      texts: one per prompt.
       is_merged: whether prompts were merged, rather than static.
-      seconds_to_first: from the prompts to the first token of the first batch, compilation left out.
-      seconds: from the prompts to the last text's end, compilation left out.
+      seconds_to_first: from the prompts to the first token of the first batch, without compilation.
+      seconds: from the prompts to the last text's end, without compilation.
       compile_seconds: how long JAX compiled.
     """
 
@@ -45,12 +45,12 @@ class Writing:
 
     @property
     def static_tokens(self) -> int:
-        """Tokens of the prompts to the model's own tokenizer, special tokens not counted."""
+        """Static tokens of the prompts, special tokens not counted."""
         return sum(text.n_static for text in self.texts)
 
     @property
     def tokens(self) -> int:
-        """Tokens of the prompts after merging, counted alike."""
+        """Tokens of the prompts after merging, counted the same way."""
         return sum(text.n_tokens for text in self.texts)
 
     @property
@@ -60,7 +60,7 @@ class Writing:
 
     @property
     def new(self) -> int | None:
-        """Those of them that the model's own vocabulary does not have; None where texts are in that."""
+        """Tokens of the texts that are not in the model's own vocabulary; None if the texts are written in that."""
         counts = [text.n_new for text in self.texts if text.n_new is not None]
         return sum(counts) if counts else None
 
@@ -77,7 +77,7 @@ class Writing:
             counted = "static: the prompt to the model's own tokenizer; tokens: after merging"
         return [
             f"{counted}; special tokens not counted.",
-            "1st token, tokens/s, chars/s (characters): counted from the prompt's text on; "
+            "1st token, tokens/s, chars/s (characters): measured from the prompt's text; "
             f"compiling ({self.compile_seconds:.1f} s, once) not counted.",
             *new,
         ]
@@ -90,22 +90,22 @@ def write_texts(
     *,
     max_tokens: int,
     sampling: SamplingConfig = GREEDY,
-    vocabulary: WrittenIn = None,
+    vocabulary: VocabularyChoice = None,
     **options: Any,
 ) -> Writing:
-    """Generates, on a clock that leaves compilation out.
+    """Generates, and measures the time without compilation.
 
     Args:
       decoder: the model.
       prompts: plain texts or chats.
       reading: how prompts are read.
-      max_tokens: the most tokens a text.
+      max_tokens: the most tokens per text.
       sampling: how tokens are chosen.
       vocabulary: to write in; None for the model's own.
       **options: more of `DynamicDecoder.generate`.
 
     Raises:
-      DyntokError: what these raise.
+      DyntokError: what `DynamicDecoder.generate` raises.
     """
     with CompileClock() as clock:
         writing = {"sampling": sampling, "vocabulary": vocabulary}
@@ -129,12 +129,12 @@ def _warm_up(
     max_tokens: int,
     writing: dict[str, Any],
 ) -> None:
-    """Runs what the prompts will run: the first time pays for more than compiling, some of it a second long.
+    """Runs the programs that the prompts will run: the first run costs more than compiling, up to a second.
 
-    One prompt is stood in for by next to nothing with as much room behind it, which the same program reads.
+    A single prompt is replaced by a tiny one with the same total length, which the same program reads.
     """
     room = int(decoder.read(prompts, **vars(reading)).n_tokens.max()) + max_tokens
-    if len(prompts) > 1 or room > decoder.config.max_positions:  # too much room: the prompt itself shall be told so
+    if len(prompts) > 1 or room > decoder.config.max_positions:  # too long: the prompt itself should raise
         return
     alike = {"goal": None if reading.merging.is_static else FULL, "language": reading.language}
     n_probe = int(decoder.read([PROBE], **alike).n_tokens[0])
@@ -178,9 +178,9 @@ def writing_figures(run: Writing) -> dict[str, float | int | None]:
 def text_rows(
     tokenizer: ByteLevelTokenizer, prompts: Sequence[str], seeds: Sequence[int], texts: Sequence[GeneratedText]
 ) -> Iterator[dict[str, Any]]:
-    """One object a text, for JSON lines.
+    """One object per text, for JSON lines.
 
-    `tokens` are those of the prompt after merging; `uncounted` are the places of special tokens among them, which
+    `tokens` are those of the prompt after merging; `uncounted` are the positions of special tokens in it, which
     neither `n_static` nor `n_tokens` counts. `n_written` and `n_new` are of texts in a large vocabulary: their tokens,
     and those that are new entries.
     """
@@ -198,7 +198,7 @@ def text_rows(
 
 
 def titled(prompts: Sequence[str], seeds: Sequence[int], texts: Sequence[GeneratedText]) -> str:
-    """Several texts to be read, each under a line that says of what it is."""
+    """Several texts to read, each under a title with its prompt and seed."""
     parts = []
     for prompt, seed, text in zip(prompts, seeds, texts, strict=True):
         title = " ".join(prompt.split())
@@ -208,6 +208,6 @@ def titled(prompts: Sequence[str], seeds: Sequence[int], texts: Sequence[Generat
 
 
 def as_chats(prompts: Sequence[str], system: str | None) -> list[list[Message]]:
-    """Each prompt as what the user says, behind what the system says."""
+    """Each prompt as a user's message, after the system's message if there is one."""
     before = [] if system is None else [{"role": "system", "content": system}]
     return [[*before, {"role": "user", "content": prompt}] for prompt in prompts]

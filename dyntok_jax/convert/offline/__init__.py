@@ -1,4 +1,4 @@
-"""Models that travel in Python packages or GGUF files, written as Hugging Face folders."""
+"""Models inside Python packages or GGUF files, written as Hugging Face folders."""
 
 import lazy_loader
 

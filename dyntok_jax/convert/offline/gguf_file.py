@@ -1,8 +1,8 @@
 """Llama-family GGUF files, llama.cpp's format, written as a Hugging Face folder: weights, config and tokenizer.
 
-GGUF calls Llama and Mistral `llama`. Its rotary embedding turns neighbouring numbers of a head, Hugging Face's turns
-the first half against the second; so llama.cpp stores the rows of the query and key maps in another order, which is
-undone here. Quantised weights are written as the floating-point numbers that they stand for.
+GGUF calls Llama and Mistral `llama`. Its rotary embedding rotates neighbouring dimensions of a head, Hugging
+Face's rotates the first half against the second; so llama.cpp permutes the rows of the query and key maps, which is
+undone here. Quantised weights are written as the floating-point numbers that they encode.
 
 The package `gguf` parses the file and dequantises; it is the extra `dyntok_jax[gguf]`.
 """
@@ -45,7 +45,7 @@ ROPE_FREQS = "rope_freqs.weight"
 IGNORED = (ROPE_FREQS, r"blk\.\d+\.attn_rot_embd\.weight")
 """Tensors that hold no weights: factors of the rotary frequencies are read into the config."""
 UNSUPPORTED = {"expert_count": 0, "logit_scale": 1, "residual_scale": 1, "embedding_scale": 1, "attention.scale": 0}
-"""Fields that change what the model computes, beside the value at which they do not."""
+"""Fields that change what the model computes, with the neutral value of each."""
 READ = {
     *("embedding_length", "block_count", "context_length", "feed_forward_length", "vocab_size"),
     *("attention.head_count", "attention.head_count_kv", "attention.key_length", "attention.value_length"),
@@ -57,9 +57,9 @@ INERT = {
     *("rope.scaling.finetuned", "tensor_data_layout"),
     *("expert_used_count", "expert_weights_scale", "expert_feed_forward_length"),  # of experts, which are refused
 }
-"""Fields that change nothing of what the model computes."""
+"""Fields that do not change what the model computes."""
 LLAMA3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
-"""As Llama 3.1 and all after it were published; GGUF keeps only the factors that follow from it."""
+"""The values of Llama 3.1 and its successors; GGUF keeps only the factors that follow from them."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class GgufFile:
     """A parsed file; its tensors stay on disk, quantised, until they are read.
 
     Attributes:
-      path: where it lies.
+      path: the file.
       fields: its metadata by key, such as `llama.block_count`.
       tensors: the package's description of each tensor, by name.
     """
@@ -79,12 +79,12 @@ class GgufFile:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a tensor of the file is to be.
+    """What a tensor of the file should be.
 
     Attributes:
-      name: Hugging Face's name of it.
+      name: its Hugging Face name.
       shape: its shape, [out, in] for linear maps.
-      heads: heads in whose rows llama.cpp's order is to be undone; 0 where there is none.
+      heads: number of heads whose rows llama.cpp permuted; 0 if it did not.
     """
 
     name: str
@@ -100,19 +100,23 @@ def write_gguf(
     dtype: Any = np.float32,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Writes a Llama-family GGUF file as a Hugging Face folder; the files take their names together, once all is whole.
+    """Writes a Llama-family GGUF file as a Hugging Face folder; the files appear together, complete.
 
     Args:
       source: the file.
-      folder: an existing folder; of an earlier model in it the files of the same names are replaced.
+      folder: an existing folder; files of the same names in it are replaced.
       progress: called with the share done so far, 0 to 1.
-      dtype: to write the weights in. Weights that are stored in 16 bits or quantised are exact in float32.
-      max_shard_bytes: the most that one file of weights may take.
+      dtype: of the written weights; float32 is exact for quantised weights and those of 16 bits.
+      max_shard_bytes: size limit of one file of weights.
 
     Raises:
-      CheckpointError: the file is missing, damaged or no GGUF, or its architecture, version, quantisation or tokenizer
+      CheckpointError: the file is missing, damaged or not GGUF, or its architecture, version, quantisation or tokenizer
         is not supported; or the package `gguf` is not installed.
       OSError: the folder cannot be written.
+
+    >>> write_gguf(gguf_file, folder, dtype=np.float16)
+    >>> sorted(path.name for path in folder.iterdir())
+    ['config.json', 'model.safetensors', 'tokenizer.json', 'tokenizer_config.json']
     """
     file = read_gguf(source)
     dtype = np.dtype(dtype)
@@ -139,7 +143,11 @@ def write_gguf(
 
 
 def is_gguf(path: str | os.PathLike) -> bool:
-    """Whether a path is a file to be read as GGUF: by its first bytes, or by its name."""
+    """Whether a path is a GGUF file, judged by its first bytes or its name.
+
+    >>> is_gguf(gguf_file), is_gguf(decoder_folder)
+    (True, False)
+    """
     path = Path(path)
     if not path.is_file():
         return False
@@ -151,8 +159,8 @@ def read_gguf(source: str | os.PathLike) -> GgufFile:
     """Parses the metadata of a file.
 
     Raises:
-      CheckpointError: the file is missing, damaged, no GGUF, of a version or architecture that is not supported, or one
-        part of several; or the package `gguf` is not installed.
+      CheckpointError: the file is missing, damaged, not GGUF, of an unsupported version or architecture, or one part of
+        several; or the package `gguf` is not installed.
     """
     path = Path(source)
     try:
@@ -162,13 +170,15 @@ def read_gguf(source: str | os.PathLike) -> GgufFile:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror or error}): name a GGUF file.") from error
     if head[:4] != MAGIC or len(head) < 8:
-        raise CheckpointError(f"{path} is no GGUF file: it begins with {head[:4]!r}, not {MAGIC!r}.")
+        raise CheckpointError(
+            f"{path} is not a GGUF file: it begins with {head[:4]!r}, not {MAGIC!r}. Name another file."
+        )
     (version,) = struct.unpack("<I", head[4:])
     if version & 0xFFFF == 0:
-        raise CheckpointError(f"{path} is a big-endian GGUF file: only little-endian ones are supported.")
+        raise CheckpointError(f"{path} is a big-endian GGUF file: only little-endian files are supported.")
     if version not in VERSIONS:
         raise CheckpointError(
-            f"{path} is of GGUF version {version}; versions {' and '.join(map(str, VERSIONS))} are supported. "
+            f"{path} has GGUF version {version}; versions {' and '.join(map(str, VERSIONS))} are supported. "
             "Convert the model again with a current llama.cpp."
         )
     check_gguf_sizes(path)
@@ -176,9 +186,9 @@ def read_gguf(source: str | os.PathLike) -> GgufFile:
     try:
         reader = package.GGUFReader(path)
         fields = {key: field.contents() for key, field in reader.fields.items()}
-    except Exception as error:  # the package raises whatever numpy does when it runs past the end
+    except Exception as error:  # the package raises what numpy raises past the end of the file
         raise CheckpointError(
-            f"{path} ({path.stat().st_size:,} bytes) is cut short or damaged, or newer than the installed package gguf "
+            f"{path} ({path.stat().st_size:,} bytes) is truncated or damaged, or newer than the installed package gguf "
             f"({type(error).__name__}: {error}): fetch it again."
         ) from error
     architecture = fields.get("general.architecture")
@@ -214,7 +224,7 @@ def gguf_config(file: GgufFile) -> dict[str, Any]:
     """The Hugging Face config of a file's model, of type `llama`.
 
     Raises:
-      CheckpointError: fields are missing or ask for something that is not supported.
+      CheckpointError: fields are missing or not supported.
     """
     width, layers, heads = (_number(file, key) for key in ("embedding_length", "block_count", "attention.head_count"))
     if layers > len(file.tensors):
@@ -223,7 +233,9 @@ def gguf_config(file: GgufFile) -> dict[str, Any]:
         )
     head_width = _number(file, "attention.key_length", width // heads)
     if "token_embd.weight" not in file.tensors:
-        raise CheckpointError(f"{file.path} has no table of embeddings (token_embd.weight): it holds no whole model.")
+        raise CheckpointError(
+            f"{file.path} has no embedding table (token_embd.weight): the model is incomplete. Fetch it again."
+        )
     asked = {key: _number(file, key, neutral, takes_fractions=True) for key, neutral in UNSUPPORTED.items()}
     asked = {key: value for key, value in asked.items() if value != UNSUPPORTED[key]}
     own = [key.removeprefix(f"{ARCHITECTURE}.") for key in file.fields if key.startswith(f"{ARCHITECTURE}.")]
@@ -233,7 +245,7 @@ def gguf_config(file: GgufFile) -> dict[str, Any]:
             asked[key] = value
     if asked:
         said = ", ".join(f"{ARCHITECTURE}.{key} = {value}" for key, value in asked.items())
-        raise CheckpointError(f"{file.path} asks for what is not supported: {said}.")
+        raise CheckpointError(f"{file.path} needs features that are not supported: {said}.")
     config = {
         "architectures": ["LlamaForCausalLM"],
         "attention_bias": False,
@@ -270,7 +282,7 @@ def gguf_config(file: GgufFile) -> dict[str, Any]:
 def _number(
     file: GgufFile, key: str, default: int | float | None = None, *, takes_fractions: bool = False
 ) -> int | float:
-    """A field of the architecture; where it is a list with a number for each layer, they must be equal.
+    """A field of the architecture; if it is a list with a number for each layer, all must be equal.
 
     A whole number without a default is a size: at least 0 layers, and 1 of everything else.
     """
@@ -285,7 +297,7 @@ def _number(
 
 
 def _shortest(number: float | np.float32) -> float:
-    """The shortest decimal of a float32: what was 1e-5 in the model's config is that again."""
+    """The shortest decimal of a float32, such as 1e-5 again where the model's config had 1e-5."""
     return float(str(np.float32(number)))
 
 
@@ -303,11 +315,11 @@ def _rope_scaling(file: GgufFile, config: dict[str, Any]) -> dict[str, Any] | No
             original = _number(file, "rope.scaling.original_context_length")
             factor = _shortest(_number(file, "rope.scaling.factor", takes_fractions=True))
             return {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original}
-    raise CheckpointError(f"{file.path} scales its rotary embedding by {kind!r}; linear and yarn are supported.")
+    raise CheckpointError(f"{file.path} scales its rotary embedding by {kind!r}; only linear and yarn are supported.")
 
 
 def _llama3_scaling(file: GgufFile, config: dict[str, Any]) -> dict[str, Any]:
-    """The fields behind the factors that GGUF keeps: waves longer than the original context are slowed by `factor`."""
+    """The fields from which GGUF's factors were computed: frequencies of long wavelengths are divided by `factor`."""
     factors = read_tensor(file.tensors[ROPE_FREQS])
     factor = _shortest(factors.max())
     low, high, original = LLAMA3_ROPE.values()
@@ -315,8 +327,8 @@ def _llama3_scaling(file: GgufFile, config: dict[str, Any]) -> dict[str, Any]:
     share = np.clip((original * frequency / (2 * pi) - low) / (high - low), 0, 1)
     if not np.allclose(factors, 1 / ((1 - share) / factor + share), rtol=1e-3):
         raise CheckpointError(
-            f"{file.path} scales its rotary embedding by factors ({ROPE_FREQS}) that are not Llama 3.1's, which alone "
-            "are supported. Convert the model from its Hugging Face checkpoint."
+            f"{file.path} scales its rotary embedding by factors ({ROPE_FREQS}) other than Llama 3.1's, which are not "
+            "supported. Convert the model from its Hugging Face checkpoint."
         )
     return {"rope_type": "llama3", "factor": factor, **LLAMA3_ROPE}
 
@@ -363,7 +375,7 @@ def _check_tensors(file: GgufFile, expected: dict[str, Expected]) -> None:
         elif not _can_dequantize(tensor.tensor_type):
             faults.append(f"unsupported quantisation: {name} is {tensor.tensor_type.name}")
     if faults:
-        raise CheckpointError(f"{file.path} holds no model that can be converted:\n  " + "\n  ".join(sorted(faults)))
+        raise CheckpointError(f"{file.path} cannot be converted:\n  " + "\n  ".join(sorted(faults)))
 
 
 @cache
@@ -381,7 +393,7 @@ def read_tensor(tensor: Any, heads: int = 0, dtype: Any = np.float32) -> np.ndar
 
     Args:
       tensor: the package's description of it.
-      heads: heads in whose rows the order is to be undone: llama.cpp has the two halves of a head's rows interleaved.
+      heads: number of heads whose rows to reorder: llama.cpp interleaves the two halves of a head's rows; 0 for none.
       dtype: of the result.
     """
     array = gguf_package().quants.dequantize(tensor.data, tensor.tensor_type)

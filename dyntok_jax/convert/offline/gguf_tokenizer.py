@@ -1,7 +1,7 @@
 """The tokenizer inside a GGUF file, rebuilt as `tokenizer.json`: byte-level BPE, or SentencePiece's BPE.
 
-The file has the pieces and, for byte-level BPE, the merges; how text is split before them it only names. What the names
-mean is llama.cpp's `llama-vocab.cpp`, whose regular expressions come from the published tokenizers.
+The file holds the pieces and, for byte-level BPE, the merges; of the pre-tokenizer it holds only the name. llama.cpp's
+`llama-vocab.cpp` defines the names; its regular expressions come from the published tokenizers.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,9 +15,9 @@ from tokenizers.pre_tokenizers import ByteLevel, Digits, PreTokenizer, Split
 from dyntok_jax.errors import CheckpointError
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
-"""What kind of piece each is (`tokenizer.ggml.token_type`)."""
+"""The kinds of pieces (`tokenizer.ggml.token_type`)."""
 SENTENCEPIECE_IDS = {"unknown": 0, "bos": 1, "eos": 2}
-"""Of SentencePiece's models where the file does not say."""
+"""Defaults of SentencePiece models, where the file has no ids."""
 
 GPT2_REGEX = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
 LLAMA3_REGEX = (
@@ -34,12 +34,12 @@ DEFAULT_REGEXES = (r"[\p{P}\$\+<=>\^~\|]+", GPT2_REGEX, r"\p{N}+", "[0-9][0-9][0
 
 @dataclass(frozen=True)
 class Splitting:
-    """What a name of `tokenizer.ggml.pre` stands for.
+    """The pre-tokenizer that a name of `tokenizer.ggml.pre` means.
 
     Attributes:
-      steps: the splits before the bytes; none for GPT-2's, which ByteLevel does itself.
-      takes_whole: a pretoken that is a piece is taken as it is, whatever the merges would make of it.
-      adds_bos: whether the beginning-of-text token is added where the file does not say.
+      steps: the splits, then the byte level; GPT-2's split is part of ByteLevel.
+      takes_whole: a pretoken that equals a piece becomes that piece, without merges.
+      adds_bos: whether the beginning-of-text token is added if the file does not say.
     """
 
     steps: tuple[PreTokenizer, ...] = ()
@@ -77,14 +77,18 @@ def gguf_tokenizer(path: Path, fields: Mapping[str, Any]) -> Tokenizer:
       fields: its metadata.
 
     Raises:
-      CheckpointError: it is missing, damaged or of a kind that is not supported.
+      CheckpointError: it is missing, damaged or not supported.
     """
     kind, tokens = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.tokens")
     if not tokens:
-        raise CheckpointError(f"{path} has no tokenizer (tokenizer.ggml.tokens): it holds no whole model.")
+        raise CheckpointError(
+            f"{path} has no tokenizer (tokenizer.ggml.tokens): the model is incomplete. Fetch it again."
+        )
     types = fields.get("tokenizer.ggml.token_type") or [NORMAL] * len(tokens)
     if len(types) != len(tokens):
-        raise CheckpointError(f"{path} is damaged: {len(tokens)} pieces, but {len(types)} kinds of piece.")
+        raise CheckpointError(
+            f"{path} is damaged: {len(tokens)} pieces, but {len(types)} kinds of piece. Fetch it again."
+        )
     try:
         match kind:
             case "gpt2":
@@ -94,13 +98,13 @@ def gguf_tokenizer(path: Path, fields: Mapping[str, Any]) -> Tokenizer:
                 tokenizer = _sentencepiece_bpe(path, fields, types)
             case _:
                 raise CheckpointError(
-                    f"{path} has a tokenizer of kind {kind!r}; 'gpt2' (byte-level BPE) and 'llama' (SentencePiece BPE) "
-                    "are supported."
+                    f"{path} has a tokenizer of kind {kind!r}; only 'gpt2' (byte-level BPE) and 'llama' "
+                    "(SentencePiece BPE) are supported."
                 )
         tokenizer.add_tokens(list(_added_tokens(tokens, types)))
     except CheckpointError:
         raise
-    except Exception as error:  # the Rust side raises plain Exception, such as for a merge of pieces there are not
+    except Exception as error:  # the Rust side raises plain Exception, for example for merges of missing pieces
         raise CheckpointError(f"{path} has a damaged tokenizer ({error}): fetch it again.") from error
     tokenizer.post_processor = _post_processor(path, fields)
     return tokenizer
@@ -124,19 +128,21 @@ def _byte_level_bpe(path: Path, fields: Mapping[str, Any], text_pieces: list[str
 def _splitting(path: Path, fields: Mapping[str, Any]) -> Splitting:
     name = fields.get("tokenizer.ggml.pre")
     if name not in SPLITTINGS:
-        found = "does not say how its tokenizer splits text" if name is None else f"splits text in the way {name!r}"
+        found = "does not name its pre-tokenizer" if name is None else f"has the pre-tokenizer {name!r}"
         raise CheckpointError(
-            f"{path} {found} (tokenizer.ggml.pre); supported are {', '.join(SPLITTINGS)}. Take the model's own "
+            f"{path} {found} (tokenizer.ggml.pre); supported are {', '.join(SPLITTINGS)}. Use the model's own "
             "tokenizer.json, from its Hugging Face checkpoint."
         )
     return SPLITTINGS[name]
 
 
 def _sentencepiece_bpe(path: Path, fields: Mapping[str, Any], types: list[int]) -> Tokenizer:
-    """SentencePiece joins whatever two neighbours give the piece with the best score: merges in order of scores."""
+    """SentencePiece joins the two neighbours whose union has the best score: merges in the order of scores."""
     tokens, scores = fields["tokenizer.ggml.tokens"], fields.get("tokenizer.ggml.scores")
     if not scores or len(scores) != len(tokens):
-        raise CheckpointError(f"{path} is damaged: {len(tokens)} pieces, but {len(scores or [])} scores.")
+        raise CheckpointError(
+            f"{path} is damaged: {len(tokens)} pieces, but {len(scores or [])} scores. Fetch it again."
+        )
     ids = _ids(tokens)
     parts = {piece for piece, kind in zip(tokens, types, strict=True) if kind == NORMAL}
     merges = [
@@ -158,7 +164,7 @@ def _sentencepiece_bpe(path: Path, fields: Mapping[str, Any], types: list[int]) 
 
 
 def _ids(tokens: Iterable[str]) -> dict[str, int]:
-    """The id of each piece; of equal pieces, the first."""
+    """The id of each piece; of equal pieces, the first id."""
     ids: dict[str, int] = {}
     for index, token in enumerate(tokens):
         ids.setdefault(token, index)
@@ -172,13 +178,13 @@ def _added_tokens(tokens: list[str], types: list[int]) -> Iterable[AddedToken]:
 
 
 def _post_processor(path: Path, fields: Mapping[str, Any]) -> processors.PostProcessor | None:
-    """Adds the beginning and end of text where the file says so, or where llama.cpp does so when it says nothing."""
+    """Adds the tokens of a text's beginning and end as the file says; where it does not say, as llama.cpp does."""
     adds = adds_tokens(fields)
     names = {name: _token(fields, name) for name in ("bos", "eos") if adds[name]}
     absent = [name for name, token in names.items() if token is None]
     if absent:
         raise CheckpointError(
-            f"{path} is damaged: texts are to begin or end with a token it lacks: {', '.join(absent)}."
+            f"{path} is damaged: texts must begin or end with a token it lacks: {', '.join(absent)}. Fetch it again."
         )
     steps: list[processors.PostProcessor] = []
     if fields["tokenizer.ggml.model"] == "gpt2":
@@ -192,7 +198,7 @@ def _post_processor(path: Path, fields: Mapping[str, Any]) -> processors.PostPro
 
 
 def adds_tokens(fields: Mapping[str, Any]) -> dict[str, bool]:
-    """Whether the tokenizer puts `bos` before and `eos` behind each text."""
+    """Whether the tokenizer puts `bos` before and `eos` after each text."""
     is_byte_level = fields["tokenizer.ggml.model"] == "gpt2"
     adds_bos = not is_byte_level or SPLITTINGS[fields["tokenizer.ggml.pre"]].adds_bos
     return {
@@ -202,19 +208,19 @@ def adds_tokens(fields: Mapping[str, Any]) -> dict[str, bool]:
 
 
 def token_id(fields: Mapping[str, Any], name: str) -> int | None:
-    """The id of `bos`, `eos`, `padding` or `unknown`; None where there is none."""
+    """The id of `bos`, `eos`, `padding` or `unknown`; None if there is none."""
     default = SENTENCEPIECE_IDS.get(name) if fields.get("tokenizer.ggml.model") == "llama" else None
     return fields.get(f"tokenizer.ggml.{name}_token_id", default)
 
 
 def gguf_tokenizer_config(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What transformers needs beside `tokenizer.json`: the class, the special tokens and the chat template.
+    """What transformers needs besides `tokenizer.json`: the class, the special tokens and the chat template.
 
     Args:
       fields: the metadata of a file from which `gguf_tokenizer` has made a tokenizer.
     """
     config = {
-        # A class of the model's own would build its tokenizer again, by rules of its own.
+        # The model's own class would rebuild the tokenizer by its own rules.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_input_names": ["input_ids", "attention_mask"],
         "clean_up_tokenization_spaces": False,

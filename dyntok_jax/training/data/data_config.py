@@ -1,4 +1,4 @@
-"""What to train and validate on, and how it is cut in batches. Nothing here imports JAX."""
+"""What to train and validate on, and how it is divided into batches. Nothing here imports JAX."""
 
 import math
 from collections.abc import Collection
@@ -23,7 +23,7 @@ ShareKind = Literal["uniform", "gaussian", "fixed"]
 PieceMode = Literal["decompose", "identity"]
 
 WORDS_SHARE = 0.5
-"""The part of a language's samples that pseudo-texts make up where a config does not say."""
+"""The default share of pseudo-texts in a language's samples."""
 
 _LEAST = {
     "batch_size": 1,
@@ -55,34 +55,34 @@ class DataConfig:
         a code the file's name may say the language (de.txt.gz).
       words: lists of words for pseudo-texts in languages with little text, as CODE=FILE (a word a line, a tab, its
         weight) or CODE=wordfreq:CODE.
-      words_share: what part of a language's samples are pseudo-texts where it has texts, too: a number for all, CODE=
-        and a number for one (default: 0.5). It does not change how often the language is drawn.
+      words_share: the share of pseudo-texts in the samples of a language that has texts, too: a number for all, or
+        CODE=NUMBER for one (default: 0.5). It does not change how often the language is drawn.
       validation: held-out text, one text a line, as FILE or CODE=FILE; or aligned JSON lines (.jsonl) with a field a
         language.
-      validation_texts: the most texts a file or language of it.
-      held_out: without validation files, paragraphs of each language that are kept out of training to validate on; 0:
-        no validation.
+      validation_texts: the most texts of each validation file or of each language in it.
+      held_out: without validation files, paragraphs of each language held out of training for validation; 0: no
+        validation.
       batch_size: B, texts a batch.
-      max_length: the longest text, in subwords, special tokens and prefix included; longer ones are cut in several.
+      max_length: the longest text, in subwords, special tokens and prefix included; longer ones are split.
       max_subwords: S, the longest token, in subwords.
       boundary: what merging may not cross.
       share: how each batch's share of the maximum reduction is drawn.
-      share_mean: in percent, of gaussian; or the one share of fixed.
+      share_mean: in percent, the mean of gaussian or the share of fixed.
       share_spread: in percent, the standard deviation of gaussian.
-      full_probability: how often it is exactly 100 %, whatever else is drawn.
-      language_exponent: languages are drawn in proportion to their texts to this power: 1 takes texts as they come, 0
-        all languages alike.
-      language_weights: some of them so many times as often, as CODE=NUMBER.
+      full_probability: how often the share is exactly 100 %, whatever the distribution.
+      language_exponent: languages are drawn in proportion to their number of texts to this power: 1 draws all texts
+        equally often, 0 all languages equally often.
+      language_weights: how many times as often a language is drawn, as CODE=NUMBER.
       prefix: put before each text (default: what the model expects).
       pieces_per_batch: P, vocabulary pieces a batch, for the objective pieces.
       pieces: decompose writes them as shorter pieces, identity as themselves (ZeTT's auxiliary loss).
       seed: of parameters and data.
-      mask_probability: how many of the text's tokens a masked-LM objective hides.
+      mask_probability: the share of a text's tokens that a masked-LM objective hides.
       predict_all: predict single subwords too, as the paper does.
       words_exponent: a word is drawn in proportion to its weight to this power.
-      pieces_random: how many of the decomposed pieces are written in any way instead of the tokenizer's.
-      identity_batches: how many batches at first hold nothing but pieces as themselves: ZeTT's warm-up.
-      threads: prepare batches beside the step; 0 prepares each when it is asked for.
+      pieces_random: the share of decomposed pieces that are split at random instead of by the tokenizer.
+      identity_batches: first batches that hold pieces as themselves alone: ZeTT's warm-up.
+      threads: that prepare batches during the step; 0 prepares each when it is needed.
       prefetch: the most batches prepared ahead.
     """
 
@@ -133,11 +133,11 @@ class DataConfig:
         _check_codes("words_share", self.words_share, self.words, "there are no words in")
         _check_codes("language_weights", self.language_weights, {**self.text, **self.words}, "nothing is in")
         if self.identity_batches and not self.pieces_per_batch:
-            raise ConfigError("identity_batches are batches of pieces: set pieces_per_batch, too.")
+            raise ConfigError("identity_batches are batches of pieces, and pieces_per_batch is 0: set it, too.")
         self._check_sources()
 
     def _check_sources(self) -> None:
-        """There must be something to read, and a list of words must not be hidden behind a string."""
+        """Raises ConfigError if there is nothing to read, or if sources are a string instead of a tuple."""
         if not (self.text or self.words or self.pieces_per_batch):
             raise ConfigError(
                 "There is nothing to train on: give at least one language and its text files, lists of words, or "
@@ -148,28 +148,28 @@ class DataConfig:
                 raise ConfigError(f"The sources of {code} are one string, {sources!r}: put it in a tuple.")
 
     def words_share_of(self, code: str) -> float:
-        """The part of a language's samples that are pseudo-texts, where it has texts, too."""
+        """The share of pseudo-texts in the samples of a language that has texts, too."""
         return self.words_share.get(code, self.words_share.get(EVERY, WORDS_SHARE))
 
     def weight_of(self, code: str) -> float:
-        """How many times as often as its number of texts says a language is drawn."""
+        """How many times as often a language is drawn as by its number of texts."""
         return self.language_weights.get(code, self.language_weights.get(EVERY, 1.0))
 
     def decisive(self) -> dict[str, Any]:
-        """What decides about the batches; of texts and words it is their contents, not their names."""
+        """The options that change the batches, without the names of files: the stream records their contents."""
         return {name: value for name, value in asdict(self).items() if name not in _NOT_DECISIVE}
 
 
 def _check(name: str, value: object, is_right: bool, wanted: str) -> None:
     if not is_right:
-        raise ConfigError(f"{name} is {value}: it must be {wanted}.")
+        raise ConfigError(f"{name} must be {wanted}, got {value}.")
 
 
 def _of(name: str, code: str) -> str:
     return name if code == EVERY else f"{name} of {code}"
 
 
-def _check_codes(name: str, given: Collection[str], known: Collection[str], told: str) -> None:
+def _check_codes(name: str, given: Collection[str], known: Collection[str], reason: str) -> None:
     if unknown := sorted({*given} - {*known, EVERY}):
         there = " ".join(known) or "none"
-        raise ConfigError(f"{name} names {', '.join(unknown)}, but {told} that language; there are {there}.")
+        raise ConfigError(f"{name} names {', '.join(unknown)}, but {reason} that language; there are {there}.")

@@ -1,4 +1,4 @@
-"""Texts and pieces to validate on, from files or held out of the training texts, in batches that are merged fully."""
+"""Texts and pieces to validate on, from files or held out of the training texts, in fully merged batches."""
 
 import hashlib
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from dyntok_jax.training.data.training_data import (
 from dyntok_jax.training.data.written_options import language_and_file
 
 PIVOT = "en"
-"""The language whose translations are looked for."""
+"""The language in which retrieval looks for translations."""
 
 ALIGNED_SUFFIXES = (".jsonl", ".jsonl.gz")
 
@@ -31,16 +31,22 @@ def batches_of_files(
     """Reads text to validate on, and merges it fully.
 
     Args:
-      data: `validation` names the files, of each of which, or of each language of an aligned one, the first
-        `validation_texts` texts are taken; and how training batches are made, of which share and seed play no part.
+      data: `validation` names the files; the first `validation_texts` texts are read of each, or of each language of an
+        aligned file. Batches are made like training batches, but without share and seed.
       text_encoder: of the model.
       languages: codes of the hypernetwork's languages in the order of their indices; empty if it has none.
 
     Returns:
-      All texts in batches; and those of each aligned file that has English, by language, in the same order in each.
+      All texts in batches; and those of each aligned file with English, by language, all in the same order.
 
     Raises:
-      InputError: a file cannot be read, holds no text, or is in a language that the hypernetwork has not.
+      InputError: a file cannot be read, holds no text, or is in a language that the hypernetwork does not have.
+
+    >>> path = folder / "aligned.jsonl"
+    >>> _ = path.write_text('{"de": "Alle Menschen sind frei.", "en": "All human beings are free."}')
+    >>> batches, (translations,) = batches_of_files(DataConfig(validation=(str(path),)), text_encoder)
+    >>> len(batches), sorted(translations), translations["de"][0].mask_BT.sum(axis=1)
+    (2, ['de', 'en'], array([7]))
     """
     batches, translations, limit = [], [], data.validation_texts
 
@@ -53,12 +59,13 @@ def batches_of_files(
             batches += batches_of([line for line in read_lines(file) if line.strip()][:limit], code)
             continue
         if file != given:
-            raise InputError(f"{file} says itself which languages it holds: leave {code}= out.")
+            raise InputError(f"{file} names its languages in its fields: leave {code}= out.")
         columns = read_aligned(file)
-        whole = [row for row in zip(*columns.values(), strict=True) if None not in row][:limit]
-        if not whole:
+        complete = [row for row in zip(*columns.values(), strict=True) if None not in row][:limit]
+        if not complete:
             raise InputError(f"{file} has no paragraph in all of its languages ({' '.join(columns)}).")
-        of_file = {code: batches_of(texts, code) for code, texts in zip(columns, zip(*whole, strict=True), strict=True)}
+        rows = zip(*complete, strict=True)
+        of_file = {code: batches_of(texts, code) for code, texts in zip(columns, rows, strict=True)}
         batches += [batch for of_language in of_file.values() for batch in of_language]
         if PIVOT in of_file and len(of_file) > 1:
             translations.append(of_file)
@@ -66,11 +73,16 @@ def batches_of_files(
 
 
 def batches_held_out(data: DataConfig, text_encoder: TextEncoder, languages: Sequence[str] = ()) -> list[TextBatch]:
-    """The paragraphs that are held out of the training texts, merged fully.
+    """The paragraphs held out of the training texts, merged fully.
 
     Raises:
       ConfigError: none are held out.
-      InputError: texts cannot be read, or are in a language that the hypernetwork has not.
+      InputError: texts cannot be read, or are in a language that the hypernetwork does not have.
+
+    >>> (held_out,) = batches_held_out(data_config, text_encoder)  # 4 paragraphs of its German text
+    >>> is_shorter_B = held_out.mask_BT.sum(axis=1) < held_out.static_mask_BL.sum(axis=1)
+    >>> is_shorter_B.tolist()
+    [True, True, True, True]
     """
     return [
         batch
@@ -80,7 +92,11 @@ def batches_held_out(data: DataConfig, text_encoder: TextEncoder, languages: Seq
 
 
 def digest_of(batches: Sequence[TrainingBatch]) -> str:
-    """A digest of all that batches hold, by which a resumed run knows that it validates on the same."""
+    """A digest of the contents of batches, by which a resumed run checks that it validates on the same data.
+
+    >>> len(digest_of([training_batch])), digest_of([training_batch]) == digest_of([])
+    (16, False)
+    """
     digest = hashlib.blake2b(digest_size=8)
     for leaf in jax.tree.leaves(list(batches)):
         digest.update(repr((leaf.shape, leaf.dtype)).encode())
@@ -95,9 +111,9 @@ def full_batches(
 
     Args:
       texts: to validate on.
-      data: how training batches are made; share and seed play no part.
+      data: how training batches are made; share and seed are not used.
       text_encoder: of the model.
-      language: their language as the hypernetwork counts them.
+      language: the hypernetwork's index of their language.
     """
     return [
         make_text_batch(
@@ -115,9 +131,13 @@ def full_batches(
 def with_pieces(
     batches: Sequence[TextBatch], data: DataConfig, tokenizer: ByteLevelTokenizer, languages: Sequence[str] = ()
 ) -> list[TrainingBatch]:
-    """Batches to validate on: each with as many vocabulary pieces as a training batch has, the same at any time.
+    """Batches to validate on, each with as many vocabulary pieces as a training batch; always the same pieces.
 
-    As in training, a piece is in any of the languages that there is text in.
+    As in training, a piece is in any of the languages of the texts.
+
+    >>> (complete,) = with_pieces(batches_held_out(data_config, text_encoder), data_config, tokenizer)
+    >>> complete.pieces.target_P.shape
+    (16,)
     """
     if not data.pieces_per_batch:
         return [TrainingBatch(batch, None) for batch in batches]

@@ -1,4 +1,4 @@
-"""Which texts and which vocabulary pieces make batch i: a function of the config, of what there is, and of i."""
+"""Which texts and which vocabulary pieces are in batch i: a function of the config, the data and i."""
 
 from functools import lru_cache
 
@@ -10,19 +10,19 @@ from dyntok_jax.training.data.data_config import DataConfig
 from dyntok_jax.training.data.samples import Samples
 
 ORDER = 2
-"""Raised when a change makes other batches of the same config, so that no run goes on with them unawares."""
+"""Increased when a change makes other batches from the same config, so that no run resumes with other batches."""
 WINDOW = 16
-"""Batches a window: texts of like length are looked for among so many."""
+"""Batches a window: texts of similar length are grouped within a window."""
 
 
 class TextRows:
     """The rows of `Samples` in each batch, by the batch's number."""
 
     def __init__(self, samples: Samples, config: DataConfig):
-        """Takes what there is, and how to draw from it."""
+        """Takes the texts, and how to draw from them."""
         self._samples, self._config = samples, config
         self._mixed = mixed_rows(samples, config)
-        self._window = lru_cache(maxsize=4)(self._make_window)  # threads are near one another
+        self._window = lru_cache(maxsize=4)(self._make_window)  # threads are at most a few windows apart
 
     def __call__(self, number: int) -> Int64[np.ndarray, "B"]:
         """The rows of one batch."""
@@ -30,7 +30,7 @@ class TextRows:
         return self._window(window)[at]
 
     def _make_window(self, window: int) -> Int64[np.ndarray, "batches B"]:
-        """Cuts the next so many rows in batches of like length, in random order."""
+        """Divides the next rows into batches of similar length, in random order."""
         size = WINDOW * self._config.batch_size
         rows = np.array([self._mixed[at] for at in range(window * size, (window + 1) * size)], np.int64)
         by_length = rows[np.argsort(self._samples.lengths(rows), kind="stable")]
@@ -39,7 +39,7 @@ class TextRows:
 
 
 def mixed_rows(samples: Samples, config: DataConfig) -> grain.MapDataset[int]:
-    """Rows without end: each language's texts shuffled anew every time through, pseudo-texts always new, all mixed."""
+    """Endless rows, all mixed: each language's texts, shuffled again in every epoch, and pseudo-texts, always new."""
     parts, weights = [], []
     for number, code in enumerate(samples.languages):
         texts, words = samples.text_rows(code), samples.word_rows(code)
@@ -55,7 +55,7 @@ def mixed_rows(samples: Samples, config: DataConfig) -> grain.MapDataset[int]:
 
 
 def piece_rows(n_pieces: int, config: DataConfig) -> grain.MapDataset[np.ndarray]:
-    """The rows of `VocabularyPieces` in each batch: all of them shuffled anew every time through."""
+    """The rows of `VocabularyPieces` in each batch: all pieces, shuffled again in every epoch."""
     rows = grain.MapDataset.range(n_pieces).seed(config.seed).shuffle().repeat()
     return rows.batch(config.pieces_per_batch, drop_remainder=True, batch_fn=np.array)
 

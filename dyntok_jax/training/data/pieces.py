@@ -1,7 +1,7 @@
-"""Vocabulary decomposition: pieces of the vocabulary, whose rows are known, written as shorter pieces of the same one.
+"""Vocabulary decomposition: pieces of the vocabulary, whose rows are known, written as shorter pieces of it.
 
-A piece is written as the model would write its text if it had no such piece, or in any other way, by chance. No text is
-read, and the model does not run: 250,000 targets for nothing.
+A piece is split as the model's tokenizer would split its text without that piece, or at random. No text is read, and
+the model does not run: 250,000 targets at no cost.
 """
 
 import json
@@ -32,14 +32,14 @@ Trie = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Spellings:
-    """The pieces of a vocabulary that stand for text and have a source row, as bytes, M in all.
+    """The pieces of a vocabulary that have text and a source row, as bytes, M in all.
 
     Attributes:
       id_M: their ids, ascending.
       bytes_N: all of them end to end.
       offset: where each begins, and the end.
-      root_M: what their first part may be: `FIRST` or, where a piece goes on in a word (WordPiece), `REST`.
-      rest: the same of all other parts.
+      root_M: what their first part may be: `FIRST` or, where a piece continues a word (WordPiece), `REST`.
+      rest: the same for all other parts.
     """
 
     id_M: Int32[np.ndarray, "M"]
@@ -61,12 +61,12 @@ class Spellings:
 
 @dataclass(frozen=True)
 class VocabularyPieces:
-    """Pieces to train on, and how each is written.
+    """Pieces to train on, and the parts of each.
 
     Attributes:
       spellings: of the pieces.
-      part_MS: each as the model would write it, or (identity) as itself; NONE behind the parts.
-      trie: of all pieces that may be parts; None where the pieces stand for themselves.
+      part_MS: the parts of each by the model's tokenizer, or (identity) itself; then NONE.
+      trie: of all pieces that may be parts; None for identity.
     """
 
     spellings: Spellings
@@ -78,13 +78,13 @@ class VocabularyPieces:
 
 
 def vocabulary_pieces(tokenizer: ByteLevelTokenizer, *, max_subwords: int, mode: PieceMode) -> VocabularyPieces:
-    """Finds the pieces to train on: no special tokens, and none without a row in the model's table.
+    """Finds the pieces to train on: all but special tokens and those without a row in the model's table.
 
     Args:
       tokenizer: of the model.
       max_subwords: S, the most parts a piece.
-      mode: `decompose` takes the pieces that the tokenizer's model writes as 2 to S others, none of them an appended
-        byte, if the piece itself is forbidden; `identity` takes all, each as itself.
+      mode: `decompose` takes the pieces that the tokenizer's model splits into 2 to S others, none of them an appended
+        byte, when the piece itself is banned; `identity` takes all, each as itself.
 
     Raises:
       InputError: there is no such piece.
@@ -108,14 +108,14 @@ def vocabulary_pieces(tokenizer: ByteLevelTokenizer, *, max_subwords: int, mode:
 
 
 def own_spellings(tokenizer: ByteLevelTokenizer, model: dict[str, Any]) -> Spellings:
-    """The pieces that a text can be written with and that have a source row.
+    """The pieces that can occur in a text and have a source row.
 
     Args:
       tokenizer: of the model.
       model: its byte-level model, as tokenizer.json writes it.
     """
     out_of_reach: set[int] = set()
-    if model["type"] == "Unigram":  # what had to take another name
+    if model["type"] == "Unigram":  # fillers for pieces that were renamed
         out_of_reach = {index for index, (_, score) in enumerate(model["vocab"]) if score <= FILLER_SCORE}
     ids, parts, roots = [], [], []
     for index, text in enumerate(piece_texts(tokenizer)[: tokenizer.n_own]):
@@ -134,7 +134,7 @@ def own_spellings(tokenizer: ByteLevelTokenizer, model: dict[str, Any]) -> Spell
 
 
 def split_as_model(model: dict[str, Any], spellings: Spellings, trie: Trie, width: int) -> Int32[np.ndarray, "M S"]:
-    """Each piece as a tokenizer's model writes it with the piece itself forbidden.
+    """Each piece as a tokenizer's model splits it when the piece itself is banned.
 
     Args:
       model: the byte-level model, as tokenizer.json writes it.
@@ -143,7 +143,7 @@ def split_as_model(model: dict[str, Any], spellings: Spellings, trie: Trie, widt
       width: S, the most parts.
 
     Returns:
-      The parts, NONE behind them; all NONE where there is no way in S parts.
+      The parts, then NONE; all NONE where S parts are not enough.
     """
     text = (spellings.bytes_N, spellings.offset)
     match model["type"]:
@@ -181,7 +181,7 @@ def make_piece_batch(
       pieces: of the vocabulary.
       rows_P: which of them.
       language_P: the language index to predict each under.
-      random_probability: how many are written in any way instead of the model's; none of identities.
+      random_probability: the share that is split at random instead of by the model's tokenizer; identities never are.
       rng: draws them.
     """
     part_PS = pieces.part_MS[rows_P]
@@ -200,7 +200,7 @@ def make_piece_batch(
 def random_parts(
     pieces: VocabularyPieces, trie: Trie, rows_P: Int64[np.ndarray, "P"], rng: np.random.Generator
 ) -> Int32[np.ndarray, "P S"]:
-    """Writes pieces in any way: how many parts is drawn first, then one of the ways in so many."""
+    """Splits pieces at random: draws the number of parts first, then one of the splits with so many."""
     chosen = pieces.spellings.take(rows_P)
     uniform_PC = rng.random((len(rows_P), pieces.part_MS.shape[1] + 1))
     return split_at_random(chosen.bytes_N, chosen.offset, chosen.root_M, chosen.rest, *trie, uniform_PC)

@@ -1,4 +1,4 @@
-"""All that can be drawn for a batch of texts, by number: the texts of a corpus, then pseudo-texts without end."""
+"""All texts that batches are drawn from, by number: the texts of a corpus, then endless pseudo-texts."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ _ENDLESS = 1 << 40
 class Samples:
     """Texts and pseudo-texts of several languages.
 
-    The rows are those of the corpus and, behind them, the pseudo-texts of all languages that have any by turns.
+    The rows are those of the corpus, then pseudo-texts, whose languages alternate.
 
     Attributes:
       corpus: the texts, None where there are none.
@@ -33,7 +33,7 @@ class Samples:
 
     @property
     def n_texts(self) -> int:
-        """Texts in the corpus: the number of the first pseudo-text."""
+        """Texts in the corpus; also the row of the first pseudo-text."""
         return len(self.corpus) if self.corpus else 0
 
     def text_rows(self, code: str) -> range:
@@ -52,7 +52,7 @@ class Samples:
         return range(first, first + step * _ENDLESS, step)
 
     def weight(self, code: str) -> int:
-        """How much there is of a language: its number of texts; of one that has only words, as many as on average."""
+        """A language's number of texts; for one with words only, the average number."""
         n_languages = len(self.corpus.languages) if self.corpus else 1
         return len(self.text_rows(code)) or max(1, self.n_texts // n_languages)
 
@@ -64,13 +64,13 @@ class Samples:
         return word_texts.text(index)
 
     def language(self, row: int) -> str:
-        """The code of its language."""
+        """The code of a row's language."""
         if self.corpus and row < self.n_texts:
             return self.corpus.language(row)
         return list(self.word_texts)[(row - self.n_texts) % len(self.word_texts)]
 
     def lengths(self, rows: Int[np.ndarray, "rows"]) -> Int32[np.ndarray, "rows"]:
-        """About how many subwords each has."""
+        """The estimated number of subwords of each."""
         lengths = np.zeros(len(rows), np.int32)
         is_text = rows < self.n_texts
         if self.corpus:

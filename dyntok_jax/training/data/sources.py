@@ -2,13 +2,13 @@
 
 A source is written as one string, so that it fits a command line and a config file:
 
-    de.txt  de.txt.gz                      a paragraph a line
-    de.jsonl  de.jsonl.gz                  a JSON object a line; its field `text`
+    de.txt  de.txt.gz                      one paragraph a line
+    de.jsonl  de.jsonl.gz                  one JSON object a line; its field `text`
     de.parquet                             its column `text`
     hf:NAME  hf:NAME:CONFIG:SPLIT          a data set of the Hugging Face Hub or in a folder; its column `text`
 
-`::FIELD` behind any but the first names another field or column: `de.jsonl::body`. Texts of several lines are several
-paragraphs. A part of a data set is asked for by its split (`train[:5%]`).
+`::FIELD` after any but the first names another field or column: `de.jsonl::body`. A text of several lines is several
+paragraphs. The split may select a part of a data set (`train[:5%]`).
 """
 
 import json
@@ -37,7 +37,7 @@ def read_paragraphs(source: str) -> list[str]:
 
 
 def stream_paragraphs(source: str) -> Iterator[str]:
-    """The same one by one; of a file no more than a line, or a parquet file's batch, is held.
+    """The paragraphs of a source one by one, with a single line, or a batch of a parquet file, in memory.
 
     Raises:
       InputError: it cannot be read, is damaged, or has no such field; or a package is missing.
@@ -50,7 +50,9 @@ def stream_paragraphs(source: str) -> Iterator[str]:
     elif name.endswith(_PARQUET_SUFFIX):
         texts = _parquet_texts(name, field or FIELD)
     elif field:
-        raise InputError(f"{source} names the field {field!r}, but {name} is read as plain text: call it .jsonl.")
+        raise InputError(
+            f"{source} names the field {field!r}, but {name} is read as plain text: give it the ending .jsonl."
+        )
     else:
         texts = stream_lines(name)
     for text in texts:
@@ -79,7 +81,7 @@ def _parquet_texts(file: str, field: str) -> Iterator[str]:
         import pyarrow
         from pyarrow import parquet
     except ImportError:
-        raise InputError(f"To read {file} takes pyarrow: pip install 'dyntok_jax[data]'.") from None
+        raise InputError(f"Reading {file} takes pyarrow: pip install 'dyntok_jax[data]'.") from None
     try:
         if Path(file).is_file():
             check_not_lfs_pointer(Path(file), InputError)
@@ -94,14 +96,14 @@ def _parquet_texts(file: str, field: str) -> Iterator[str]:
     except UnicodeDecodeError as error:
         raise InputError(f"{file}, column {field} holds text that is not UTF-8 ({error}): convert it.") from error
     except (pyarrow.ArrowException, OSError) as error:
-        raise InputError(f"{file} is not a whole parquet file ({_first_line(error)}): fetch it again.") from error
+        raise InputError(f"{file} is not a complete parquet file ({_first_line(error)}): download it again.") from error
 
 
 def _dataset_texts(name: str, field: str) -> Iterator[str]:
     try:
         import datasets
     except ImportError:
-        raise InputError(f"To read the data set {name} takes datasets: pip install 'dyntok_jax[data]'.") from None
+        raise InputError(f"Reading the data set {name} takes datasets: pip install 'dyntok_jax[data]'.") from None
     path, config, split = (*name.split(":", 2), "", "")[:3]
     try:
         if any((Path(path) / file).is_file() for file in _SAVED_DATASET_FILES):
@@ -111,8 +113,8 @@ def _dataset_texts(name: str, field: str) -> Iterator[str]:
             dataset = datasets.load_dataset(path, config or None, split=split or "train")
     except Exception as error:  # the library raises many kinds, of its own and of others
         raise InputError(
-            f"The data set {path} cannot be loaded ({_first_line(error)}): see its name, and write "
-            f"hf:NAME:CONFIG:SPLIT where it has several configs or no split `train`."
+            f"The data set {path} cannot be loaded ({_first_line(error)}): check its name, and write "
+            f"hf:NAME:CONFIG:SPLIT if it has several configs or no split `train`."
         ) from error
     if field not in dataset.column_names:
         columns = _named(dataset.column_names)
@@ -121,7 +123,7 @@ def _dataset_texts(name: str, field: str) -> Iterator[str]:
 
 
 def _checked(values: Iterable[Any], where: str) -> Iterator[str]:
-    """The values as texts; missing ones are left out."""
+    """Checks that the values are texts; missing ones are left out."""
     for text in values:
         if text is None:
             continue

@@ -37,11 +37,10 @@ def make_text_batch(
     """Tokenizes texts as the model does and as dynamic tokens.
 
     Args:
-      texts: cut at the border of a subword where they are longer than `config.max_length`.
+      texts: those longer than `config.max_length` are cut at the border of a subword.
       language_B: the language index of each.
       text_encoder: of the model.
-      config: what merging may not cross, how long tokens and texts get, what comes before a text, which tokens are
-        predicted and how many hidden; what there is to train on plays no part.
+      config: its boundary, maximum lengths, prefix, `predict_all` and `mask_probability`; its sources are not used.
       goal: when merging stops; pairs are counted over the batch.
       rng: draws the tokens that `is_masked_BT` hides.
 
@@ -86,7 +85,7 @@ def make_text_batch(
 
 
 def padded_length(lengths_B: Int[np.ndarray, "B"], longest: int, buckets: Sequence[int]) -> int:
-    """The padded length of sequences that have at most `longest` subwords."""
+    """The padded length of sequences with at most `longest` subwords."""
     return min(bucket(int(lengths_B.max()), buckets), longest)
 
 
@@ -96,7 +95,7 @@ def encode_twice(
     """Static and byte-level subwords of the same texts, cut so that neither has more than `max_length`.
 
     Raises:
-      InputError: special tokens and prefix alone are more.
+      InputError: special tokens and prefix alone have more.
     """
     texts = list(texts)
     while True:
@@ -116,7 +115,7 @@ def encode_twice(
 
 
 def _characters_that_fit(subwords: RaggedSubwords, row: int, max_length: int) -> int:
-    """How many characters of a text its first subwords have, as many as there is room for."""
+    """How many characters of a text are in its first subwords, as many as fit into `max_length`."""
     begin, end = subwords.offsets[row : row + 2]
     room = max_length - int((~subwords.is_counted_N[begin:end]).sum())
     ends = subwords.span_N2[begin:end, 1][subwords.is_counted_N[begin:end]]
@@ -126,7 +125,7 @@ def _characters_that_fit(subwords: RaggedSubwords, row: int, max_length: int) ->
 def pad_forms_to(
     forms: UniqueTokens[np.ndarray], language_U: Int32[np.ndarray, "U"], size: int
 ) -> SurfaceForms[np.ndarray]:
-    """The forms, with rows of padding up to P = `size`."""
+    """The forms, padded to P = `size` rows."""
     missing = size - len(language_U)
     return SurfaceForms(
         surface_PS=np.pad(forms.surface_US, ((0, missing), (0, 0))),
@@ -142,7 +141,11 @@ def number_rows(
     form_BT: Int32[np.ndarray, "B T"],
     n_forms: int,
 ) -> tuple[Int32[np.ndarray, "B T"], Int32[np.ndarray, "K"], int]:
-    """Each token's row among the forms and, behind them, the distinct kept ones; those; and how many they are."""
+    """Numbers the rows of a batch: the forms, then the distinct source rows that tokens keep.
+
+    Returns:
+      Each token's row; the distinct source rows, padded; and their number.
+    """
     first_BT = np.take_along_axis(subwords.ids_BL, merged.start_BT, axis=1)
     keeps_BT = merged.mask_BT & ~wanted_BT
     kept, index = np.unique(first_BT[keeps_BT], return_inverse=True)
@@ -158,7 +161,7 @@ def align(
 ) -> Int32[np.ndarray, "B T"]:
     """For each token the static subword that ends at the same character, -1 where there is none.
 
-    Where several end there (the bytes of one character), only the last has read all of it; so it is among the tokens.
+    If several subwords end there (the bytes of one character), only the last has read all of it; likewise for tokens.
     """
     end_BT = token_spans(subwords, merged)[..., 1]
     is_text_BT = np.take_along_axis(subwords.is_counted_BL, merged.start_BT, axis=1) & merged.mask_BT & (end_BT > 0)
@@ -177,7 +180,7 @@ def align(
 
 
 def _last_with_its_end(end: Int32[np.ndarray, "B N"], is_text: Bool[np.ndarray, "B N"]) -> Bool[np.ndarray, "B N"]:
-    """Which are the last of their sequence to end where they do; ends never go back."""
+    """Which are the last in their sequence with their end; ends never decrease."""
     following = np.concatenate([end[:, 1:], np.full((len(end), 1), -1)], axis=1)
     following_is_text = np.concatenate([is_text[:, 1:], np.zeros((len(end), 1), bool)], axis=1)
     return is_text & ~(following_is_text & (following == end))

@@ -1,7 +1,7 @@
 """What a training step reads: texts tokenized twice, and vocabulary pieces written as shorter ones.
 
-Both are pytrees of padded arrays, numpy on the host. Beyond the legend in `types.py`: P new tokens of a batch, whose
-rows are predicted · K tokens that keep their source row · R = P + K.
+Both are pytrees of padded arrays, numpy on the host. Dimensions besides those of `types.py`: P new tokens of a batch,
+whose rows are predicted · K tokens that keep their source row · R = P + K.
 """
 
 from dataclasses import dataclass
@@ -22,6 +22,10 @@ class SurfaceForms(Generic[ArrayT]):
       surface_PS: subword ids, 0 under a False mask.
       is_subword_PS: which entries are subwords; a row that is all False is padding.
       language_P: index of each token's language; 0 for a hypernetwork without languages.
+
+    >>> forms = training_batch.texts.forms
+    >>> tokenizer.token_text(forms.surface_PS[0, forms.is_subword_PS[0]].tolist())
+    ' einschließlich'
     """
 
     surface_PS: Int32[ArrayT, "P S"]
@@ -42,10 +46,14 @@ class TextBatch(Generic[ArrayT]):
       mask_BT: False for padding, on the right.
       aligned_BT: index in `static_BL` of the subword that ends at the same character as the token, so that both have
         read the same text up to there; -1 where there is none, for padding and for special tokens.
-      is_masked_BT: tokens that a masked-LM objective hides and asks for; all False where none is wanted.
-      forms: the new tokens, each distinct one once.
-      kept_K: source rows of the distinct tokens that keep theirs; padded with 0.
+      is_masked_BT: tokens that a masked-LM objective hides and predicts; all False without such an objective.
+      forms: the distinct new tokens.
+      kept_K: the distinct source rows of tokens that keep theirs; padded with 0.
       n_kept: how many of the K are tokens.
+
+    >>> texts = training_batch.texts
+    >>> texts.static_mask_BL.shape[0], bool((texts.mask_BT.sum(axis=1) <= texts.static_mask_BL.sum(axis=1)).all())
+    (4, True)
     """
 
     static_BL: Int32[ArrayT, "B L"]
@@ -66,7 +74,12 @@ class PieceBatch(Generic[ArrayT]):
 
     Attributes:
       forms: the pieces as surface forms.
-      target_P: the source row that each is to be predicted as.
+      target_P: the source row that each should be predicted as.
+
+    >>> pieces = training_batch.pieces
+    >>> parts = pieces.forms.surface_PS[1, pieces.forms.is_subword_PS[1]]
+    >>> [tokenizer.token_text([part]) for part in parts.tolist()], tokenizer.token_text([int(pieces.target_P[1])])
+    (['ı', 'n', 'd', 'a'], 'ında')
     """
 
     forms: SurfaceForms[ArrayT]
@@ -76,7 +89,11 @@ class PieceBatch(Generic[ArrayT]):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainingBatch(Generic[ArrayT]):
-    """One step's data: texts, pieces, or both; None where no objective asks for it."""
+    """One step's data: texts, pieces, or both; None where no objective needs it.
+
+    >>> training_batch.texts.row_BT.shape[0], training_batch.pieces.target_P.shape
+    (4, (16,))
+    """
 
     texts: TextBatch[ArrayT] | None
     pieces: PieceBatch[ArrayT] | None

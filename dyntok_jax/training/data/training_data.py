@@ -1,6 +1,6 @@
-"""The input pipeline: batches of texts and of vocabulary pieces, in an order that a seed and a number decide.
+"""The input pipeline: batches of texts and of vocabulary pieces, in an order that depends on a seed and a number.
 
-Batch i is a pure function of the config, the texts and i, so that to resume is to go on counting, whatever threads had
+Batch i is a pure function of the config, the texts and i. Resuming is to continue at the next i, whatever threads had
 prepared. grain shuffles, mixes the languages, and prepares batches in threads while the step computes.
 """
 
@@ -33,7 +33,7 @@ class TrainingBatches(Iterator[TrainingBatch]):
     """An endless stream of batches that can be stopped and resumed."""
 
     def __init__(self, batches: grain.DatasetIterator, made_of: dict[str, Any]):
-        """Takes an iterator, and all that decides about its batches, as JSON holds it."""
+        """Takes an iterator, and everything that its batches depend on, as JSON types."""
         self._batches = batches
         self._made_of = made_of
 
@@ -41,23 +41,23 @@ class TrainingBatches(Iterator[TrainingBatch]):
         return next(self._batches)
 
     def get_state(self) -> dict[str, Any]:
-        """Where the stream stands; `json.dumps` takes it."""
+        """The position of the stream, as JSON types."""
         return self._batches.get_state() | {_MADE_OF: self._made_of}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes on behind the batches that had been taken when `get_state` gave this.
+        """Continues after the batches that had been taken when `get_state` returned this state.
 
         Raises:
-          CheckpointError: it is no such state, or that of a stream of other batches; what differs is named.
+          CheckpointError: it is not such a state, or one of a stream of other batches; the differences are named.
         """
         if _MADE_OF not in state:
-            raise CheckpointError("This is no state of a stream of training batches: start anew.")
+            raise CheckpointError("This is not the state of a stream of training batches: start a new run.")
         there, here = state[_MADE_OF], self._made_of
         if differing := [name for name in sorted(there | here) if there.get(name) != here.get(name)]:
-            told = "; ".join(f"{name} was {there.get(name)!r} and is {here.get(name)!r}" for name in differing)
+            changes = "; ".join(f"{name} was {there.get(name)!r} and is {here.get(name)!r}" for name in differing)
             raise CheckpointError(
-                f"The training data has changed, so the run cannot go on as it would have: {told}. Give the same data "
-                "and options, or start anew."
+                f"The training data has changed, so the run cannot continue: {changes}. Give the same data and "
+                "options, or start a new run."
             )
         self._batches.set_state({name: value for name, value in state.items() if name != _MADE_OF})
 
@@ -77,7 +77,13 @@ def training_batches(
       languages: codes of the hypernetwork's languages in the order of their indices; empty if it has none.
 
     Raises:
-      InputError: texts that cannot be read, too few of them, or in a language that the hypernetwork has not.
+      InputError: texts cannot be read, are too few, or are in a language that the hypernetwork does not have.
+
+    >>> batches = training_batches(data_config, tokenizer)
+    >>> batch = next(batches)
+    >>> batch.texts.mask_BT.shape[0], batch.pieces.target_P.shape
+    (4, (16,))
+    >>> batches.set_state(batches.get_state())  # resumes after the first batch
     """
     builder = BatchBuilder.load(config, tokenizer, languages)
     batches = grain.MapDataset.range(_ENDLESS).seed(config.seed).random_map(builder.build)
@@ -86,7 +92,7 @@ def training_batches(
 
 
 def validation_texts(config: DataConfig) -> dict[str, list[str]]:
-    """The paragraphs that are held out of training, by language; no sample is made of them.
+    """The paragraphs held out of training, by language.
 
     Raises:
       ConfigError: none are held out.
@@ -98,7 +104,7 @@ def validation_texts(config: DataConfig) -> dict[str, list[str]]:
 
 
 def made_of(builder: "BatchBuilder", languages: Sequence[str]) -> dict[str, Any]:
-    """All that decides about the batches, as JSON holds it."""
+    """Everything that the batches depend on, as JSON types."""
     corpus, word_texts = (None, {}) if builder.samples is None else (builder.samples.corpus, builder.samples.word_texts)
     return builder.config.decisive() | {
         "order": ORDER,
@@ -113,7 +119,7 @@ def load_samples(config: DataConfig, text_encoder: TextEncoder) -> Samples | Non
     """Reads the texts and lists of words of a config; None if it has neither.
 
     Raises:
-      InputError: something cannot be read, or there is not enough of it.
+      InputError: a source cannot be read, or there is too little text.
     """
     if not config.text and not config.words:
         return None
@@ -123,7 +129,7 @@ def load_samples(config: DataConfig, text_encoder: TextEncoder) -> Samples | Non
         corpus = load_corpus(config.text, text_encoder, longest=longest, n_held_out=config.held_out)
     if corpus is not None and not config.words and len(corpus) < config.batch_size:
         raise InputError(
-            f"The texts make {len(corpus)} samples and a batch takes {config.batch_size}: give more text, or a smaller "
+            f"The texts have {len(corpus)} samples and a batch needs {config.batch_size}: give more text, or a smaller "
             "batch size."
         )
     word_texts = {
@@ -145,12 +151,12 @@ class BatchBuilder:
     """Makes the batch of a step, given its number.
 
     Attributes:
-      samples: the texts and pseudo-texts; None where only pieces are wanted.
-      text_rows: which of them make a batch.
-      pieces: of the vocabulary; None where none are wanted.
-      piece_rows: which of them make a batch.
-      identities: pieces as themselves, for the first batches; None where there are none of these.
-      identity_rows: which of them make a batch.
+      samples: the texts and pseudo-texts; None for training on pieces alone.
+      text_rows: which of them are in a batch.
+      pieces: of the vocabulary; None for training on texts alone.
+      piece_rows: which of them are in a batch.
+      identities: pieces as themselves, for the first batches; None without such batches.
+      identity_rows: which of them are in a batch.
       language_of: the index of each language's code.
       text_encoder: of the model.
       config: what to train on.
@@ -168,9 +174,9 @@ class BatchBuilder:
 
     @classmethod
     def load(cls, config: DataConfig, tokenizer: ByteLevelTokenizer, languages: Sequence[str]) -> "BatchBuilder":
-        """Reads all that a config names; for arguments and errors see `training_batches`."""
+        """Reads all sources of a config; for arguments and errors see `training_batches`."""
         codes = (*config.text, *config.words) or languages
-        language_of = {code: index_of_language(code, languages) for code in codes}  # told before anything is read
+        language_of = {code: index_of_language(code, languages) for code in codes}  # fails before any file is read
         text_encoder = TextEncoder(tokenizer)
         samples, pieces, identities = load_samples(config, text_encoder), None, None
         if config.pieces_per_batch:
@@ -190,7 +196,7 @@ class BatchBuilder:
         )
 
     def build(self, number: int, rng: np.random.Generator) -> TrainingBatch[np.ndarray]:
-        """One batch; all that is random about it, other than its rows, is drawn here."""
+        """One batch; everything random but the choice of its rows is drawn here."""
         if self.identities is not None and self.identity_rows is not None and number < self.config.identity_batches:
             return TrainingBatch(texts=None, pieces=self._pieces(self.identities, self.identity_rows[number], rng))
         texts, pieces = None, None
@@ -215,7 +221,7 @@ class BatchBuilder:
         self, pieces: VocabularyPieces, rows_P: np.ndarray | None, rng: np.random.Generator
     ) -> PieceBatch[np.ndarray]:
         assert rows_P is not None, "a data set without a filter has all its elements"
-        # a piece belongs to no language, and must be right in each
+        # a piece belongs to no language, and must be predicted well in each
         known = np.array(sorted(set(self.language_of.values())) or [0], np.int32)
         return make_piece_batch(
             pieces,
@@ -239,7 +245,7 @@ def draw_share(config: DataConfig, rng: np.random.Generator) -> float:
 
 
 def _room_for_text(config: DataConfig, text_encoder: TextEncoder) -> int:
-    """How many subwords of a text fit beside special tokens and prefix."""
+    """How many subwords of a text fit in addition to special tokens and prefix."""
     (without,) = text_encoder.encode_static([""], prefix=config.prefix or "").lengths
     room = config.max_length - int(without)
     if room < 1:

@@ -1,4 +1,4 @@
-"""How training's options are written on a command line and in a file: what tyro reads from their annotations."""
+"""The formats of training's options on a command line and in a file, as annotations for tyro."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -13,14 +13,14 @@ from tyro.constructors import PrimitiveConstructorSpec
 from dyntok_jax.errors import InputError
 
 UNNAMED = "text"
-"""Stands for the language where neither the option nor the file's name says one."""
+"""The language code of a file where neither the option nor the file's name gives one."""
 EVERY = ""
-"""Stands for every language that is not given a number of its own."""
+"""The language code of a number for all languages without a number of their own."""
 _NO_CODE = re.compile(r"[/\\.:]")
 
 
 def by_language(files: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Sorts files by the language that `CODE=FILE` or the file's name (`de.txt.gz`) says.
+    """Groups files by the language given by `CODE=FILE` or the file's name (`de.txt.gz`).
 
     >>> by_language(["de.txt.gz", "en=wiki.txt", "de=news.txt"])
     {'de': ('de.txt.gz', 'news.txt'), 'en': ('wiki.txt',)}
@@ -33,9 +33,9 @@ def by_language(files: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 def language_and_file(given: str) -> tuple[str, str]:
-    """The language that `CODE=FILE` or the file's name (`de.txt.gz`) says, `UNNAMED` if neither does; and the file.
+    """The language given by `CODE=FILE` or the file's name (`de.txt.gz`), `UNNAMED` if neither has one; and the file.
 
-    A file that is there under the whole name, such as `lang=de/part.txt`, is no `CODE=FILE`.
+    An existing file with an equals sign in its name, such as `lang=de/part.txt`, is not read as `CODE=FILE`.
     """
     code, _, file = given.partition("=")
     if code and file and not _NO_CODE.search(code) and not Path(given.partition("::")[0]).exists():
@@ -45,15 +45,15 @@ def language_and_file(given: str) -> tuple[str, str]:
 
 
 def named_numbers(option: str, entries: Sequence[str], *, alone: float | None = None) -> dict[str, float]:
-    """Reads `NAME=NUMBER`, several.
+    """Reads a list of `NAME=NUMBER`.
 
     Args:
       option: its name, for messages.
-      entries: what it is given.
-      alone: what a `NAME` without a number counts as; None: such an entry is a number for `EVERY` name.
+      entries: its values.
+      alone: the number of a `NAME` given without one; None: such an entry is a number for `EVERY` name.
 
     Raises:
-      InputError: something is no number.
+      InputError: a value is not a number.
 
     >>> named_numbers("--words-share", ["0.25", "ar=0.5"])
     {'': 0.25, 'ar': 0.5}
@@ -72,7 +72,11 @@ def named_numbers(option: str, entries: Sequence[str], *, alone: float | None = 
 
 
 def several(metavar: str, read: Callable[[list[str]], Any]) -> Any:
-    """The annotation of an option that takes several words, which `read` makes one value of."""
+    """The annotation of an option that takes several words, which `read` turns into one value.
+
+    >>> several("CODE=NUMBER ...", lambda entries: named_numbers("--language-weights", entries)).nargs
+    '*'
+    """
     return PrimitiveConstructorSpec(
         nargs="*", metavar=metavar, instance_from_str=read, is_instance=lambda _: True, str_from_instance=lambda _: []
     )
@@ -80,7 +84,7 @@ def several(metavar: str, read: Callable[[list[str]], Any]) -> Any:
 
 T = TypeVar("T")
 Unlisted = Annotated[T, tyro.conf.Fixed, tyro.conf.SuppressFixed]
-"""A field that code alone sets."""
+"""A field that is not an option of the command line."""
 Count = Annotated[int, arg(metavar="N")]
 Number = Annotated[float, arg(metavar="NUMBER")]
 Text = Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")]

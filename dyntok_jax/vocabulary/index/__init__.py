@@ -1,4 +1,4 @@
-"""The approximate index over the rows of a large vocabulary: built, searched, kept on disk."""
+"""The approximate index over the rows of a large vocabulary: building, search, storage."""
 
 import lazy_loader
 

@@ -1,12 +1,12 @@
 """How the blocks of an index are ranked: a linear function of the query that predicts each block's best inner product.
 
-A centroid predicts a block's mean inner product, and queries ask for its best one. So each block has a weight vector
+A centroid predicts a block's mean inner product, but a search wants its best one. So each block has a weight vector
 and a bias, fitted to its true best inner products with real queries (Vecchiato et al. 2024, *A learning-to-rank
 formulation of clustering-based approximate nearest neighbor search*, learn the same form with a loss on the rank):
-ridge regression of what the centroid misses, so that with no queries to learn from the centroid is left. A search costs
-what it did.
+ridge regression of the centroid's errors, so that without queries only the centroid is left. The cost of a search does
+not change.
 
-A regression weighs all its errors alike, and only those among the best blocks change what a search reads. So the linear
+A regression weights all errors alike, but only those among the best blocks change what a search reads. So the linear
 functions are then trained a few rounds as a softmax over blocks, whose target is that of the true best products (the
 listwise loss of the same paper).
 
@@ -28,23 +28,23 @@ import optax
 from jaxtyping import Array, Float32, Int32
 
 SHRINKAGE = 0.1
-"""Of the queries' mean variance, added in every direction: how far weights stay with the centroid."""
+"""Share of the queries' mean variance added in every direction: it keeps the weights near the centroid."""
 ROUNDS = 6
-"""Passes over the queries in which blocks learn to stand before each other."""
+"""Passes over the queries in which the blocks' ranking is trained."""
 TEMPERATURE = 0.5
-"""Of the softmax over blocks, in units of inner products, which are logits: how much the best block counts."""
+"""Of the softmax over blocks, in units of inner products, which are logits."""
 LEARNING_RATE = 3e-4
 BATCH = 256
-"""Queries of a step."""
+"""Queries per step."""
 
 
 class RankFit(NamedTuple):
-    """What is common to the regressions of all blocks.
+    """What the regressions of all blocks share.
 
     Attributes:
-      queries_QD: that are learned from.
+      queries_QD: the training queries.
       mean_D: their mean.
-      solver_DQ: by which a column of errors is multiplied for the weights that explain it.
+      solver_DQ: times a column of errors, it gives the weights that explain them.
     """
 
     queries_QD: Float32[np.ndarray, "Q D"]
@@ -68,13 +68,13 @@ def rank_blocks(
     count_P: Int32[np.ndarray, "P"],
     centroid_PD: Float32[np.ndarray, "P D"],
 ) -> tuple[Float32[np.ndarray, "P D"], Float32[np.ndarray, "P"], Float32[np.ndarray, "Q P"]]:
-    """Weights and bias of some blocks, and the best products that they are fitted to.
+    """Weights and biases of some blocks, and the best inner products that they are fitted to.
 
     Args:
       fit: see `rank_fit`.
-      rows_PRD: their rows; what is behind a block's count is no row.
-      count_P: how many rows each holds, one at least.
-      centroid_PD: what the weights are without queries.
+      rows_PRD: their rows, then padding.
+      count_P: how many rows each block holds, at least one.
+      centroid_PD: the weights without queries.
     """
     best_QP = np.asarray(_best_products(fit.queries_QD, rows_PRD, count_P))
     missed_QP = best_QP - fit.queries_QD @ centroid_PD.T
@@ -91,18 +91,18 @@ def rank_among_each_other(
     *,
     seed: int = 0,
 ) -> tuple[Float32[np.ndarray, "P D"], Float32[np.ndarray, "P"]]:
-    """Trains weights and biases of all blocks to put those with the best products before the others.
+    """Trains weights and biases of all blocks to rank the blocks with the best inner products first.
 
     Args:
-      queries_QD: that are learned from.
-      best_QP: each block's true best product with each.
-      weight_PD: to start from, those of `rank_blocks`.
-      bias_P: likewise.
+      queries_QD: the training queries.
+      best_QP: the true best inner product of each query in each block.
+      weight_PD: initial weights, from `rank_blocks`.
+      bias_P: initial biases, from `rank_blocks`.
       seed: of the order of queries.
 
     Returns:
-      Weights and bias that minimise the cross entropy of softmax(scores / `TEMPERATURE`) to softmax(best products /
-      `TEMPERATURE`), or nearly: `ROUNDS` passes of Adam.
+      Weights and biases after `ROUNDS` passes of Adam on the cross entropy between softmax(best products /
+      `TEMPERATURE`) and softmax(scores / `TEMPERATURE`).
     """
     optimizer = optax.adam(LEARNING_RATE)
 
@@ -113,7 +113,7 @@ def rank_among_each_other(
     @partial(jax.jit, donate_argnums=(0, 1))
     def step(ranking, state, queries_BD, best_BP):
         gradient = jax.grad(loss)(ranking, queries_BD, best_BP)
-        with jax.numpy_dtype_promotion("standard"):  # optax takes its own counts of steps to floating powers
+        with jax.numpy_dtype_promotion("standard"):  # optax raises floats to its integer step count
             updates, state = optimizer.update(gradient, state)
         return optax.apply_updates(ranking, updates), state
 

@@ -1,11 +1,11 @@
-"""How an index is built: rows that answer the same queries are put into the same block, and blocks learn their ranking.
+"""Building an index: rows that match the same queries share a block, and the blocks' ranking is trained.
 
-Blocks shall be small where queries look. The error of scoring rows x of a block by its centroid c is, over queries q,
-E[(q·(x − c))²] = (x − c)ᵀ E[qqᵀ] (x − c): rows are clustered in the metric of the queries' second moment (Guo et al.
-2016, *Quantization based fast inner product search*, §3), which is Euclidean after a product with its square root.
-There rows are augmented to one norm (Bachrach et al. 2014, §3) and clustered by spherical k-means, so that inner
-products rank as angles do. A cell of several blocks is halved along its principal direction until every part fits one.
-A model's own rows and those of new tokens are clustered apart: their norms differ, and most best rows are own ones.
+Blocks should be small in the directions of queries. The error of scoring rows x of a block by its centroid c is, over
+queries q, E[(q·(x − c))²] = (x − c)ᵀ E[qqᵀ] (x − c): rows are clustered in the metric of the queries' second moment
+(Guo et al. 2016, *Quantization based fast inner product search*, §3), which is Euclidean after a product with its
+square root. There rows are augmented to one norm (Bachrach et al. 2014, §3) and clustered by spherical k-means, so that
+inner products rank like angles. A cell of several blocks is halved along its principal direction until every part fits.
+A model's own rows and those of new tokens are clustered separately: their norms differ, and most best rows are own.
 
 Clusterings, ranked by centroids (`block_ranking.py` has what learning the ranking adds), measured on 100,000 rows
 (SmolLM2's own and means of its subwords, norms 1.3 to 7.5) in 120 cells or some 450 blocks, with real hidden states,
@@ -39,38 +39,38 @@ from dyntok_jax.vocabulary.index.inner_products import (
 )
 
 BLOCKS_PER_CELL = 4
-"""Blocks that a cell of k-means fills on average: with more, fewer places stay empty; with fewer, recall is higher."""
+"""Blocks per cell of k-means on average: more leave fewer slots empty, fewer raise recall."""
 TRAINING_ROWS = 256
-"""Rows of the training sample, for each cell."""
+"""Rows of the training sample per cell."""
 ROUNDS = 10
 """Rounds of k-means."""
 CHUNK = 8192
 """Rows assigned at a time."""
 SHRINKAGE = 0.1
-"""Of the queries' mean power, added in every direction: those that no query of the sample took are not free."""
+"""Share of the queries' mean power added in every direction, so that unseen directions count too."""
 POWER_ROUNDS = 8
 """Rounds of the power iteration for a principal direction."""
 RANKED_AT_ONCE = 16
-"""Blocks whose rows meet the queries at a time."""
+"""Blocks whose rows are multiplied with the queries at a time."""
 RECALL_AT = 20
 HELD_OUT_BATCH = 32
 
 
 @dataclass(frozen=True)
 class Built:
-    """An index and what `measure_recall` found out about it.
+    """An index and what `measure_recall` measured of it.
 
     Attributes:
       index: in host memory.
-      recall: share of the true `RECALL_AT` best rows (fewer of a smaller table) found for held-out queries, for each
-        number of probed blocks.
-      first: share of these queries whose best row is found, likewise.
-      n_held_out: how many queries that is the mean of.
+      recall: for each number of probed blocks, the share of the true `RECALL_AT` best rows (fewer of a smaller table)
+        found for held-out queries.
+      best_found: for each number of probed blocks, the share of these queries whose best row is found.
+      n_held_out: the number of held-out queries.
     """
 
     index: MipsIndex
     recall: dict[int, float] = field(default_factory=dict)
-    first: dict[int, float] = field(default_factory=dict)
+    best_found: dict[int, float] = field(default_factory=dict)
     n_held_out: int = 0
 
 
@@ -88,19 +88,24 @@ def build_index(
     """Builds an index.
 
     Args:
-      table_VD: the rows; may be memory-mapped, and is read in pieces.
-      queries_QD: real ones, such as hidden states, that shape the blocks and their ranking.
+      table_VD: the rows; may be memory-mapped, is read in chunks.
+      queries_QD: real queries, such as hidden states, which shape the blocks and their ranking.
       special_ids: rows that every search scores.
-      n_own: the model's own rows, the first ones, which share no block with the others. Those of them that are zero,
+      n_own: number of the model's own rows, the first ones, which share no block with the others. Those that are zero,
         such as the padding token's, are left out: no search finds them.
-      n_cells: of k-means; None for one to every `BLOCKS_PER_CELL` blocks' rows.
-      is_8_bit: keep rows as int8 with a scale each, a quarter of the memory; searches then need the table too.
+      n_cells: of k-means; None for one per `BLOCKS_PER_CELL` blocks.
+      is_8_bit: store rows as int8 with a scale each, in a quarter of the memory; searches then need the table too.
       seed: of the training sample; the same seed builds the same index.
       progress: called with the share done, 0 to 1.
 
     Raises:
-      InputError: NaN, or zero rows of new tokens; fewer rows than cells; queries of another width, none or such as are
-        no numbers; or special ids that the table does not have.
+      InputError: rows are NaN, or those of new tokens zero; there are fewer rows than cells; queries are missing, not
+        finite or of another width; or special ids are out of range.
+
+    >>> rows_VD = table.rows(0, table.config.rows, "output")
+    >>> built = build_index(rows_VD, queries, n_own=600)
+    >>> built.index.blocks.count  # blocks of own rows, then one of new rows
+    array([200, 200, 200,  12], dtype=int32)
     """
     n_rows, width = table_VD.shape
     zero_Z = zero_rows(table_VD[:n_own])
@@ -134,40 +139,48 @@ def measure_recall(
     held_out_QD: Float[np.ndarray, "H _"],
     probes: Sequence[int] = (16, 32, 64, 128),
 ) -> Built:
-    """Measures how much of the truth searches find.
+    """Measures how many of the true best rows searches find.
 
     Args:
       built: the index.
-      table_VD: the rows that it was built of.
-      held_out_QD: queries that did not shape it.
-      probes: numbers of blocks to measure at; those above the number of blocks count as all.
+      table_VD: the rows that it was built from.
+      held_out_QD: queries that it was not built with.
+      probes: numbers of blocks to measure at; at most all blocks are probed.
 
     Raises:
-      InputError: queries of another width, none or such as are no numbers.
+      InputError: queries are missing, not finite or of another width.
+
+    >>> rows_VD = table.rows(0, table.config.rows, "output")
+    >>> built = build_index(rows_VD, queries[:32], n_own=600)
+    >>> measured = measure_recall(built, rows_VD, queries[32:], probes=(1, 4))
+    >>> measured.recall[4], measured.recall[1] < 1
+    (1.0, True)
     """
     held_out = _checked_queries(held_out_QD, table_VD.shape[1])
     n_probes = sorted({min(probe, len(built.index.blocks)) for probe in probes})
-    recall, first = _measured(built.index, table_VD, held_out, n_probes)
-    return Built(built.index, recall, first, len(held_out))
+    recall, best_found = _measured(built.index, table_VD, held_out, n_probes)
+    return Built(built.index, recall, best_found, len(held_out))
 
 
 def _checked_queries(queries_QD, width) -> Float32[np.ndarray, "Q D"]:
     if queries_QD.ndim != 2 or queries_QD.shape[1] != width:
-        raise InputError(f"The rows are {width} wide and the queries {queries_QD.shape[1:]}: they are of two models.")
+        raise InputError(
+            f"The rows are {width} wide and the queries {queries_QD.shape[1:]}: they come from different models."
+        )
     if not len(queries_QD) or not np.isfinite(queries_QD).all():
-        raise InputError(f"An index is built from queries, all of them numbers; {len(queries_QD)} are given.")
+        raise InputError(f"There must be at least one query, and all must be finite: {len(queries_QD)} are given.")
     return np.asarray(queries_QD, np.float32)
 
 
 def _checked_special(special_ids: Sequence[int], n_rows: int) -> Int32[np.ndarray, "E"]:
     special_E = np.unique(np.array(special_ids, np.int64))
     if len(special_E) and not 0 <= special_E[0] <= special_E[-1] < n_rows:
-        raise InputError(f"The table has {n_rows} rows, and the special ids are {special_E.tolist()}: it is another's.")
+        raise InputError(f"The special ids {special_E.tolist()} must be rows of the table, which has {n_rows} rows.")
     return special_E.astype(np.int32)
 
 
 def _metric(queries_QD: Float32[np.ndarray, "Q D"]) -> tuple[Float32[np.ndarray, "D D"], Float32[np.ndarray, "D D"]]:
-    """The square root of the queries' second moment, shrunk towards no preference; and its inverse."""
+    """The square root of the queries' second moment, shrunk towards the identity, and its inverse."""
     power_D, direction_DD = np.linalg.eigh(queries_QD.T.astype(np.float64) @ queries_QD / len(queries_QD))
     power_D = np.maximum(power_D, 0)
     root_D = np.sqrt(power_D + SHRINKAGE * max(power_D.mean(), np.finfo(np.float32).tiny))
@@ -192,7 +205,7 @@ def _largest_norm(table_VD, metric_DD, n_own) -> float:
     """The largest norm in the metric.
 
     Raises:
-      InputError: rows of new tokens that are zero, or any that are no numbers.
+      InputError: rows of new tokens are zero, or any row is not finite.
     """
     largest = 0.0
     for start in range(0, len(table_VD), CHUNK):
@@ -206,14 +219,14 @@ def _largest_norm(table_VD, metric_DD, n_own) -> float:
                 more = ", …" if len(bad) > 5 else ""
                 raise InputError(
                     f"Rows {', '.join(map(str, bad[:5]))}{more} of the table {what}: no search could find them. Embed "
-                    "the vocabulary again, or mend these rows."
+                    "the vocabulary again, or correct these rows."
                 )
         largest = max(largest, float(np.linalg.norm(rows_RD @ metric_DD, axis=1).max()))
     return largest
 
 
 def _lifted_rows(table_VD, metric_DD, top_norm, row_R) -> Float32[np.ndarray, "R D_plus_1"]:
-    """Rows in the queries' metric, with one more number that gives them all norm 1."""
+    """Rows in the queries' metric, with one more dimension that gives them all norm 1."""
     rows_RD = np.asarray(table_VD[row_R], np.float32) @ metric_DD / np.float32(top_norm)
     rest_R = 1 - np.square(rows_RD).sum(axis=1)
     return np.concatenate([rows_RD, np.sqrt(np.maximum(rest_R, 0))[:, None]], axis=1)
@@ -225,12 +238,12 @@ def _nearest(rows_RD: Float32[Array, "R D"], center_CD: Float32[Array, "cells D"
 
 
 def _padded(rows_RD):
-    """Rows as one chunk, so that one program assigns them all."""
+    """Rows padded to a chunk, so that one program serves all."""
     return np.pad(rows_RD, ((0, CHUNK - len(rows_RD)), (0, 0)))
 
 
 def _train(sample_RD, n_cells, rng) -> Float32[np.ndarray, "cells D"]:
-    """Spherical k-means; a cell that loses all its rows begins again at one of the sample."""
+    """Spherical k-means; a cell that loses all its rows restarts at a random row of the sample."""
     center = sample_RD[np.sort(rng.permutation(len(sample_RD))[:n_cells])]
     for _ in range(ROUNDS):
         total, count = np.zeros_like(center), np.zeros(n_cells, np.int64)
@@ -275,7 +288,7 @@ def _blocks_of(row_R, cell_R, n_cells, lifted) -> list[Int32[np.ndarray, "R"]]:
 
 
 def _halved(rows_RD, place_R) -> list[Int[np.ndarray, "R"]]:
-    """Places in as few parts of at most `BLOCK_ROWS` as there can be, split where rows differ most."""
+    """Positions in the fewest parts of at most `BLOCK_ROWS`, split along the direction of the largest variance."""
     n_parts = -(-len(place_R) // BLOCK_ROWS)
     if n_parts == 1:
         return [place_R]
@@ -283,7 +296,7 @@ def _halved(rows_RD, place_R) -> list[Int[np.ndarray, "R"]]:
     axis_D = centered_RD[np.square(centered_RD).sum(axis=1).argmax()]
     for _ in range(POWER_ROUNDS):
         axis_D = centered_RD.T @ (centered_RD @ axis_D)
-        axis_D /= max(float(np.linalg.norm(axis_D)), 1e-30)  # rows that are all alike have no direction
+        axis_D /= max(float(np.linalg.norm(axis_D)), 1e-30)  # identical rows have no direction
     order = place_R[np.argsort(centered_RD @ axis_D, kind="stable")]
     middle = n_parts // 2 * len(place_R) // n_parts
     return _halved(rows_RD, order[:middle]) + _halved(rows_RD, order[middle:])
@@ -335,12 +348,12 @@ def _measured(index, table_VD, queries_QD, probes) -> tuple[dict[int, float], di
         return best(ids_BK, jnp.where(jnp.isin(ids_BK, left_out), EXCLUDED, logits_BK), k)
 
     true_QK = _found(exact, index, table_VD, queries_QD)
-    recall, first = {}, {}
+    recall, best_found = {}, {}
     for probe in probes:
         found_QK = _found(partial(_search, k, probe), index, table_VD, queries_QD)
         recall[probe] = recall_of(found_QK, true_QK)
-        first[probe] = float(np.mean(found_QK[:, 0] == true_QK[:, 0]))
-    return recall, first
+        best_found[probe] = float(np.mean(found_QK[:, 0] == true_QK[:, 0]))
+    return recall, best_found
 
 
 def _search(k, n_probe, index, table_VD, batch_BD):
@@ -348,7 +361,7 @@ def _search(k, n_probe, index, table_VD, batch_BD):
 
 
 def _found(find, index, table_VD, queries_QD) -> Int32[np.ndarray, "Q K"]:
-    """The rows that a search finds, in the order of one exact logit each."""
+    """The rows that a search finds, ordered by their exact logits."""
 
     @jax.jit
     def of_batch(index, table_VD, batch_BD):
@@ -362,6 +375,10 @@ def _found(find, index, table_VD, queries_QD) -> Int32[np.ndarray, "Q K"]:
 
 
 def recall_of(found_QK: Int[np.ndarray, "Q K"], true_QK: Int[np.ndarray, "Q K"]) -> float:
-    """The share of the true ids that was found."""
+    """The share of the true ids that was found.
+
+    >>> recall_of(np.array([[3, 1, 9]]), np.array([[3, 9, 4]]))
+    0.66...
+    """
     hits = (true_QK[:, :, None] == found_QK[:, None, :]).any(axis=2)
     return float(hits.mean())

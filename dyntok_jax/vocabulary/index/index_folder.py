@@ -1,4 +1,4 @@
-"""An index on disk: a folder with its arrays (safetensors) and what they are (`config.json`)."""
+"""An index on disk: a folder with its arrays (safetensors) and `config.json`."""
 
 import hashlib
 import json
@@ -25,25 +25,36 @@ _SPECIAL = ("special_E", "special_ED")
 
 
 def table_identity(config: TableConfig) -> str:
-    """A digest that tells a table on disk from others, by what its output rows were made of: none has to be read."""
-    made_of = {name: value for name, value in asdict(config).items() if name not in ("model", "chunk_rows")}
-    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+    """A digest that identifies a table on disk by what its rows were computed from; reads no row.
+
+    >>> from dataclasses import replace
+    >>> table_identity(replace(table.config, language="de")) == table_identity(table.config)
+    False
+    """
+    computed_from = {name: value for name, value in asdict(config).items() if name not in ("model", "chunk_rows")}
+    return hashlib.sha256(json.dumps(computed_from, sort_keys=True).encode()).hexdigest()
 
 
 def save_index(
     folder: str | os.PathLike, built: Built, *, table: str, about: dict[str, Any] | None = None, overwrite: bool = False
 ) -> None:
-    """Writes an index; the folder appears under its name once it is whole.
+    """Writes an index; the folder appears under its name once it is complete.
 
     Args:
-      folder: to be made; its parent folders too.
+      folder: to create; parent folders too.
       built: the index and its recall.
-      table: hash of the table that it finds rows of.
-      about: more to note in `config.json`, such as the vocabulary's name.
+      table: digest of the table that was indexed, see `table_identity`.
+      about: more fields of `config.json`, such as the vocabulary's name.
       overwrite: replace a folder of that name that has a `config.json`.
 
     Raises:
-      CheckpointError: the folder is there already, or cannot be written.
+      CheckpointError: the folder exists already, or cannot be written.
+
+    >>> from dyntok_jax.vocabulary.index import build_index
+    >>> built = build_index(table.rows(0, table.config.rows, "output"), queries, n_own=600)
+    >>> save_index(folder / "index", built, table=table_identity(table.config))
+    >>> sorted(path.name for path in (folder / "index").iterdir())
+    ['config.json', 'index.safetensors']
     """
     index = built.index
     arrays = {name: getattr(index.blocks, name) for name in _BLOCKS} | {name: getattr(index, name) for name in _SPECIAL}
@@ -57,7 +68,7 @@ def save_index(
         "dtype": str(index.blocks.rows.dtype),
         "held_out_queries": built.n_held_out,
         "recall_at_20": {str(probe): recall for probe, recall in built.recall.items()},
-        "best_row_found": {str(probe): share for probe, share in built.first.items()},
+        "best_row_found": {str(probe): share for probe, share in built.best_found.items()},
     }
     with new_folder(folder, overwrite=overwrite) as part:
         save_arrays(part / ARRAYS, arrays)
@@ -66,18 +77,18 @@ def save_index(
 
 
 def read_about(folder: str | os.PathLike) -> dict[str, Any]:
-    """What `config.json` says of an index.
+    """Reads an index's `config.json`.
 
     Raises:
       InputError: there is no index in the folder.
-      CheckpointError: it is damaged or of another version.
+      CheckpointError: it is damaged or has another version.
     """
     path = Path(folder) / CONFIG
     if not path.is_file():
         raise InputError(f"There is no index in {folder} (no {CONFIG}): name a folder that `dyntok build-index` wrote.")
     about = read_json(path, CheckpointError, "build the index again")
     if about.get("format") != FORMAT:
-        raise CheckpointError(f"{folder} is no index of this version ({FORMAT}): build it again.")
+        raise CheckpointError(f"{folder} is not an index of this version ({FORMAT}): build it again.")
     return about
 
 
@@ -85,24 +96,30 @@ def load_index(folder: str | os.PathLike, *, table: str | None) -> MipsIndex:
     """Reads an index into host memory; `place_index` or `jax.device_put` take it from there.
 
     Args:
-      folder: that `save_index` wrote.
-      table: hash of the table in use; None if the caller has none to compare.
+      folder: written by `save_index`.
+      table: digest of the table in use (`table_identity`); None to skip the check.
 
     Raises:
-      InputError: there is no index in the folder, or it is one of another table.
+      InputError: there is no index in the folder, or it indexes another table.
       CheckpointError: it is damaged.
+
+    >>> from dyntok_jax.vocabulary.index import build_index
+    >>> built = build_index(table.rows(0, table.config.rows, "output"), queries, n_own=600)
+    >>> save_index(folder / "index", built, table=table_identity(table.config))
+    >>> len(load_index(folder / "index", table=table_identity(table.config)).blocks)
+    4
     """
     about = read_about(folder)
     if table is not None and about.get("table") != table:
         raise InputError(
-            f"The index in {folder} is one of another table (hash {str(about.get('table'))[:12]}…, the table in use "
+            f"The index in {folder} indexes another table (digest {str(about.get('table'))[:12]}…, the table in use "
             f"has {table[:12]}…): build an index of this table."
         )
     path = Path(folder) / ARRAYS
     check_not_lfs_pointer(path, CheckpointError)
     try:
         with safe_open(path, framework="np") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} is damaged ({error}): build the index again.") from error
     names, shape = {*_BLOCKS, *_SPECIAL}, (about.get("blocks"), about.get("width"))

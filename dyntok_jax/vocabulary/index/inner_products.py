@@ -1,10 +1,10 @@
 """Maximum inner product search in blocks: the few best rows of a table for each query, without reading all of it.
 
-Rows that lie close to each other in the metric of the queries share a block of `BLOCK_ROWS` (see `index_build.py`); a
-search ranks blocks by the best inner product that a linear function of the query predicts for each (see
-`block_ranking.py`) and reads the best `n_probe` of them whole. One block is one cell of the inverted file: a budget of
-blocks is a budget of cells, and every shape is static. A block is read by one `dynamic_slice`, for gathering rows by
-index is ten times slower on a CPU.
+Rows that are close in the metric of the queries share a block of `BLOCK_ROWS` (see `building.py`). A search predicts
+the best inner product in each block by a linear function of the query (see `block_ranking.py`), and reads all of the
+best `n_probe` blocks. One block is one cell of the inverted file: a budget of blocks is a budget of cells, and
+every shape is static. A block is read by one `dynamic_slice`, because gathering rows by index is ten times slower on a
+CPU.
 """
 
 import math
@@ -24,13 +24,13 @@ from dyntok_jax.types import EXCLUDED, AnyArray
 BLOCK_ROWS = 256
 """Rows that are read together."""
 NO_ROW = -1
-"""The id of a place that holds no row."""
+"""The id in a slot without a row."""
 RESCORED = 4
-"""Candidates of 8-bit rows that are scored again, for each one wanted."""
+"""Candidates among 8-bit rows that are rescored, for each row wanted."""
 PAIRS_AT_ONCE = 4
-"""Blocks that are read side by side; on two CPU cores 4 take a sixth less time than one after the other, 16 no less."""
+"""Blocks read in parallel; on two CPU cores 4 take a sixth less time than 1, and 16 as long as 4."""
 GROUP = 64
-"""Scores of which the first level of a top-k keeps the best."""
+"""Scores per group in the first level of a top-k."""
 SCORES = 1 << 26
 """Logits that exact search holds at a time."""
 
@@ -41,12 +41,15 @@ class RowBlocks:
     """Rows of a table in blocks.
 
     Attributes:
-      rows: the blocks; places that no row fills are at a block's end and hold zeros. int8 rows count their `scale`.
-      ids: the row of the table at each place; `NO_ROW` where there is none.
-      count: how many rows each block holds; 0 where it only pads a mesh.
-      rank_weight: of the query, in the prediction of a block's best inner product, by which blocks are ranked.
-      rank_bias: added to it.
-      scale: one factor a row; None unless the rows are int8.
+      rows: the blocks; empty slots are at a block's end and hold zeros. int8 rows are multiplied by their `scale`.
+      ids: the table's row in each slot; `NO_ROW` in empty ones.
+      count: how many rows each block holds; 0 for blocks that only pad a mesh.
+      rank_weight: of the linear function of the query that ranks the blocks: it predicts each one's best inner product.
+      rank_bias: likewise.
+      scale: one factor per row; None unless the rows are int8.
+
+    >>> len(index.blocks), index.blocks.size, index.blocks.count
+    (4, 256, array([200, 200, 200,  12], dtype=int32))
     """
 
     rows: Float[AnyArray, "blocks rows D"] | Int8[AnyArray, "blocks rows D"]
@@ -61,19 +64,22 @@ class RowBlocks:
 
     @property
     def size(self) -> int:
-        """Places of a block."""
+        """Slots of a block."""
         return self.rows.shape[1]
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class MipsIndex:
-    """A table's rows for search. Build it with `index_build.build_index`.
+    """A table's rows for search, made by `build_index`.
 
     Attributes:
       blocks: all rows but the special ones.
-      special_E: rows that are scored for every query, whatever is probed.
+      special_E: ids of rows that every search scores.
       special_ED: these rows.
+
+    >>> index.n_bytes  # four blocks of 256 rows of 32 float32, their ids and ranking
+    135...
     """
 
     blocks: RowBlocks
@@ -82,7 +88,7 @@ class MipsIndex:
 
     @property
     def n_bytes(self) -> int:
-        """Memory that it takes."""
+        """Its size in memory."""
         return sum(leaf.nbytes for leaf in jax.tree.leaves(self))
 
 
@@ -95,23 +101,27 @@ def search(
     table_VD: Float[AnyArray, "V D"] | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[Int32[Array, "B K"], Float32[Array, "B K"]]:
-    """The rows with the largest inner products that the best blocks hold; pure, to be called inside `jax.jit`.
+    """The rows with the largest inner products in the best blocks; a pure function to call inside `jax.jit`.
 
     Args:
-      index: of the table; placed by `place_index` where there is a mesh.
+      index: of the table; sharded by `place_index` if there is a mesh.
       queries_BD: such as a decoder's last hidden states.
-      k: rows wanted a query.
-      n_probe: blocks read a query; with as many as there are, the search is exact.
-      table_VD: the table itself, which an index of 8-bit rows needs to score its candidates.
-      mesh: every device of its axis `model` reads its own blocks, an equal part of `n_probe` each, rounded up; their
-        candidates meet in one gather of k a device.
+      k: rows per query.
+      n_probe: blocks to read per query; if all, the search is exact.
+      table_VD: the table itself, which an index of 8-bit rows needs to rescore its candidates.
+      mesh: every device of its axis `model` reads its own blocks, an equal part of `n_probe`, rounded up; their
+        candidates are joined by one gather of k per device.
 
     Returns:
-      Ids and logits, the best first, the lowest id among equals; `NO_ROW` and `EXCLUDED` behind the last row found
-      where the blocks hold fewer than k. A query that is no number gets logits that are none.
+      Ids and logits, the best first, among equals the lowest id; after the last row, if the blocks hold fewer than k,
+      `NO_ROW` and `EXCLUDED`. A NaN query gets NaN logits.
 
     Raises:
       InputError: widths differ, k or `n_probe` is out of range, or 8-bit rows come without their table.
+
+    >>> ids_BK, logits_BK = search(index, queries[:2], k=3, n_probe=2)
+    >>> ids_BK.shape, bool((logits_BK[:, 0] >= logits_BK[:, 1]).all())
+    ((2, 3), True)
     """
     n_devices = 1 if mesh is None else mesh.shape["model"]
     n_own = -(-min(n_probe, len(index.blocks)) // n_devices)
@@ -134,19 +144,24 @@ def search(
 def exact_search(
     table_VD: Float[AnyArray, "V D"], queries_BD: Float[AnyArray, "B _"], k: int, *, is_approximate: bool = False
 ) -> tuple[Int32[Array, "B K"], Float32[Array, "B K"]]:
-    """The rows with the largest inner products, by scoring the whole table; pure, to be called inside `jax.jit`.
+    """The rows with the largest inner products, by scoring the whole table; a pure function to call inside `jax.jit`.
 
     Args:
       table_VD: the table.
       queries_BD: the queries.
-      k: rows wanted a query.
-      is_approximate: choose by `jax.lax.approx_max_k`, which on a TPU is faster and finds 95 % of them.
+      k: rows per query.
+      is_approximate: choose by `jax.lax.approx_max_k`, which is faster on a TPU and finds 95 % of them.
 
     Returns:
-      Ids and logits, the best first, the lowest id among equals.
+      Ids and logits, the best first, among equals the lowest id.
 
     Raises:
       InputError: widths differ, or k is out of range.
+
+    >>> table_VD = jnp.array([[1.0, 0.0], [3.0, 0.0], [0.0, 2.0]])
+    >>> ids_BK, logits_BK = exact_search(table_VD, jnp.array([[1.0, 1.0]]), k=2)
+    >>> ids_BK.tolist(), logits_BK.tolist()
+    ([[1, 2]], [[3.0, 2.0]])
     """
     n_rows = len(table_VD)
     _check_width(table_VD.shape[1], queries_BD)
@@ -165,9 +180,9 @@ def exact_search(
 
 
 def top_k(scores_BN: Float32[Array, "B N"], k: int) -> tuple[Float32[Array, "B K"], Int32[Array, "B K"]]:
-    """The k largest scores and their places; of many scores, first the groups that hold them.
+    """The k largest scores and their positions; of many scores, first the groups that hold them.
 
-    The k largest lie in the k groups whose own largest are largest, so nothing is lost.
+    The k largest are in the k groups with the largest maxima, so nothing is lost.
     """
     n_batch, n_scores = scores_BN.shape
     if n_scores <= 2 * GROUP * k:
@@ -185,7 +200,12 @@ def top_k(scores_BN: Float32[Array, "B N"], k: int) -> tuple[Float32[Array, "B K
 def best(
     ids_BN: Int32[Array, "B N"], logits_BN: Float32[Array, "B N"], k: int
 ) -> tuple[Int32[Array, "B K"], Float32[Array, "B K"]]:
-    """The k best of a few candidates, the lowest id first among equals."""
+    """The k best of a few candidates, among equals the lowest id first.
+
+    >>> ids_BK, logits_BK = best(jnp.array([[8, 2, 5]]), jnp.array([[1.0, 3.0, 3.0]]), k=2)
+    >>> ids_BK.tolist(), logits_BK.tolist()
+    ([[2, 5]], [[3.0, 3.0]])
+    """
     worst_first, ids_BN = lax.sort((-logits_BN, ids_BN), dimension=1, num_keys=2)
     return ids_BN[:, :k], -worst_first[:, :k]
 
@@ -193,16 +213,20 @@ def best(
 def rescore(
     table_VD: Float[AnyArray, "V D"], queries_BD: Float[Array, "B D"], ids_BK: Int32[Array, "B K"]
 ) -> Float32[Array, "B K"]:
-    """Inner products with the table's own rows, each a plain sum of its own.
+    """Inner products with the table's own rows, each summed on its own.
 
-    A row has one logit, to the last bit, whichever search found it and whatever was found beside it. Products of whole
-    matrices round by their shapes, which is enough to change the best of rows that are equal up to rounding: those of
+    A row gets the same logit, bit for bit, whichever search found it and whatever else was found. Matrix products round
+    differently for different shapes, which can change the best of rows that are equal up to rounding, as rows of
     tokens that repeat one subword often are.
 
     Args:
       table_VD: the table.
       queries_BD: the queries.
-      ids_BK: rows of each; `NO_ROW` gets `EXCLUDED`.
+      ids_BK: rows to score for each query; `NO_ROW` gets `EXCLUDED`.
+
+    >>> table_VD = jnp.array([[1.0, 0.0], [3.0, 0.0], [0.0, 2.0]])
+    >>> rescore(table_VD, jnp.array([[1.0, 1.0]]), jnp.array([[2, 1]]))
+    Array([[2., 3.]], dtype=float32)
     """
     rows_BKD = jnp.asarray(table_VD).at[jnp.maximum(ids_BK, 0)].get(mode="fill", fill_value=0)
     products_BKD = queries_BD.astype(jnp.float32)[:, None] * rows_BKD.astype(jnp.float32)
@@ -210,7 +234,13 @@ def rescore(
 
 
 def place_index(index: MipsIndex, mesh: Mesh) -> MipsIndex:
-    """Splits an index over the axis `model`; empty blocks, which no search prefers to others, make it divide."""
+    """Shards an index over the axis `model`, padded with empty blocks, which are ranked last.
+
+    >>> from dyntok_jax.sharding import make_mesh
+    >>> sharded = place_index(index, make_mesh(data=1, model=1))
+    >>> sharded.blocks.rows.sharding.spec[0]
+    'model'
+    """
     n_more = -len(index.blocks) % mesh.shape["model"]
 
     def padded(array):
@@ -225,7 +255,7 @@ def place_index(index: MipsIndex, mesh: Mesh) -> MipsIndex:
 
 
 def _on_every_device(find, mesh):
-    """`find` by every device in its own blocks; their candidates side by side."""
+    """`find` on every device in its own blocks; their candidates are concatenated."""
 
     def find_and_gather(blocks, queries_BD):
         return lax.all_gather(find(blocks, queries_BD), "model", axis=1, tiled=True)
@@ -248,7 +278,7 @@ def _search_blocks(blocks, queries_BD, *, n_wanted, n_probe):
 
 
 def _probe(blocks, queries_BD, n_probe):
-    """The best blocks of each query, and the inner products of all their places."""
+    """The best blocks of each query, and the inner products of all their slots."""
     n_batch, n_blocks = len(queries_BD), len(blocks)
     if n_probe == n_blocks:  # every block is read for all queries at once
         block_BP = jnp.broadcast_to(jnp.arange(n_blocks, dtype=jnp.int32)[None], (n_batch, n_blocks))
@@ -256,7 +286,7 @@ def _probe(blocks, queries_BD, n_probe):
         return block_BP, jnp.swapaxes(logits_PBR, 0, 1)
     score_BP = jnp.einsum("BD,PD->BP", queries_BD.astype(jnp.float32), blocks.rank_weight) + blocks.rank_bias[None]
     _, block_BP = lax.top_k(jnp.where(blocks.count[None] > 0, score_BP, EXCLUDED), n_probe)
-    # pairs of query and block, some side by side; pairs with one block follow each other while it is in the cache
+    # pairs of query and block, some in parallel; pairs with the same block are consecutive, while it is in the cache
     block_of = block_BP.reshape(-1)
     n_rows = math.gcd(block_of.size, PAIRS_AT_ONCE)
     order = jnp.argsort(block_of).reshape(n_rows, -1)
@@ -273,7 +303,7 @@ def _probe(blocks, queries_BD, n_probe):
 
 
 def _scores(queries_BD, table_VD):
-    """The whole product, its rows the table's for several queries: see `mistral.logits`."""
+    """The whole product; for several queries the table's rows come first, as in `models/llama.py`."""
     if len(queries_BD) == 1:
         return _product(queries_BD, table_VD)
     return lax.optimization_barrier(_product(table_VD, queries_BD)).T
@@ -286,7 +316,7 @@ def _product(queries_BD, rows_RD):
 
 
 def _of_one_dtype(queries_BD, rows):
-    """Both in float32 where their dtypes differ."""
+    """Both in float32 if their dtypes differ."""
     if queries_BD.dtype == rows.dtype:
         return queries_BD, rows
     return queries_BD.astype(jnp.float32), rows.astype(jnp.float32)
@@ -295,19 +325,21 @@ def _of_one_dtype(queries_BD, rows):
 def _check_search(index, queries_BD, k, n_probe, n_read, table_VD):
     _check_width(index.blocks.rows.shape[2], queries_BD)
     if n_probe < 1:
-        raise InputError(f"A search reads at least one block, not {n_probe}.")
+        raise InputError(f"n_probe must be 1 or more, got {n_probe}.")
     _check_count(k, n_read * index.blocks.size + len(index.special_E), f"{n_read} blocks of the index hold")
     if index.blocks.scale is not None and table_VD is None:
-        raise InputError(
-            "The rows of this index have 8 bits: give the table too, so that candidates are scored exactly."
-        )
+        raise InputError("The rows of this index have 8 bits: pass table_VD too, to rescore the candidates exactly.")
 
 
 def _check_width(width, queries_BD):
     if queries_BD.shape[1] != width:
-        raise InputError(f"The rows are {width} wide and the queries {queries_BD.shape[1]}: they are of two models.")
+        raise InputError(
+            f"The rows are {width} wide and the queries {queries_BD.shape[1]}: they come from different models."
+        )
 
 
 def _check_count(k, n_rows, who):
     if not 1 <= k <= n_rows:
-        raise InputError(f"The {k} best rows are asked for, and {who} {n_rows}: ask for 1 to {n_rows}, or probe more.")
+        raise InputError(
+            f"The best {k} rows are requested, but {who} {n_rows}: request 1 to {n_rows}, or probe more blocks."
+        )
