@@ -14,7 +14,11 @@ import pytest
 
 from dyntok_jax.cli import main
 from dyntok_jax.cli.shared import screen
-from dyntok_jax.cli.shared.screen import progress_bar, waiting
+from dyntok_jax.cli.shared.figures import figures_table
+from dyntok_jax.cli.shared.screen import print_out, progress_bar, waiting
+from dyntok_jax.cli.shared.training_screen import training_view
+from dyntok_jax.errors import escaped
+from dyntok_jax.training import Report
 from tests.support.tiny import tiny_tokenizer, write_tiny_encoder
 
 PROGRAM = "import sys; from dyntok_jax.cli import main; sys.exit(main())"
@@ -198,6 +202,16 @@ def test_23_arguments_are_quoted_escaped(capsys, arguments):
     error = capsys.readouterr().err
     assert "\x1b" not in error
     assert r"\x1b[31m" in error
+
+
+@pytest.mark.parametrize("name", ["a\x1b[31m.txt", "a[/b].txt", "a[red].txt", "a\u202eb"])
+def test_23_names_stand_in_tables_and_news_of_training_as_they_are_but_escaped(capsys, name):
+    print_out(figures_table([{"": name, "tokens": "1"}]), name)
+    with training_view(1) as show:
+        show(Report(step=1, metrics={name: 1.0}, is_validation=True))
+    out, error = capsys.readouterr()
+    assert not {"\x1b", "\u202e"} & set(out + error)
+    assert (out.count(escaped(name)), error.count(escaped(name))) == (2, 1)
 
 
 def test_23_names_of_files_are_printed_escaped(tmp_path, tokenizer_folder, capsys):

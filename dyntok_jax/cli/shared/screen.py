@@ -6,10 +6,12 @@ import time
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from dyntok_jax.errors import escaped
 
@@ -20,6 +22,11 @@ PIPE_WIDTH = 120
 
 
 class _Console(Console):
+    """Prints names and texts as they stand, their control characters written out: they may be a file's."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(escaped(text), **options)
+
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError  # rich would exit here with a failure status
 
@@ -27,7 +34,7 @@ class _Console(Console):
 def make_console(*, stderr: bool = False) -> Console:
     """Standard output (or error) as rich sees it; a pipe gets no colours and no terminal's width."""
     is_terminal = (sys.stderr if stderr else sys.stdout).isatty()
-    return _Console(width=None if is_terminal else PIPE_WIDTH, highlight=False, stderr=stderr)
+    return _Console(width=None if is_terminal else PIPE_WIDTH, highlight=False, markup=False, stderr=stderr)
 
 
 def print_out(*parts: RenderableType) -> None:
@@ -71,8 +78,7 @@ def _print(console: Console, *parts: RenderableType) -> None:
         if isinstance(part, Table):
             console.print(part)
         else:
-            text = escaped(part) if isinstance(part, str) else part  # names of files are in it
-            console.print(text, markup=False, soft_wrap=not console.is_terminal)
+            console.print(part, soft_wrap=not console.is_terminal)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dyntok_jax.errors import InputError, escaped
+from dyntok_jax.errors import InputError
 from dyntok_jax.text import STDIN, read_lines
 
 ALIGNED_SUFFIXES = (".jsonl", ".jsonl.gz")
@@ -51,7 +51,7 @@ def read_columns(file: str | None, only: Sequence[str] = ()) -> list[TextColumn]
         if only:
             raise InputError(f"--only selects languages, but {file} is plain text without languages: omit --only.")
         texts = read_lines(file)
-        return [TextColumn("stdin" if file == STDIN else escaped(Path(file).name), None, texts, range(len(texts)))]
+        return [TextColumn("stdin" if file == STDIN else Path(file).name, None, texts, range(len(texts)))]
     names = [column.name for column in columns]
     if unknown := [code for code in only if code not in names]:
         raise InputError(f"There is no text in {' '.join(unknown)}: the languages are {' '.join(names)}.")
@@ -85,4 +85,4 @@ def read_prompts(prompt: str | None, file: str | None) -> tuple[list[str], list[
 
 def _present(code: str, texts: Sequence[str | None]) -> TextColumn:
     present = {at: text for at, text in enumerate(texts) if text is not None}
-    return TextColumn(escaped(code), code, list(present.values()), list(present))
+    return TextColumn(code, code, list(present.values()), list(present))

@@ -5,10 +5,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dyntok_jax.cli.shared.screen import progress_lines
+from dyntok_jax.cli.shared.screen import make_console, progress_lines
 
 if TYPE_CHECKING:
     from dyntok_jax.training import Report
@@ -21,7 +20,7 @@ SMOOTHING = 0.95
 def training_view(n_steps: int) -> Iterator[Callable[["Report"], None]]:
     """Yields a function that shows a run's reports: the bar only on a terminal, validations always."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    console = Console(stderr=True, highlight=False)
+    console = make_console(stderr=True)
     last = 0
     with ExitStack() as shown:
         bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
@@ -34,7 +33,7 @@ def training_view(n_steps: int) -> Iterator[Callable[["Report"], None]]:
             nonlocal smooth, last
             if report.is_validation:
                 figures = " · ".join(f"{name} {value:.4g}" for name, value in report.metrics.items())
-                console.print(f"Step {report.step}, validation: {figures}", soft_wrap=True, markup=False)
+                console.print(f"Step {report.step}, validation: {figures}", soft_wrap=True)
                 return
             loss = report.metrics["loss"]
             smooth = loss if math.isnan(smooth) else SMOOTHING * smooth + (1 - SMOOTHING) * loss
