@@ -190,10 +190,10 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
 def _to_json(
     value: Any,
-    ensure_ascii: bool = False,
-    indent: int | str | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
+    ensure_ascii: Any = False,  # templates pass what they like, such as the indent
+    indent: Any = None,
+    separators: Any = None,
+    sort_keys: Any = False,
 ) -> str:
     """JSON with the arguments, and in the order, that Hugging Face's `tojson` has; Jinja's own would escape HTML."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

@@ -271,7 +271,7 @@ def test_the_clock_tells_what_was_compiled_until_a_moment():
         (["many different words " * 200], "room for 512: shorten it"),
         ([PROMPT, "--budget", "2"], "room for 2"),
         (["x", "--batch-size", "0"], "1 or more"),
-        (["\udc80"], "lone surrogate"),
+        (["\udc80"], "is not UTF-8"),
         (["x", "--mesh", "1x3"], "do not divide"),
         (["x", "--mesh", "100x1"], "does not fit"),
         (["x", "--output", "."], "is a folder"),

@@ -207,7 +207,7 @@ def test_prompts_that_fit_only_when_merged_are_scored_without_comparison(run, tm
         (["x"], "a prompt without a continuation"),
         (["", "y"], "The prompt must be a non-empty text"),
         (["x", ""], "The continuation must be a non-empty text"),
-        (["x", "\udc80"], "lone surrogate"),
+        (["x", "\udc80"], "is not UTF-8"),
         (["x", "y", "--file", "pairs.jsonl"], "give one of them"),
         (["--file", "gone.jsonl"], "There is no file gone.jsonl"),
         (["--file", "blank.jsonl"], "holds no rows"),

@@ -154,7 +154,7 @@ def test_it_is_contents_that_a_resumed_run_must_share(multilingual, given, tmp_p
         (["--identity-steps", "3"], "add pieces to --objectives"),
         (["--objectives", "next_subword"], "compares a decoder's predictions"),
         (["--objectives", "language_model"], "masked-LM head"),
-        (["--steps", "0"], "steps must be at least 1, got 0"),
+        (["--steps", "0"], "steps must be 1 or more, got 0"),
         (["--held-out", "100000"], "hold out fewer"),
         (["--max-length", "100"], "max_length is 100, but the model has positions for 64"),
         (["--max-length", "1", "--objectives", "pieces", "--validation", "tiny.txt"], "leaves no room for text"),

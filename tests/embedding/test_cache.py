@@ -90,7 +90,7 @@ def test_bad_caches_are_named(tmp_path):
     path.write_bytes(path.read_bytes().replace(b"dyntok-embedding-cache 1", b"dyntok-embedding-cache 0"))
     with pytest.raises(CheckpointError, match="not an embedding cache of this version"):
         EmbeddingCache.load(path, capacity=8, width=WIDTH)
-    with pytest.raises(InputError, match="at least one row"):
+    with pytest.raises(InputError, match="must be 1 or more"):
         EmbeddingCache(0, WIDTH)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from dyntok_jax.convert import load_encoder, read_config
 from dyntok_jax.decoding import end_ids
-from dyntok_jax.encoding.dynamic_encoder import default_prompt
+from dyntok_jax.encoding import default_prompt
 from dyntok_jax.errors import CheckpointError, ConfigError, DyntokError, InputError, TokenizerError
 from dyntok_jax.merging import load_merges
 from dyntok_jax.storage import read_json

@@ -385,7 +385,7 @@ def test_tokenizers_without_a_byte_level_form_are_refused(tmp_path):
     with pytest.raises(TokenizerError, match=r"no tokenizer\.json"):
         ByteLevelTokenizer.load(tmp_path)
     (tmp_path / "tokenizer.json").write_text('{"model": 1')
-    with pytest.raises(TokenizerError, match="not a readable tokenizer"):
+    with pytest.raises(TokenizerError, match="is not readable JSON"):
         ByteLevelTokenizer.load(tmp_path)
 
 

@@ -103,7 +103,7 @@ def test_a_missing_package_is_named(monkeypatch, source, module):
         (b'["text"]', "line 2 is a list"),
         (b'{"body": "x"}', "line 2 has no field 'text': name one of body"),
         (b"{}", "line 2 has no field 'text': name one of none"),
-        (b'{"text": 3}', "line 2 holds a int, not a text"),
+        (b'{"text": 3}', "line 2 holds a number, not a text"),
         (b'{"text": "\\ud800"}', "line 2 holds a lone surrogate"),
         (b'{"text": "\xff"}', "line 2: byte 11 is not UTF-8"),
     ],

@@ -280,7 +280,7 @@ def test_no_other_folder_is_touched(tmp_path):
 def test_a_disk_too_small_is_told_at_once(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10))
-    with pytest.raises(InputError, match=r"takes \d+ KB and .* has 10 bytes free"):
+    with pytest.raises(InputError, match=r"takes \d+ KB, but .* has 10 bytes free"):
         embed(tmp_path / "table")
     assert not (tmp_path / "table").exists()
 
@@ -331,7 +331,7 @@ def test_what_does_not_fit_devices_is_told(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="do not divide rows of width 16"):
         table.to_device(make_mesh(1, 3))
     monkeypatch.setattr(vocabulary_table, "_host_memory", lambda: 10)
-    with pytest.raises(InputError, match=r"takes \d+ KB on the devices, of which 10 bytes are free"):
+    with pytest.raises(InputError, match=r"takes \d+ KB on the devices, which have 10 bytes free"):
         table.to_device()
 
 

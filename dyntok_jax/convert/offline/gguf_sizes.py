@@ -26,7 +26,7 @@ def check_gguf_sizes(path: Path) -> None:
     """
     size = path.stat().st_size
     if size < HEADER:
-        raise CheckpointError(f"{path} ({size:,} bytes) is cut short or damaged: fetch it again.")
+        raise CheckpointError(f"{path} ({size:,} bytes) is truncated or damaged: fetch it again.")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         n_tensors, n_fields = struct.unpack_from("<QQ", data, 8)
         try:
@@ -39,7 +39,7 @@ def check_gguf_sizes(path: Path) -> None:
                 at = _after_value(data, at + 4, kind)
         except (ValueError, struct.error) as error:
             raise CheckpointError(
-                f"{path} ({size:,} bytes) is cut short or damaged (its metadata asks for {error}): fetch it again."
+                f"{path} ({size:,} bytes) is truncated or damaged (its metadata asks for {error}): fetch it again."
             ) from error
 
 
