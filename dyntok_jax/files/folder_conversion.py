@@ -37,6 +37,7 @@ from dyntok_jax.files.folders import new_folder
 from dyntok_jax.files.hub import MANIFEST, PACKAGED_MODELS, PICKLE_SUFFIXES, find_model
 from dyntok_jax.files.orbax_checkpoint import is_checkpoint, load_checkpoint, read_shapes, save_checkpoint
 from dyntok_jax.models import MODEL_TYPES as DECODER_TYPES, Decoder, DecoderConfig, Encoder, EncoderConfig, MaskedLmHead
+from dyntok_jax.storage import check_not_lfs_pointer
 
 HYPERNET_TYPE = "zett_hypernetwork"
 HEAD = "head"
@@ -81,6 +82,7 @@ def convert_folder(source: str, target: str, *, dtype: str | None = None, overwr
         for path in sorted(folder.iterdir()):
             is_companion = path.suffix in COMPANION_SUFFIXES and path.name not in ("config.json", INDEX, MANIFEST)
             if is_companion and path.is_file():
+                check_not_lfs_pointer(path, CheckpointError)
                 shutil.copyfile(path, part / path.name)
             if re.fullmatch(r"\d+_(Pooling|Dense|Normalize)", path.name) and path.is_dir():
                 shutil.copytree(
