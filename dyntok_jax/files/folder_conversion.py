@@ -35,7 +35,13 @@ from dyntok_jax.embedding import Hypernet, HypernetConfig
 from dyntok_jax.errors import CheckpointError
 from dyntok_jax.files.folders import new_folder
 from dyntok_jax.files.hub import MANIFEST, PACKAGED_MODELS, PICKLE_SUFFIXES, find_model
-from dyntok_jax.files.orbax_checkpoint import is_checkpoint, load_checkpoint, read_shapes, save_checkpoint
+from dyntok_jax.files.orbax_checkpoint import (
+    CHECKSUMS,
+    fill_checkpoint,
+    is_checkpoint,
+    load_checkpoint,
+    read_shapes,
+)
 from dyntok_jax.models import MODEL_TYPES as DECODER_TYPES, Decoder, DecoderConfig, Encoder, EncoderConfig, MaskedLmHead
 from dyntok_jax.storage import check_not_lfs_pointer
 
@@ -80,7 +86,12 @@ def convert_folder(source: str, target: str, *, dtype: str | None = None, overwr
     with new_folder(target, overwrite=overwrite) as part:
         left_out = _to_hugging_face(folder, part, dtype) if is_orbax else _to_orbax(folder, part, dtype)
         for path in sorted(folder.iterdir()):
-            is_companion = path.suffix in COMPANION_SUFFIXES and path.name not in ("config.json", INDEX, MANIFEST)
+            is_companion = path.suffix in COMPANION_SUFFIXES and path.name not in (
+                "config.json",
+                CHECKSUMS,
+                INDEX,
+                MANIFEST,
+            )
             if is_companion and path.is_file():
                 check_not_lfs_pointer(path, CheckpointError)
                 shutil.copyfile(path, part / path.name)
@@ -100,16 +111,17 @@ def _to_orbax(folder: Path, part: Path, dtype: str | None) -> list[str]:
     kept = _kept_dtype(checkpoint.dtypes.values()) if dtype is None else jnp.dtype(dtype)
     if config.get("model_type") == HYPERNET_TYPE:
         _, hypernet = load_hypernet(folder, dtype=kept)
-        save_checkpoint(part, _with_dtype(config, kept), hypernet)
+        fill_checkpoint(part, _with_dtype(config, kept), hypernet)
         return _matching(checkpoint, HYPERNET_EXTRAS[1:])
     if config.get("model_type") in DECODER_TYPES:
         _, decoder = load_decoder(folder, dtype=kept)
-        save_checkpoint(part, _with_dtype(config, kept), decoder)
+        fill_checkpoint(part, _with_dtype(config, kept), decoder)
         return []
     _, encoder = load_encoder(folder, dtype=kept)
-    save_checkpoint(part, _with_dtype(config, kept), encoder)
+    fill_checkpoint(part, _with_dtype(config, kept), encoder)
     if _matching(checkpoint, BERT_HEAD_NAMES):
-        save_checkpoint(part / HEAD, config, load_masked_lm_head(folder, dtype=kept))
+        (part / HEAD).mkdir()
+        fill_checkpoint(part / HEAD, config, load_masked_lm_head(folder, dtype=kept))
     return _matching(checkpoint, BERT_EXTRAS[1:])
 
 

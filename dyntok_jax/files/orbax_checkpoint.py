@@ -4,10 +4,18 @@ Parameters are stored by their dotted paths (`layers.query.kernel`), so a checkp
 classes, and each parameter is read directly into its shards.
 """
 
+import errno
+import gc
 import json
+import logging
 import os
+import re
+import shutil
+import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -23,6 +31,8 @@ from dyntok_jax.storage import check_no_lfs_pointers, read_json
 
 PARAMETERS = "parameters"
 """Subfolder of a checkpoint that orbax writes."""
+SETTLE_SECONDS = 2.0
+"""How long to wait for writes under way when one has failed."""
 CHECKSUMS = "checksums.json"
 """File beside it with a digest of each parameter, by path: orbax keeps none."""
 
@@ -53,12 +63,52 @@ def save_checkpoint(folder: str | os.PathLike, config: dict[str, Any], tree: Any
     ['config.json', 'parameters']
     """
     with new_folder(folder, overwrite=overwrite) as part:
-        with _as_unwritable(folder), _bounded_writing(tree):
-            ocp.save(_arrays_of(part), flat_parameters(tree))
-        digests = {path: _digest(leaf) for path, leaf in flat_parameters(tree).items()}
-        (part / CHECKSUMS).write_text(json.dumps(digests, indent=2) + "\n", encoding="utf-8")
-        text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-        (part / "config.json").write_text(text, encoding="utf-8")
+        fill_checkpoint(part, config, tree)
+
+
+def fill_checkpoint(folder: Path, config: dict[str, Any], tree: Any) -> None:
+    """Writes the same into a folder that is there.
+
+    Raises:
+      OSError: it cannot be written, such as for a full disk.
+    """
+    _save(folder, tree)
+    digests = {path: _digest(leaf) for path, leaf in flat_parameters(tree).items()}
+    (folder / CHECKSUMS).write_text(json.dumps(digests, indent=2) + "\n", encoding="utf-8")
+    text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    (folder / "config.json").write_text(text, encoding="utf-8")
+
+
+def _save(folder: Path, tree: Any) -> None:
+    """Writes the arrays. What orbax logs of a failure, thread by thread, is left out: one error tells it.
+
+    Raises:
+      OSError: they cannot be written.
+    """
+    needed = sum(map(_n_bytes, jax.tree.leaves(tree)))
+    if shutil.disk_usage(folder).free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    logger, said, number = logging.getLogger("absl"), "", errno.EIO
+    level = logger.level
+    try:
+        logger.setLevel(logging.CRITICAL + 1)
+        with redirect_stderr(StringIO()) as printed, _bounded_writing(tree):
+            ocp.save(_arrays_of(folder), flat_parameters(tree))
+        if printed.getvalue():
+            print(printed.getvalue(), end="", file=sys.stderr)
+        return
+    except Exception as error:  # a full disk is a ValueError of tensorstore's, in many lines
+        said = (str(error).splitlines() or [""])[0]
+        if found := re.search(r"os_error_code='(\d+)'", str(error)):
+            said, number = os.strerror(int(found[1])), int(found[1])
+        said = said or type(error).__name__
+    finally:
+        logger.setLevel(level)
+    with redirect_stderr(StringIO()):  # writes under way come to their end, and complain of it when they are let go
+        gc.collect()
+        time.sleep(SETTLE_SECONDS)
+        gc.collect()
+    raise OSError(number, said)
 
 
 def read_shapes(folder: str | os.PathLike) -> dict[str, jax.ShapeDtypeStruct]:
@@ -185,18 +235,6 @@ def _turns(targets: dict[str, jax.ShapeDtypeStruct]) -> list[list[str]]:
 
 def _n_bytes(leaf: Any) -> int:
     return prod(leaf.shape) * leaf.dtype.itemsize
-
-
-@contextmanager
-def _as_unwritable(folder: str | os.PathLike) -> Iterator[None]:
-    """The same of writing: a full disk is a ValueError of tensorstore's, in many lines."""
-    try:
-        yield
-    except Exception as error:
-        said = (str(error).splitlines() or [""])[0][:300]
-        raise CheckpointError(
-            f"{folder} cannot be written ({type(error).__name__}: {said}): make room, or name another disk."
-        ) from error
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -93,7 +94,16 @@ def test_20_a_disk_too_small_for_orbax_is_told(tmp_path):
         str(tmp_path / "orbax"),
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)),
     )
-    assert_one_line(done, "orbax cannot be written")
+    assert_one_line(done, "orbax cannot be written: File too large")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_20_a_disk_that_is_full_before_is_told(tmp_path, monkeypatch, capsys):
+    write_tiny_encoder(tmp_path / "model")
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    assert main(["convert", str(tmp_path / "model"), str(tmp_path / "orbax")]) == 2
+    assert "orbax cannot be written: No space left on device." in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 

@@ -21,6 +21,7 @@ from tests.support.tiny import tiny_tokenizer, write_tiny_encoder
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
 DEEP = "[" * 100_000
+TOKENIZER = ByteLevelTokenizer.convert(tiny_tokenizer())
 READERS = {
     "config.json": (lambda folder: read_config(folder), CheckpointError),
     "model.safetensors": (lambda folder: load_encoder(folder), CheckpointError),
@@ -28,7 +29,7 @@ READERS = {
     "tokenizer.json": (ByteLevelTokenizer.load, TokenizerError),
     "tokenizer_config.json": (ByteLevelTokenizer.load, TokenizerError),
     "chat_template.jinja": (ChatTemplate.load, ConfigError),
-    "generation_config.json": (lambda folder: end_ids(folder, None), ConfigError),
+    "generation_config.json": (lambda folder: end_ids(folder, TOKENIZER), ConfigError),
     "config_sentence_transformers.json": (default_prompt, ConfigError),
     "table.json": (open_table, InputError),
     "merges.jsonl": (lambda folder: load_merges(folder / "merges.jsonl"), InputError),
