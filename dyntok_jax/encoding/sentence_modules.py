@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from dyntok_jax.convert import open_checkpoint
 from dyntok_jax.errors import CheckpointError, ConfigError
 from dyntok_jax.models import DENSE_ACTIVATIONS, SentenceDense, SentenceHead, is_number
-from dyntok_jax.storage import read_json
+from dyntok_jax.storage import check_not_lfs_pointer, read_json
 from dyntok_jax.text import ByteLevelTokenizer
 
 MODULES_FILE, TRANSFORMER_FILE = "modules.json", "sentence_bert_config.json"
@@ -102,6 +102,7 @@ def _prompts(folder: Path) -> Mapping[str, str]:
 
 def _modules(path: Path) -> list[tuple[str, str]]:
     """The steps: kind and folder of each, checked to be those that we do, in their order."""
+    check_not_lfs_pointer(path, ConfigError)
     try:
         listed = [(str(one["type"]), str(one.get("path", ""))) for one in json.loads(path.read_text(encoding="utf-8"))]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

@@ -43,6 +43,7 @@ from dyntok_jax.files.orbax_checkpoint import (
     read_shapes,
 )
 from dyntok_jax.models import MODEL_TYPES as DECODER_TYPES, Decoder, DecoderConfig, Encoder, EncoderConfig, MaskedLmHead
+from dyntok_jax.storage import check_not_lfs_pointer
 
 HYPERNET_TYPE = "zett_hypernetwork"
 HEAD = "head"
@@ -92,6 +93,7 @@ def convert_folder(source: str, target: str, *, dtype: str | None = None, overwr
                 MANIFEST,
             )
             if is_companion and path.is_file():
+                check_not_lfs_pointer(path, CheckpointError)
                 shutil.copyfile(path, part / path.name)
             if re.fullmatch(r"\d+_(Pooling|Dense|Normalize)", path.name) and path.is_dir():
                 shutil.copytree(

@@ -27,7 +27,7 @@ from jax.sharding import SingleDeviceSharding
 from dyntok_jax.errors import CheckpointError
 from dyntok_jax.files.folders import new_folder
 from dyntok_jax.parameters import fingerprint, flat_parameters
-from dyntok_jax.storage import read_json
+from dyntok_jax.storage import check_no_lfs_pointers, read_json
 
 PARAMETERS = "parameters"
 """Subfolder of a checkpoint that orbax writes."""
@@ -127,6 +127,7 @@ def read_shapes(folder: str | os.PathLike) -> dict[str, jax.ShapeDtypeStruct]:
             f"{folder} is not a checkpoint: it has no complete folder {PARAMETERS!r}. Name a folder that "
             "`dyntok convert` or save_checkpoint wrote."
         )
+    check_no_lfs_pointers(folder, CheckpointError)
     with _as_damage(folder):
         entries = ocp.metadata(_arrays_of(folder)).metadata
         if not isinstance(entries, dict):

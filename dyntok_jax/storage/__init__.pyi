@@ -2,7 +2,7 @@ from .array_files import (
     save_arrays as save_arrays,
 )
 from .json_files import (
-    LFS_HEADER as LFS_HEADER,
+    check_no_lfs_pointers as check_no_lfs_pointers,
     check_not_lfs_pointer as check_not_lfs_pointer,
     json_kind as json_kind,
     parse_json as parse_json,

@@ -6,7 +6,8 @@ from typing import Any
 
 from dyntok_jax.errors import DyntokError
 
-LFS_HEADER = b"version https://git-lfs.github.com/spec/"
+LFS_HEADER, LFS_BYTES = b"version https://git-lfs.github.com/spec/", 1024
+"""How a pointer of Git LFS begins, and what is too long to be one."""
 
 
 def read_json(path: Path, error: type[DyntokError], remedy: str) -> dict[str, Any]:
@@ -103,3 +104,17 @@ def check_not_lfs_pointer(path: Path, error: type[DyntokError]) -> None:
             f"{path} is a Git LFS pointer, not the file itself: the repository was cloned without Git LFS. "
             f"Run `git lfs pull` in {path.parent}, or fetch the file itself."
         )
+
+
+def check_no_lfs_pointers(folder: Path, error: type[DyntokError]) -> None:
+    """The same of all files in a folder and the folders in it.
+
+    >>> _ = (folder / "rows").write_text("version https://git-lfs.github.com/spec/v1")
+    >>> check_no_lfs_pointers(folder, DyntokError)
+    Traceback (most recent call last):
+        ...
+    dyntok_jax.errors.DyntokError: .../rows is a Git LFS pointer, not the file itself: ...
+    """
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.stat().st_size < LFS_BYTES:
+            check_not_lfs_pointer(path, error)

@@ -22,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Shaped
 
 from dyntok_jax.errors import CheckpointError, ConfigError, InputError
-from dyntok_jax.storage import read_json, written
+from dyntok_jax.storage import check_no_lfs_pointers, read_json, written
 
 CONFIG, DONE = "table.json", "done.json"
 LAYOUT = "zarr.json"
@@ -300,6 +300,7 @@ def as_damage(folder: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
+        check_no_lfs_pointers(folder, CheckpointError)
         said = (str(error).splitlines() or [""])[0][:200]
         raise CheckpointError(
             f"{folder} is damaged or cannot be written ({said}): embed the vocabulary again."

@@ -142,6 +142,7 @@ def test_25_a_run_does_not_go_into_a_folder_of_other_things(tmp_path, capsys):
     files = ["--model", str(tmp_path / "model"), "--text", str(tmp_path / "text.txt")]
     options = ["--output", str(tmp_path / "photos"), "--steps", "1", "--max-length", "32"]
     assert main(["train-hypernet", *files, *options]) == 2
+    assert "holds other things (cat.jpg)" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "photos").iterdir()] == ["cat.jpg"]
 
 

@@ -9,13 +9,15 @@ from dyntok_jax.convert import load_encoder, read_config
 from dyntok_jax.decoding import end_ids
 from dyntok_jax.encoding import default_prompt
 from dyntok_jax.errors import CheckpointError, ConfigError, DyntokError, InputError, TokenizerError
+from dyntok_jax.files import convert_folder
 from dyntok_jax.merging import load_merges
-from dyntok_jax.storage import read_json
+from dyntok_jax.storage import check_no_lfs_pointers, read_json
 from dyntok_jax.text import ByteLevelTokenizer, ChatTemplate, read_aligned, read_lines
 from dyntok_jax.training.data.sources import read_paragraphs
 from dyntok_jax.vocabulary import load_word_list, open_table, read_vocabulary_config
 from dyntok_jax.vocabulary.index import load_index
-from tests.support.tiny import tiny_tokenizer
+from dyntok_jax.vocabulary.row_table import as_damage
+from tests.support.tiny import tiny_tokenizer, write_tiny_encoder
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
 DEEP = "[" * 100_000
@@ -84,6 +86,26 @@ def test_08_texts_that_are_pointers_say_so(tmp_path, name, read):
     path.write_text(POINTER)
     with pytest.raises(InputError, match=r"is a Git LFS pointer.*git lfs pull"):
         read(str(path))
+
+
+def test_08_folders_of_arrays_say_which_file_is_a_pointer(tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "large").write_bytes(bytes(2000))
+    check_no_lfs_pointers(tmp_path, CheckpointError)
+    (tmp_path / "deep" / "0.0").write_text(POINTER)
+    with pytest.raises(CheckpointError, match=r"0\.0 is a Git LFS pointer"), as_damage(tmp_path):
+        raise ValueError("damage")
+
+
+def test_08_orbax_folders_and_what_lies_beside_weights_say_so(tmp_path):
+    write_tiny_encoder(tmp_path / "model")
+    convert_folder(str(tmp_path / "model"), str(tmp_path / "orbax"))
+    (tmp_path / "model" / "tokenizer.json").write_text(POINTER)
+    next((tmp_path / "orbax" / "parameters").rglob("manifest.ocdbt")).write_text(POINTER)
+    for name, file in (("model", "tokenizer.json"), ("orbax", "manifest.ocdbt")):
+        with pytest.raises(CheckpointError, match=rf"{file} is a Git LFS pointer"):
+            convert_folder(str(tmp_path / name), str(tmp_path / "out"))
+        assert not (tmp_path / "out").exists()
 
 
 def test_08_a_pipe_is_read_once(tmp_path):
