@@ -38,6 +38,7 @@ from dyntok_jax.options import (
     Style,
     SurfaceMode,
     check_choice,
+    check_list,
     one_merging,
 )
 from dyntok_jax.text import ByteLevelTokenizer, ChatTemplate, TextEncoder, group_by_length
@@ -208,6 +209,7 @@ class DynamicDecoder:
           ConfigError: a prompt is a chat and the model has no chat template.
           TooLongError: a prompt has more tokens than the model has positions.
         """
+        check_list("prompts", prompts)
         if batch_size < 1:
             raise InputError(f"batch_size must be 1 or more, got {batch_size}.")
         merging = self.embedder.resolve(
@@ -344,6 +346,8 @@ class DynamicDecoder:
           TooLongError: a prompt and its continuation exceed the model's positions.
           NotANumberError: the model's logits are NaN or infinite.
         """
+        check_list("prompts", prompts)
+        check_list("continuations", continuations)
         if len(prompts) != len(continuations):
             raise InputError(f"There are {len(prompts)} prompts and {len(continuations)} continuations: give one each.")
         number: dict[str, int] = {}
@@ -421,6 +425,8 @@ class DynamicDecoder:
         self, read: ReadPrompts, stop: Sequence[str], sampling: SamplingConfig, vocabulary: VocabularyChoice
     ) -> tuple[list[TextStream], LargeVocabulary | list[PromptEntries] | None]:
         """The stream that takes the tokens of each text, and the candidates."""
+        if not isinstance(sampling, SamplingConfig):
+            raise InputError(f"sampling must be a SamplingConfig, got {sampling!r}.")
         stop = _stop_strings(stop)
         candidates, entries_N = candidates_of(vocabulary, read, self.tokenizer, self.config.vocab_size, sampling)
         streams = [TextStream(self.tokenizer, end_ids=self.end_ids, stop=stop, entries=one) for one in entries_N]
@@ -442,11 +448,11 @@ def _stop_strings(stop: Sequence[str]) -> tuple[str, ...]:
 
 
 def _seeds(seed: int | Sequence[int], count: int) -> UInt32[np.ndarray, "prompts"]:
-    seeds = [seed] * count if isinstance(seed, int) else list(seed)
+    seeds = list(seed) if isinstance(seed, Sequence | np.ndarray) else [seed] * count
     if len(seeds) != count:
         raise InputError(f"There are {count} prompts and {len(seeds)} seeds: give one for all, or one each.")
-    if any(not 0 <= one < 2**32 for one in seeds):
-        raise InputError("A seed must be a whole number from 0 to 2³² − 1.")
+    if wrong := [one for one in seeds if not (isinstance(one, int | np.integer) and 0 <= one < 2**32)]:
+        raise InputError(f"A seed must be a whole number from 0 to 2³² − 1, got {wrong[0]!r}.")
     return np.array(seeds, np.uint32)
 
 

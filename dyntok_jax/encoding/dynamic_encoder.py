@@ -36,6 +36,7 @@ from dyntok_jax.options import (
     SpecialTokens,
     SurfaceMode,
     check_choice,
+    check_list,
     one_merging,
 )
 from dyntok_jax.sharding import data_parts, shard_batch
@@ -224,6 +225,7 @@ class DynamicEncoder:
         >>> encoder.encode(["Freiheit und Gleichheit"]).n_tokens.tolist()
         [4]
         """
+        check_list("texts", texts)
         check_choice("pooling", pooling, get_args(Pooling))
         if batch_size < 1:
             raise InputError(f"batch_size must be 1 or more, got {batch_size}.")

@@ -232,9 +232,11 @@ def _read_object(path: Path, number: int, line: str) -> dict:
     try:
         value = json.loads(line)
     except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {number}: not a JSON object ({error.msg}).") from error
+        raise InputError(
+            f"{path}, line {number}: not a JSON object ({error.msg}): name a file that `dyntok learn-merges` wrote."
+        ) from error
     if not isinstance(value, dict):
-        raise InputError(f"{path}, line {number}: not a JSON object.")
+        raise InputError(f"{path}, line {number}: not a JSON object: name a file that `dyntok learn-merges` wrote.")
     return value
 
 

@@ -96,7 +96,10 @@ class EncoderConfig:
         """
         model_type = config.get("model_type")
         if model_type not in MODEL_TYPES:
-            raise ConfigError(f"model_type {model_type!r} is not supported: use one of {', '.join(MODEL_TYPES)}.")
+            raise ConfigError(
+                f"model_type {model_type!r} is not supported as an encoder: use one of {', '.join(MODEL_TYPES)}. "
+                "Decoders are for DynamicDecoder, `dyntok generate` and `dyntok score`."
+            )
         needed = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
         optional = {
             "max_position_embeddings": 512,

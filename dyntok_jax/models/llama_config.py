@@ -103,7 +103,10 @@ class DecoderConfig:
         """
         model_type = config.get("model_type")
         if model_type not in MODEL_TYPES:
-            raise ConfigError(f"model_type {model_type!r} is not supported: use one of {', '.join(MODEL_TYPES)}.")
+            raise ConfigError(
+                f"model_type {model_type!r} is not supported as a decoder: use one of {', '.join(MODEL_TYPES)}. "
+                "Encoders are for DynamicEncoder and `dyntok encode`."
+            )
         for flag in ("attention_bias", "mlp_bias"):
             if config.get(flag):
                 raise ConfigError(f"{flag} is set: only maps without bias are supported.")
