@@ -1,7 +1,7 @@
 """What users choose: goals of merging, boundaries, scopes, pooling, defaults. Nothing here imports JAX."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Literal, TypeGuard, TypeVar, get_args
@@ -74,7 +74,7 @@ class Merges:
     """Stop after `count` merges: of the batch, or of each sequence in scope `example`.
 
     Raises:
-      InputError: `count` is negative.
+      InputError: `count` is negative or not a whole number.
 
     >>> from dyntok_jax.merging import merge_batch_on_host
     >>> rows = batch.ids_BL, batch.segment_BL, batch.mask_BL
@@ -95,7 +95,7 @@ class Share:
     Counted to a ten-thousandth of a percent. Under a limit, greedy merging may run out of pairs a little earlier.
 
     Raises:
-      InputError: `percent` is not from 0 to 100.
+      InputError: `percent` is not a number from 0 to 100.
 
     >>> from dyntok_jax.merging import merge_batch_on_host
     >>> rows = batch.ids_BL, batch.segment_BL, batch.mask_BL
@@ -116,7 +116,7 @@ class Budget:
     """Stop once every sequence has at most `tokens` tokens, special tokens included.
 
     Raises:
-      InputError: `tokens` is less than 1.
+      InputError: `tokens` is less than 1 or not a whole number.
 
     >>> from dyntok_jax.merging import merge_batch_on_host
     >>> rows = batch.ids_BL, batch.segment_BL, batch.mask_BL
@@ -242,13 +242,15 @@ def one_merging(goal: Goal | None, merging: Merging | None, default: Goal | None
     """The merging that a caller gave, as `goal` (the short form) or as `merging`.
 
     Raises:
-      InputError: both are given.
+      InputError: both are given, or `merging` is no `Merging`.
 
     >>> one_merging(Share(50), None, default=FULL).goal
     Share(percent=50)
     """
     if merging is None:
         return Merging(goal)
+    if not isinstance(merging, Merging):
+        raise InputError(f"merging must be a Merging, got {merging!r}: goal=Share(50) is short for Merging(Share(50)).")
     if goal != default:
         raise InputError("Give goal or merging, not both: goal=Share(50) is short for merging=Merging(Share(50)).")
     return merging
@@ -269,6 +271,22 @@ def check_choice(name: str, value: Choice, choices: tuple[object, ...]) -> Choic
     if value not in choices:
         raise InputError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}.")
     return value
+
+
+def check_list(name: str, values: object) -> None:
+    """Refuses a single text, or what has no length, where a list of texts is expected.
+
+    Raises:
+      InputError: it is a string, a generator or no collection at all.
+
+    >>> check_list("prompts", "Hello")
+    Traceback (most recent call last):
+    dyntok_jax.errors.InputError: prompts must be a list, got one text: put it in a list.
+    """
+    if isinstance(values, str):
+        raise InputError(f"{name} must be a list, got one text: put it in a list.")
+    if not isinstance(values, Sized):
+        raise InputError(f"{name} must be a list, got {type(values).__name__}: give list({name}).")
 
 
 STATIC = Merging(goal=None)

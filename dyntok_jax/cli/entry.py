@@ -44,7 +44,7 @@ Dynamic tokenization for trained language models: merge the subwords of the batc
 the unchanged model on the shorter sequence.
   dyntok encode                                    the packaged sample in 15 languages: what is saved, and how fast
   dyntok show "All human beings are born free"     its tokens before and after merging
-  dyntok generate "The history of tea begins in"   what the packaged decoder writes behind it
+  dyntok generate "The history of tea begins in"   how the packaged decoder continues it
   dyntok score "The capital of Portugal is" " Lisbon."
   dyntok learn-merges corpus.txt --output merges.jsonl --merges 1000
   dyntok convert e5-small e5-orbax                 Hugging Face to orbax; back with the two exchanged

@@ -38,6 +38,7 @@ from dyntok_jax.options import (
     Style,
     SurfaceMode,
     check_choice,
+    check_list,
     one_merging,
     whole_number,
 )
@@ -209,6 +210,7 @@ class DynamicDecoder:
           ConfigError: a prompt is a chat and the model has no chat template.
           TooLongError: a prompt has more tokens than the model has positions.
         """
+        check_list("prompts", prompts)
         batch_size = whole_number("batch_size", batch_size)
         merging = self.embedder.resolve(
             one_merging(goal, merging, None), scope="example", merge_last=False, protect="digits"
@@ -346,6 +348,8 @@ class DynamicDecoder:
           TooLongError: a prompt and its continuation exceed the model's positions.
           NotANumberError: the model's logits are NaN or infinite.
         """
+        check_list("prompts", prompts)
+        check_list("continuations", continuations)
         if len(prompts) != len(continuations):
             raise InputError(f"There are {len(prompts)} prompts and {len(continuations)} continuations: give one each.")
         batch_size = whole_number("batch_size", batch_size)
@@ -426,6 +430,8 @@ class DynamicDecoder:
         self, read: ReadPrompts, stop: Sequence[str] | None, sampling: SamplingConfig, vocabulary: VocabularyChoice
     ) -> tuple[list[TextStream], LargeVocabulary | list[PromptEntries] | None]:
         """The stream that takes the tokens of each text, and the candidates."""
+        if not isinstance(sampling, SamplingConfig):
+            raise InputError(f"sampling must be a SamplingConfig, got {sampling!r}.")
         stop = _stop_strings(stop)
         candidates, entries_N = candidates_of(vocabulary, read, self.tokenizer, self.config.vocab_size, sampling)
         streams = [TextStream(self.tokenizer, end_ids=self.end_ids, stop=stop, entries=one) for one in entries_N]

@@ -7,7 +7,7 @@ import numpy as np
 
 from dyntok_jax.decoding.results import Choice, ScoredText
 from dyntok_jax.errors import InputError
-from dyntok_jax.options import Style
+from dyntok_jax.options import Style, check_choice, check_list
 from dyntok_jax.text import check_text
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -21,14 +21,16 @@ def choice_prompts(
     Raises:
       InputError: an unknown style, or a question with no options or more than there are letters.
     """
-    if style not in get_args(Style):
-        raise InputError(f"style must be one of {', '.join(get_args(Style))}, got {style!r}.")
+    check_choice("style", style, get_args(Style))
+    check_list("questions", questions)
+    check_list("options", options)
     if len(questions) != len(options):
         raise InputError(
             f"There are {len(questions)} questions, but options for {len(options)}: give each question a list."
         )
     prompts, continuations = [], []
     for number, (question, of_question) in enumerate(zip(questions, options, strict=True)):
+        check_list(f"options of question {number}", of_question)
         if not 1 <= len(of_question) <= len(LETTERS):
             raise InputError(f"Question {number} has {len(of_question)} options: give 1 to {len(LETTERS)}.")
         for place, option in enumerate(of_question):

@@ -149,8 +149,6 @@ def chats_of(prompts: Sequence[Prompt], chat: ChatTemplate | None) -> list[Seque
     Raises:
       InputError, ConfigError: as `read_prompts`.
     """
-    if isinstance(prompts, str):
-        raise InputError("This is one prompt, not a sequence of prompts: put it in a list.")
     if len(prompts) == 0:
         raise InputError("There is no prompt: give one or more.")
     plain = [prompt for prompt in prompts if isinstance(prompt, str)]

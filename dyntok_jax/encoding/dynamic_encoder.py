@@ -36,6 +36,7 @@ from dyntok_jax.options import (
     SpecialTokens,
     SurfaceMode,
     check_choice,
+    check_list,
     one_merging,
     whole_number,
 )
@@ -225,6 +226,7 @@ class DynamicEncoder:
         >>> encoder.encode(["Freiheit und Gleichheit"]).n_tokens.tolist()
         [4]
         """
+        check_list("texts", texts)
         check_choice("pooling", pooling, get_args(Pooling))
         batch_size = whole_number("batch_size", batch_size)
         head = None if pooling == "none" else self._head(pooling, normalize, truncate_dim)

@@ -229,7 +229,9 @@ def _as_one_sequence(batches: Iterable[SubwordBatch[np.ndarray]]) -> tuple[np.nd
 
 
 def _read_object(path: Path, number: int, line: str) -> dict:
-    return parse_json(line.encode(), f"{path}, line {number}", InputError, "learn the list again")
+    return parse_json(
+        line.encode(), f"{path}, line {number}", InputError, "name a file that `dyntok learn-merges` wrote"
+    )
 
 
 def _read_pair(path: Path, number: int, line: str) -> tuple[SubwordIds, SubwordIds]:

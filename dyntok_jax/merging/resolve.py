@@ -24,8 +24,8 @@ def resolve_merging(
       scope: the meaning of `auto`.
       merge_last: the meaning of `auto`.
       longest: the longest token that embeddings are made for, in subwords.
-      protect: the meaning of `auto`.
       is_longest_strict: whether longer tokens cannot be embedded well (by a hypernetwork; the mean takes any length).
+      protect: the meaning of `auto`.
 
     Returns:
       The options without any `auto`; with a merge list, its limit.

@@ -103,7 +103,10 @@ class EncoderConfig:
         """
         model_type = config.get("model_type")
         if model_type not in MODEL_TYPES:
-            raise ConfigError(f"model_type {model_type!r} is not supported: use one of {', '.join(MODEL_TYPES)}.")
+            raise ConfigError(
+                f"model_type {model_type!r} is not supported as an encoder: use one of {', '.join(MODEL_TYPES)}. "
+                "Decoders are for DynamicDecoder, `dyntok generate` and `dyntok score`."
+            )
         optional = {
             "max_position_embeddings": 512,
             "type_vocab_size": 2,

@@ -120,7 +120,10 @@ class DecoderConfig:
         """
         model_type = config.get("model_type")
         if model_type not in MODEL_TYPES:
-            raise ConfigError(f"model_type {model_type!r} is not supported: use one of {', '.join(MODEL_TYPES)}.")
+            raise ConfigError(
+                f"model_type {model_type!r} is not supported as a decoder: use one of {', '.join(MODEL_TYPES)}. "
+                "Encoders are for DynamicEncoder and `dyntok encode`."
+            )
         what = f"a {model_type} model"
         check_fields(config, what, read=_READ, also=_INERT)
         if (activation := config.get("hidden_act") or "silu") != "silu":

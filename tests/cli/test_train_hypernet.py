@@ -194,3 +194,9 @@ def test_mistakes_are_told_in_a_line(given, tmp_path, monkeypatch, capsys, optio
 def test_nothing_to_train_on_is_told(given, tmp_path, capsys):
     assert main(["train-hypernet", "--model", str(given / "model"), "--output", str(tmp_path / "run")]) == 2
     assert "There is nothing to train on" in capsys.readouterr().err
+
+
+def test_without_grain_the_extra_to_install_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    assert main(["train-hypernet", "--text", "de.txt", "--output", str(tmp_path / "run")]) == 2
+    assert "pip install 'dyntok_jax[train]'" in capsys.readouterr().err

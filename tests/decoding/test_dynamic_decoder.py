@@ -346,6 +346,13 @@ def test_one_prompt_is_no_list_and_continuations_are_one_each(decoder):
         decoder.score(["a", "b"], ["c"])
     with pytest.raises(InputError, match="Question 0 has 0 options"):
         decoder.choose(["a"], [[]])
+    for score, prompts, texts in (
+        (decoder.score, "ab", ["c", "d"]),
+        (decoder.score, ["a", "b"], "cd"),
+        (decoder.choose, ["a"], ["bc"]),
+    ):
+        with pytest.raises(InputError, match="got one text: put it in a list"):
+            score(prompts, texts)
 
 
 def test_a_missing_template_is_told(tmp_path):

@@ -1,5 +1,6 @@
 """`dyntok train-hypernet`: trains a hypernetwork for a model on text, and writes a folder for `--hypernet`."""
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import tyro
 
 from dyntok_jax.cli.shared import OptionalPath, arg, flattened, with_file_options
+from dyntok_jax.errors import InputError
 from dyntok_jax.training import TrainingConfig
 
 if TYPE_CHECKING:
@@ -51,6 +53,8 @@ class TrainHypernet:
 
     def run(self) -> None:
         """Loads, trains, prints."""
+        if importlib.util.find_spec("grain") is None:
+            raise InputError("Training needs grain, which is not installed: pip install 'dyntok_jax[train]'.")
         from dyntok_jax.cli.shared import keep_compiled_programs, mesh_shape, print_out, training_view
         from dyntok_jax.sharding import make_mesh
         from dyntok_jax.training import prepare_job, train
