@@ -40,9 +40,9 @@ def test_what_cannot_be_merged_is_refused_without_type_checks_too():
         "boundary must be one of pretoken, word, word_hyphen, sentence, got 'letter'.",
         "scope must be one of batch, example, auto, got 'bacth'.",
         "max_subwords must be 1 or more, None for no limit, or 'auto', got 0.",
-        "The number of merges must be 0 or more, got 1.5.",
+        "The number of merges must be a whole number, 0 or more, got 1.5.",
         "The share of the maximum reduction must be from 0 to 100 %, got '100'.",
-        "The token budget must be 1 or more, got '9'.",
+        "The token budget must be a whole number, 1 or more, got '9'.",
         "merging must be a Merging, got Share(percent=50): goal=Share(50) is short for Merging(Share(50)).",
         "texts must be a list, got generator: give list(texts).",
     ]
