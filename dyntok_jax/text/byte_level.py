@@ -179,7 +179,7 @@ class ByteLevelTokenizer:
 
     def token_string(self, ids: Iterable[int]) -> str:
         """The byte-level string of a token, given its subwords' ids."""
-        spelt = map(self._spelling, ids)
+        spelt = [self._spelling(int(index)) for index in ids]
         return "".join(piece.removeprefix("##") for piece in spelt) if self.is_wordpiece else "".join(spelt)
 
     def _spelling(self, index: int) -> str:

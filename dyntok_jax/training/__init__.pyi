@@ -11,6 +11,9 @@ from .job import (
 from .objectives import (
     FrozenModel as FrozenModel,
 )
+from .run_folder import (
+    check_run_folder as check_run_folder,
+)
 from .setup import (
     fresh_hypernet as fresh_hypernet,
     load_frozen as load_frozen,

@@ -54,6 +54,23 @@ class Progress:
     n_worse: int = 0
 
 
+def check_run_folder(folder: Path) -> None:
+    """Raises CheckpointError if a folder has other things in it than a run.
+
+    >>> (folder / "cat.jpg").touch()
+    >>> check_run_folder(folder)
+    Traceback (most recent call last):
+        ...
+    dyntok_jax.errors.CheckpointError: ... holds other things (cat.jpg): name a folder ...
+    """
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if there and not there & {CHECKPOINTS, METRICS, HYPERNET, LOCK}:
+        raise CheckpointError(
+            f"{folder} is there already and holds other things ({', '.join(sorted(there)[:3])}): name a folder "
+            "that is empty or not there, or that of an earlier run."
+        )
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Locks a folder against other training processes; the folder is created if it does not exist.
@@ -63,12 +80,7 @@ def locked(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        there = {path.name for path in folder.iterdir()}
-        if there and not there & {CHECKPOINTS, METRICS, HYPERNET, LOCK}:
-            raise CheckpointError(
-                f"{folder} is there already and holds other things ({', '.join(sorted(there)[:3])}): name a folder "
-                "that is empty or not there, or that of an earlier run."
-            )
+        check_run_folder(folder)
         lock = FileLock(folder / LOCK, timeout=0)
         lock.acquire()
     except Timeout:

@@ -136,11 +136,11 @@ def test_25_an_empty_name_for_the_output_is_refused(tmp_path, capsys, monkeypatc
 
 def test_25_a_run_does_not_go_into_a_folder_of_other_things(tmp_path, capsys):
     write_tiny_encoder(tmp_path / "model")
-    (tmp_path / "text.txt").write_text("some text\n" * 50)
+    (tmp_path / "text.txt").write_text("some text\n" * 500)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").touch()
     files = ["--model", str(tmp_path / "model"), "--text", str(tmp_path / "text.txt")]
-    options = ["--output", str(tmp_path / "photos"), "--steps", "1", "--max-length", "32"]
+    options = ["--output", str(tmp_path / "photos"), "--steps", "1", "--max-length", "32", "--batch-size", "4"]
     assert main(["train-hypernet", *files, *options]) == 2
     assert "holds other things (cat.jpg)" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "photos").iterdir()] == ["cat.jpg"]

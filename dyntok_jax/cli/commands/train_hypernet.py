@@ -57,11 +57,12 @@ class TrainHypernet:
             raise InputError("Training needs grain, which is not installed: pip install 'dyntok_jax[train]'.")
         from dyntok_jax.cli.shared import keep_compiled_programs, mesh_shape, print_out, training_view
         from dyntok_jax.sharding import make_mesh
-        from dyntok_jax.training import prepare_job, train
+        from dyntok_jax.training import check_run_folder, prepare_job, train
 
         keep_compiled_programs()
         shape = mesh_shape(self.mesh)
         mesh = None if shape is None else make_mesh(*shape)
+        check_run_folder(Path(self.output))
         job = prepare_job(self.training, mesh)
         with training_view(self.training.run.steps) as report:
             outcome = train(job, Path(self.output), resume=self.resume, mesh=mesh, report=report)
