@@ -93,7 +93,7 @@ def test_what_cannot_be_built_is_told_and_nothing_is_written(run, tmp_path):
     assert "`dyntok embed-vocab` wrote" in run("--output", "index", table="model", status=2)
     (tmp_path / "index").write_text("mine")
     assert "exists already" in run("--output", "index", status=2)
-    assert "from 0 on, not -1" in run("--output", "new", "--written-tokens", "-1", status=2)
+    assert "must be 0 or more, got -1" in run("--output", "new", "--written-tokens", "-1", status=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["de.txt", "index"]
 
 

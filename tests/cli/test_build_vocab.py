@@ -151,7 +151,7 @@ def test_tables_of_every_kind(build, run, tiny, tmp_path):
 
 def test_tied_tables_have_one_row_an_entry(build, run, tmp_path):
     build("de.txt", size=650, model="tied")
-    assert "have a row, input and output in one" in run("embed-vocab", "vocab", "--output", "table", "--mesh", "2x2")
+    assert "have one row for input and output" in run("embed-vocab", "vocab", "--output", "table", "--mesh", "2x2")
     assert not open_table(tmp_path / "table").config.has_output
 
 

@@ -141,7 +141,7 @@ def test_what_cannot_be_converted_is_told_and_nothing_is_written(tiny, tmp_path,
         ("damaged", "damaged"): "choose another name",
         ("damaged", "."): "choose another name",
         ("damaged", "other/config.json/x"): "cannot be written",
-        ("damaged", "other/config.json"): "is no folder",
+        ("damaged", "other/config.json"): "is not a folder",
     }
     for (source, target), said in cases.items():
         convert(tmp_path / source, tmp_path / target, status=2)

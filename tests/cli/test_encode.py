@@ -228,7 +228,7 @@ def test_learnt_merges_are_applied_and_foreign_ones_refused(run, tiny, tmp_path)
     run("corpus.txt", "--merge-list", "merges.jsonl", "--no-static")
     assert token_lines(tmp_path / "dyntok-output")[0]["n_tokens"] == 3
     assert "omit --boundary" in run("corpus.txt", "--merge-list", "merges.jsonl", "--boundary", "pretoken", status=2)
-    assert "leave out" in run("corpus.txt", "--merge-list", "merges.jsonl", "--share", 50, status=2)
+    assert "omit --share" in run("corpus.txt", "--merge-list", "merges.jsonl", "--share", 50, status=2)
     header, _, rest = (tmp_path / "merges.jsonl").read_text().partition("\n")
     (tmp_path / "foreign.jsonl").write_text(json.dumps(json.loads(header) | {"tokenizer": "other"}) + "\n" + rest)
     assert "another tokenizer" in run("corpus.txt", "--merge-list", "foreign.jsonl", status=2)
