@@ -298,10 +298,15 @@ def methods(model: Decoder, embedder: TokenEmbedder, rows: Path | None) -> dict[
     found: dict[str, Predict] = {"fvt": lambda ids, mask: average_embeddings(ids, mask, table_VD)}
     if embedder.hypernet is not None:
         _, parameters = embedder.hypernet
-        found["hypernet"] = lambda ids, mask: predict_embeddings(parameters, ids, mask, table_VD).input_UD
+        found["hypernet"] = lambda ids, mask: _predicted(parameters, ids, mask, table_VD, model)
     if rows is not None:
         found["rows"] = rows_of_file(rows)
     return found
+
+
+@jax.jit
+def _predicted(hypernet, ids_US, is_subword_US, source_VD, reader) -> Float[Array, "U D"]:
+    return predict_embeddings(hypernet, ids_US, is_subword_US, source_VD, reader=reader).input_UD
 
 
 def rows_of_file(path: Path) -> Predict:
@@ -349,7 +354,7 @@ def run(options: Options, console: Console) -> Figures:
     words = read_words(options.words, options.part, options.languages, options.limit)
     loaded = load_model(options.model, options.hypernet, kind="decoder")
     model = loaded.parameters
-    embedder = TokenEmbedder(loaded.tokenizer, model.word_embeddings[...], loaded.hypernet)
+    embedder = TokenEmbedder(loaded.tokenizer, model.word_embeddings[...], loaded.hypernet, reader=model)
     ends, chat = end_ids(loaded.folder, loaded.tokenizer), ChatTemplate.load(loaded.folder)
     decoder = DynamicDecoder(loaded.config, model, embedder, end_ids=ends, chat=chat)
     by_name = methods(model, embedder, options.rows)

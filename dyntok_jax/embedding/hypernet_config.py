@@ -37,6 +37,9 @@ class HypernetConfig:
       rescale: learned scale and shift of source rows and predictions.
       predict_bias: predicts the unigram bias of a tied masked-LM head.
       residual: adds the mean of the subwords' source rows, so fresh parameters give exactly FVT (ours, not ZeTT's).
+      read_layers: adds a linear map of what a decoder has made of the last subword after so many of its layers,
+        ascending (0: its source row), when it reads the token's subwords alone (ours, not ZeTT's).
+      read_prefix: subwords that are read before them, such as the one that begins a text.
       max_positions: rows of the position table (`roberta-base`: 514).
       n_token_types: rows of the token-type table (`roberta-base`: 1).
       norm_eps: epsilon of the transformer's LayerNorms (`roberta-base`: 1e-5).
@@ -58,6 +61,8 @@ class HypernetConfig:
     rescale: bool = False
     predict_bias: bool = True
     residual: bool = False
+    read_layers: tuple[int, ...] = ()
+    read_prefix: tuple[int, ...] = ()
     max_positions: int = 514
     n_token_types: int = 1
     norm_eps: float = 1e-5
@@ -77,6 +82,10 @@ class HypernetConfig:
             raise ConfigError(f"{self.n_heads} heads do not divide the hypernetwork's width of {self.hidden_width}.")
         if self.single_head and not self.separate_output:
             raise ConfigError("hn_single_head needs separate_out_embeddings: one head has nothing to share.")
+        if self.read_layers and (self.separate_output or sorted(set(self.read_layers)) != list(self.read_layers)):
+            raise ConfigError(
+                f"hn_read_layers {list(self.read_layers)} must ascend, and are for models whose tables are tied."
+            )
         if self.max_subwords > self.max_positions:
             raise ConfigError(f"hn_surface_maxlen {self.max_subwords} exceeds the {self.max_positions} positions.")
 
@@ -126,6 +135,8 @@ class HypernetConfig:
             rescale=bool(config.get("hn_rescale_embeddings", False)),
             predict_bias=bool(config.get("hn_predict_bias", True)),
             residual=bool(config.get("hn_residual", False)),
+            read_layers=_read_counts(config, "hn_read_layers"),
+            read_prefix=_read_counts(config, "hn_read_prefix"),
             max_positions=numbers["hn_max_position_embeddings"],
             n_token_types=numbers["hn_type_vocab_size"],
             norm_eps=fractions["hn_layer_norm_eps"],
@@ -134,7 +145,9 @@ class HypernetConfig:
 
     def to_hf(self) -> dict[str, Any]:
         """The same config under ZeTT's names (`hn_residual` and what follows it are ours); `from_hf` reads it back."""
-        named = {} if self.langs is None else {"langs": list(self.langs)}
+        named: dict[str, Any] = {} if self.langs is None else {"langs": list(self.langs)}
+        if self.read_layers:
+            named |= {"hn_read_layers": list(self.read_layers), "hn_read_prefix": list(self.read_prefix)}
         return {
             "model_type": "zett_hypernetwork",
             "hn_model_type": "roberta",
@@ -161,6 +174,13 @@ class HypernetConfig:
             "hn_layer_norm_eps": self.norm_eps,
             **named,
         }
+
+
+def _read_counts(config: dict[str, Any], name: str) -> tuple[int, ...]:
+    numbers = config.get(name, [])
+    if not isinstance(numbers, list) or not all(type(number) is int and number >= 0 for number in numbers):
+        raise ConfigError(f"{name} of the hypernetwork must be a list of whole numbers from 0 on, not {numbers!r}.")
+    return tuple(numbers)
 
 
 def _read_langs(config: dict[str, Any]) -> tuple[str, ...] | None:

@@ -83,6 +83,8 @@ class NetworkConfig:
       ffn: its feed-forward width.
       heads: its attention heads.
       plain: ZeTT's network as it is, without the mean of the subwords (FVT) to start from.
+      read_layers: for decoders with tied tables: let the network see what the model makes of a token's last subword
+        after so many of its layers, such as 0 2 4 8.
       start_from: folder or Hub id of a trained hypernetwork to go on from; it brings its own shape.
     """
 
@@ -91,6 +93,7 @@ class NetworkConfig:
     ffn: Count = 1536
     heads: Count = 6
     plain: bool = False
+    read_layers: tuple[int, ...] = ()
     start_from: OptionalPath = None
 
 

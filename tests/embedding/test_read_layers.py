@@ -1,0 +1,103 @@
+"""Hypernetworks that read tokens with a decoder's first layers."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dyntok_jax import DynamicDecoder, Share
+from dyntok_jax.convert import load_hypernet, save_hypernet
+from dyntok_jax.embedding import HypernetConfig, init_hypernet, predict_embeddings
+from dyntok_jax.errors import ConfigError
+from dyntok_jax.models import Decoder, DecoderConfig, embed_ids, states_after
+from dyntok_jax.parameters import flat_parameters
+from tests.support.tiny import write_tiny_decoder
+
+MODEL = DecoderConfig("llama", 60, 32, 3, 4, 2, 8, 48, ties_embeddings=True)
+IDS_US = np.array([[5, 6, 7], [8, 9, 0]], np.int32)
+MASK_US = IDS_US > 0
+
+
+def config_of(**changes):
+    fields = {"width": 32, "hidden_width": 16, "ffn_width": 24, "n_layers": 1, "n_heads": 2, "vocab_size": 60}
+    fields |= {"n_extra_tokens": 5, "predict_bias": False, "residual": True, "rescale": True}
+    return HypernetConfig(**fields | {"read_layers": (0, 2), "read_prefix": (1,)} | changes)
+
+
+def random_model():
+    return jax.tree.map(lambda x: 10 * x, Decoder(MODEL, jax.random.key(0)))
+
+
+def filled(config):
+    hypernet = init_hypernet(config, jax.random.key(0))
+    hypernet.state_linear.kernel[...] = jax.random.normal(jax.random.key(1), hypernet.state_linear.kernel.shape)
+    return hypernet
+
+
+def test_what_is_added_is_a_linear_map_of_the_last_subwords_states():
+    model, config = random_model(), config_of()
+    table_VD = model.word_embeddings[...]
+    fresh, trained = init_hypernet(config, jax.random.key(0)), filled(config)
+    predict = jax.jit(lambda hypernet, *arrays: predict_embeddings(hypernet, *arrays, table_VD, reader=model).input_UD)
+    added_UD = predict(trained, IDS_US, MASK_US) - predict(fresh, IDS_US, MASK_US)
+    for row, ids in enumerate(([1, 5, 6, 7], [1, 8, 9])):
+        embeddings_1TD = embed_ids(model, jnp.array([ids]))
+        states = states_after(model, embeddings_1TD, jnp.ones((1, len(ids)), bool), [0, 2])
+        expected_D = jnp.concatenate([state[0, -1] for state in states]) @ trained.state_linear.kernel[...]
+        np.testing.assert_allclose(added_UD[row], expected_D, rtol=1e-3, atol=1e-3)
+
+
+def test_a_fresh_one_is_fvt():
+    model, config = random_model(), config_of()
+    table_VD = model.word_embeddings[...]
+    found_UD = predict_embeddings(init_hypernet(config, jax.random.key(0)), IDS_US, MASK_US, table_VD, reader=model)
+    np.testing.assert_allclose(found_UD.input_UD[1], table_VD[jnp.array([8, 9])].mean(axis=0), atol=1e-5)
+
+
+def test_saving_keeps_config_and_parameters(tmp_path):
+    config = config_of()
+    hypernet = filled(config)
+    save_hypernet(tmp_path / "hypernet", config, hypernet)
+    found, again = load_hypernet(tmp_path / "hypernet")
+    assert found == config
+    for path, values in flat_parameters(hypernet).items():
+        np.testing.assert_array_equal(flat_parameters(again)[path], values)
+
+
+def test_without_its_decoder_it_says_so():
+    hypernet, table_VD = init_hypernet(config_of(), jax.random.key(0)), random_model().word_embeddings[...]
+    with pytest.raises(ConfigError, match="first 2 layers of its decoder, and none was given"):
+        predict_embeddings(hypernet, IDS_US, MASK_US, table_VD)
+    deep = init_hypernet(config_of(read_layers=(4,)), jax.random.key(0))
+    with pytest.raises(ConfigError, match="this one has 3"):
+        predict_embeddings(deep, IDS_US, MASK_US, table_VD, reader=random_model())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"read_layers": (2, 0)}, "must ascend"),
+        ({"read_layers": (2, 2)}, "must ascend"),
+        ({"separate_output": True}, "tables are tied"),
+    ],
+)
+def test_layers_that_cannot_be_read_are_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        config_of(**changes)
+    with pytest.raises(ConfigError, match="hn_read_layers of the hypernetwork must be a list of whole numbers"):
+        HypernetConfig.from_hf(config_of().to_hf() | {"hn_read_layers": [-1]})
+
+
+def test_a_decoder_predicts_the_rows_of_its_prompts_with_it(tmp_path):
+    model_config = write_tiny_decoder(tmp_path / "model", ties_embeddings=True)
+    plain = DynamicDecoder.load(tmp_path / "model", None)
+    n_own, n_all = plain.tokenizer.n_own, plain.tokenizer.vocab_size
+    config = config_of(width=model_config.width, vocab_size=n_own, n_extra_tokens=max(n_all - n_own, 1))
+    save_hypernet(tmp_path / "hypernet", config, filled(config))
+    decoder = DynamicDecoder.load(tmp_path / "model", tmp_path / "hypernet")
+    read = partial(decoder.generate, ["Freedom and dignity for all"], max_tokens=3)
+    (merged,) = read(goal=Share(100))
+    assert merged.n_tokens < merged.n_static
+    assert len(decoder.embedder.cache) > 0
