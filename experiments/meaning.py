@@ -1,7 +1,7 @@
 """What a decoder still knows of a word whose subwords were merged into one token.
 
     python -m experiments.meaning --json meaning.json --table meaning.md
-    python -m experiments.meaning --part dev --templates definition --languages en --rows rows.safetensors
+    python -m experiments.meaning --part dev --languages en --rows ridge=ridge.safetensors
 
 Words that the model's tokenizer splits into 2 to 4 subwords stand in four templates a language: a definition (*The
 word X means*), a cloze (*They talked about X because*), *X is* at the beginning of a text, and a question in a chat.
@@ -11,8 +11,8 @@ same word (all up to the next white space) and with the same five tokens, and th
 next-token distributions, unmerged from merged, in nats: at the word, and the mean over the 16 places after it.
 
 The words lie in `meaning_words.json`, half of them (`dev`) to choose methods by, the other half (`test`) to report.
-They were drawn by their frequency in texts that nothing is trained on. `--rows` adds rows that another program made: a
-safetensors file with `surface` (the subword ids of each word, padded with -1) and `rows`.
+They were drawn by their frequency in texts that nothing is trained on. `--rows` adds rows that other programs made:
+NAME=FILE of safetensors files with `surface` (the subword ids of each word, padded with -1) and `rows`.
 
 Two CPU cores, SmolLM2, the test words: some 10 minutes. Expect, for definitions in English, the same first word in 13 %
 with the packaged hypernetwork and with FVT, and the same five tokens in 1 to 3 %.
@@ -106,7 +106,7 @@ class Options:
       limit: the most words a language.
       model: a folder, a Hub id, or a packaged model.
       hypernet: a folder or Hub id; by default the one that comes with the model.
-      rows: safetensors file of rows for the words, from another program.
+      rows: NAME=FILE of safetensors files with rows for the words, from other programs.
       json: where the figures go.
       table: where the Markdown table goes.
     """
@@ -118,7 +118,7 @@ class Options:
     limit: int | None = None
     model: str = DEFAULT_DECODER
     hypernet: str | None = AUTO
-    rows: Path | None = None
+    rows: tuple[str, ...] = ()
     json: Path | None = None
     table: Path | None = None
 
@@ -292,15 +292,22 @@ def measured(
     return dict(zip(MEASURES, map(float, np.mean(outcomes, axis=0)), strict=True))
 
 
-def methods(model: Decoder, embedder: TokenEmbedder, rows: Path | None) -> dict[str, Predict]:
-    """The ways to make rows, by the names that their figures have."""
+def methods(model: Decoder, embedder: TokenEmbedder, rows: Sequence[str]) -> dict[str, Predict]:
+    """The ways to make rows, by the names that their figures have.
+
+    Raises:
+      InputError: an entry of `rows` is not NAME=FILE, or the file does not hold rows.
+    """
     table_VD = model.word_embeddings[...]
     found: dict[str, Predict] = {"fvt": lambda ids, mask: average_embeddings(ids, mask, table_VD)}
     if embedder.hypernet is not None:
         _, parameters = embedder.hypernet
         found["hypernet"] = lambda ids, mask: _predicted(parameters, ids, mask, table_VD, model)
-    if rows is not None:
-        found["rows"] = rows_of_file(rows)
+    for entry in rows:
+        name, separator, path = entry.partition("=")
+        if not separator or not name:
+            raise InputError(f"--rows must be given NAME=FILE, got {entry!r}.")
+        found[name] = rows_of_file(Path(path))
     return found
 
 

@@ -88,6 +88,11 @@ def test_rows_of_a_file_are_looked_up_by_subwords(meaning, tmp_path):
         look_up(np.array([[5, 6]]), np.array([[True, False]]))
 
 
+def test_rows_that_are_not_named_are_refused(meaning, decoder):
+    with pytest.raises(InputError, match="must be given NAME=FILE"):
+        meaning.methods(decoder.decoder, decoder.embedder, ["rows.safetensors"])
+
+
 def test_words_that_are_not_there_are_named(meaning, folders):
     with pytest.raises(InputError, match="no words of test in fr"):
         meaning.read_words(folders / "words.json", "test", ["fr"], None)
