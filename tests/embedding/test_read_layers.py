@@ -9,10 +9,14 @@ import pytest
 
 from dyntok_jax import DynamicDecoder, Share
 from dyntok_jax.convert import load_hypernet, save_hypernet
-from dyntok_jax.embedding import HypernetConfig, init_hypernet, predict_embeddings
+from dyntok_jax.embedding import HypernetConfig, init_hypernet, predict_embeddings, with_table_scalers
+from dyntok_jax.embedding.hypernet import read_states
 from dyntok_jax.errors import ConfigError
 from dyntok_jax.models import Decoder, DecoderConfig, embed_ids, states_after
 from dyntok_jax.parameters import flat_parameters
+from dyntok_jax.training import NetworkConfig, Objectives, TrainingConfig, prepare_job
+from dyntok_jax.training.data import DataConfig
+from dyntok_jax.training.objectives import total_loss
 from tests.support.tiny import write_tiny_decoder
 
 MODEL = DecoderConfig("llama", 60, 32, 3, 4, 2, 8, 48, ties_embeddings=True)
@@ -64,6 +68,33 @@ def test_saving_keeps_config_and_parameters(tmp_path):
     assert found == config
     for path, values in flat_parameters(hypernet).items():
         np.testing.assert_array_equal(flat_parameters(again)[path], values)
+
+
+def test_a_fresh_network_sees_states_of_mean_0_and_spread_1():
+    model, config = random_model(), config_of()
+    fresh = init_hypernet(config, jax.random.key(0))
+    hypernet = with_table_scalers(fresh, model.word_embeddings[...], model)
+    ids_V1 = jnp.arange(60)[:, None]
+    states_VM = read_states(hypernet, ids_V1, jnp.ones((60, 1), bool), model)
+    seen_VM = states_VM * hypernet.state_scaler.scale[...] + hypernet.state_scaler.bias[...]
+    np.testing.assert_allclose(seen_VM.mean(axis=0), 0, atol=1e-3)
+    np.testing.assert_allclose(seen_VM.std(axis=0), 1, rtol=1e-2)
+
+
+def test_training_reaches_the_map_of_states_and_not_the_decoder(tmp_path):
+    write_tiny_decoder(tmp_path / "model", ties_embeddings=True)
+    data = DataConfig(max_length=48, pieces_per_batch=16, held_out=0)
+    network = NetworkConfig(layers=1, hidden=32, ffn=64, heads=4, read_layers=(0, 1))
+    job = prepare_job(TrainingConfig(str(tmp_path / "model"), data, Objectives(pieces=1.0), network))
+    assert len(job.hypernet.config.read_prefix) == 1
+    batch = next(iter(job.batches))
+
+    def loss(hypernet):
+        return total_loss(hypernet, job.frozen, batch, job.config.objectives)[0]
+
+    gradient = jax.grad(loss)
+    norms = jax.tree.map(lambda leaf: float(jnp.abs(leaf).max()), gradient(job.hypernet))
+    assert flat_parameters(norms)["state_linear.kernel"] > 0
 
 
 def test_without_its_decoder_it_says_so():
