@@ -149,7 +149,7 @@ class WordPrompt:
         return len(self.after) + len(self.continuation)
 
 
-Predict = Callable[[Int32[np.ndarray, "U S"], Bool[np.ndarray, "U S"]], Array]
+Predict = Callable[[Int32[Array, "U S"], Bool[Array, "U S"]], Array]
 """Subwords of words and which entries are subwords, to their rows."""
 
 
@@ -330,7 +330,8 @@ def rows_of_file(path: Path) -> Predict:
     row_of = {tuple(ids[ids >= 0].tolist()): row for ids, row in zip(surface_US, rows_UD, strict=True)}
 
     def look_up(ids_US, is_subword_US):
-        forms = [tuple(ids[mask].tolist()) for ids, mask in zip(ids_US, is_subword_US, strict=True)]
+        pairs = zip(np.asarray(ids_US), np.asarray(is_subword_US), strict=True)
+        forms = [tuple(ids[mask].tolist()) for ids, mask in pairs]
         if missing := [form for form in forms if form not in row_of]:
             raise InputError(f"{path} has no row for the subwords {missing[0]}, and {len(missing) - 1} more words.")
         return jnp.asarray(np.stack([row_of[form] for form in forms]))
@@ -375,7 +376,7 @@ def run(options: Options, console: Console) -> Figures:
                 raise InputError(f"No word of {language} has {FEWEST} to {MOST} subwords in the template {template}.")
             prompts = continued(decoder, prompts)
             static = hidden_at_places(model, prompts)
-            forms = _padded([prompt.word for prompt in prompts], MOST)
+            forms = [jnp.asarray(each) for each in _padded([prompt.word for prompt in prompts], MOST)]
             for name, predict in by_name.items():
                 found = measured(model, prompts, static, predict(*forms))
                 figures |= {f"{name}_{key}_{measure}": value for measure, value in found.items()}

@@ -20,7 +20,7 @@ from dyntok_jax.training.objectives import total_loss
 from tests.support.tiny import write_tiny_decoder
 
 MODEL = DecoderConfig("llama", 60, 32, 3, 4, 2, 8, 48, ties_embeddings=True)
-IDS_US = np.array([[5, 6, 7], [8, 9, 0]], np.int32)
+IDS_US = jnp.array([[5, 6, 7], [8, 9, 0]])
 MASK_US = IDS_US > 0
 
 
@@ -87,7 +87,7 @@ def test_training_reaches_the_map_of_states_and_not_the_decoder(tmp_path):
     network = NetworkConfig(layers=1, hidden=32, ffn=64, heads=4, read_layers=(0, 1))
     job = prepare_job(TrainingConfig(str(tmp_path / "model"), data, Objectives(pieces=1.0), network))
     assert len(job.hypernet.config.read_prefix) == 1
-    batch = next(iter(job.batches))
+    batch = next(job.batches)
 
     def loss(hypernet):
         return total_loss(hypernet, job.frozen, batch, job.config.objectives)[0]
@@ -131,4 +131,6 @@ def test_a_decoder_predicts_the_rows_of_its_prompts_with_it(tmp_path):
     read = partial(decoder.generate, ["Freedom and dignity for all"], max_tokens=3)
     (merged,) = read(goal=Share(100))
     assert merged.n_tokens < merged.n_static
-    assert len(decoder.embedder.cache) > 0
+    cache = decoder.embedder.cache
+    assert cache is not None
+    assert len(cache) > 0

@@ -4,6 +4,7 @@ import json
 from importlib import import_module
 from io import StringIO
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from rich.console import Console
@@ -57,7 +58,7 @@ def test_a_merged_word_that_reads_like_the_unmerged_one_agrees_fully(meaning, de
     (one,) = prompts
     # a word of one subword is its own row, so merging changes nothing
     same = meaning.continued(decoder, [meaning.replace(one, word=one.word[:1], text=_text(decoder, one))])
-    rows = meaning.embed_ids(decoder.decoder, np.array([same[0].word[0]]))
+    rows = meaning.embed_ids(decoder.decoder, jnp.array([same[0].word]))[0]
     static = meaning.hidden_at_places(decoder.decoder, same)
     figures = meaning.measured(decoder.decoder, same, static, rows)
     assert figures["first_word_percent"] == figures["five_tokens_percent"] == 100
