@@ -15,7 +15,6 @@ ROWS_OF_WORDS = {
     "hypernet": "packaged hypernetwork",
     "states": "… and a linear map of states, fitted in closed form",
     "trained": "… trained on words in short contexts",
-    "optimised": "a row optimised for each word",
 }
 GIB, MIB = 2**30, 2**20
 Figures = dict[str, Any]
