@@ -76,7 +76,8 @@ def test_a_fresh_network_sees_states_of_mean_0_and_spread_1():
     hypernet = with_table_scalers(fresh, model.word_embeddings[...], model)
     ids_V1 = jnp.arange(60)[:, None]
     states_VM = read_states(hypernet, ids_V1, jnp.ones((60, 1), bool), model)
-    seen_VM = states_VM * hypernet.state_scaler.scale[...] + hypernet.state_scaler.bias[...]
+    scaler = flat_parameters(hypernet.state_scaler)
+    seen_VM = states_VM * scaler["scale"][None] + scaler["bias"][None]
     np.testing.assert_allclose(seen_VM.mean(axis=0), 0, atol=1e-3)
     np.testing.assert_allclose(seen_VM.std(axis=0), 1, rtol=1e-2)
 
@@ -87,7 +88,7 @@ def test_training_reaches_the_map_of_states_and_not_the_decoder(tmp_path):
     network = NetworkConfig(layers=1, hidden=32, ffn=64, heads=4, read_layers=(0, 1))
     job = prepare_job(TrainingConfig(str(tmp_path / "model"), data, Objectives(pieces=1.0), network))
     assert len(job.hypernet.config.read_prefix) == 1
-    batch = next(job.batches)
+    batch = jax.tree.map(jnp.asarray, next(job.batches))
 
     def loss(hypernet):
         return total_loss(hypernet, job.frozen, batch, job.config.objectives)[0]
