@@ -159,7 +159,7 @@ def predict_embeddings(
         predicted = _scale(hypernet.scaler, predicted)
     if hypernet.out_scaler is not None and output_UD is not None:
         output_UD = _scale(hypernet.out_scaler, output_UD)
-    if config.read_layers:
+    if hypernet.state_linear is not None and hypernet.state_scaler is not None:
         states_UM = read_states(hypernet, ids_US, is_subword_US, reader)
         predicted = predicted + dense(hypernet.state_linear, _scale(hypernet.state_scaler, states_UM))
     if config.residual:

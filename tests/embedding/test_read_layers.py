@@ -1,5 +1,6 @@
 """Hypernetworks that read tokens with a decoder's first layers."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -24,10 +25,24 @@ IDS_US = jnp.array([[5, 6, 7], [8, 9, 0]])
 MASK_US = IDS_US > 0
 
 
+CONFIG = HypernetConfig(
+    width=32,
+    hidden_width=16,
+    ffn_width=24,
+    n_layers=1,
+    n_heads=2,
+    vocab_size=60,
+    n_extra_tokens=5,
+    predict_bias=False,
+    residual=True,
+    rescale=True,
+    read_layers=(0, 2),
+    read_prefix=(1,),
+)
+
+
 def config_of(**changes):
-    fields = {"width": 32, "hidden_width": 16, "ffn_width": 24, "n_layers": 1, "n_heads": 2, "vocab_size": 60}
-    fields |= {"n_extra_tokens": 5, "predict_bias": False, "residual": True, "rescale": True}
-    return HypernetConfig(**fields | {"read_layers": (0, 2), "read_prefix": (1,)} | changes)
+    return replace(CONFIG, **changes)
 
 
 def random_model():
@@ -36,20 +51,26 @@ def random_model():
 
 def filled(config):
     hypernet = init_hypernet(config, jax.random.key(0))
-    hypernet.state_linear.kernel[...] = jax.random.normal(jax.random.key(1), hypernet.state_linear.kernel.shape)
+    kernel = kernel_of(hypernet)
+    kernel[...] = jax.random.normal(jax.random.key(1), kernel.shape)
     return hypernet
+
+
+def kernel_of(hypernet):
+    assert hypernet.state_linear is not None
+    return hypernet.state_linear.kernel
 
 
 def test_what_is_added_is_a_linear_map_of_the_last_subwords_states():
     model, config = random_model(), config_of()
     table_VD = model.word_embeddings[...]
     fresh, trained = init_hypernet(config, jax.random.key(0)), filled(config)
-    predict = jax.jit(lambda hypernet, *arrays: predict_embeddings(hypernet, *arrays, table_VD, reader=model).input_UD)
-    added_UD = predict(trained, IDS_US, MASK_US) - predict(fresh, IDS_US, MASK_US)
+    predict = jax.jit(lambda hypernet: predict_embeddings(hypernet, IDS_US, MASK_US, table_VD, reader=model).input_UD)
+    added_UD = predict(trained) - predict(fresh)
     for row, ids in enumerate(([1, 5, 6, 7], [1, 8, 9])):
         embeddings_1TD = embed_ids(model, jnp.array([ids]))
         states = states_after(model, embeddings_1TD, jnp.ones((1, len(ids)), bool), [0, 2])
-        expected_D = jnp.concatenate([state[0, -1] for state in states]) @ trained.state_linear.kernel[...]
+        expected_D = jnp.concatenate([state[0, -1] for state in states]) @ kernel_of(trained)[...]
         np.testing.assert_allclose(added_UD[row], expected_D, rtol=1e-3, atol=1e-3)
 
 
