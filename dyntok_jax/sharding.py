@@ -44,7 +44,7 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"(input_block|(output|second)_head\.block)\.dense2\.kernel", P("model", None)),
     (r"(input_block|(output|second)_head\.block)\.(dense2\.bias|norm\.(scale|bias))", P()),
     (r"input_linear\.(kernel|bias)|(output|second)_head\.linear\.(kernel|bias)|bias_linear\.(kernel|bias)", P()),
-    (r"(in_|out_)?scaler\.(scale|bias)", P()),
+    (r"(in_|out_|state_)?scaler\.(scale|bias)|state_linear\.(kernel|bias)", P()),
 )
 
 

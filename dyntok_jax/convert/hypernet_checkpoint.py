@@ -46,6 +46,8 @@ def hypernet_table(config: HypernetConfig) -> Table:
         table |= _scaler("out_scaler") if config.separate_output else {}
     if config.predict_bias:
         table |= _dense("bias_projection", "bias_linear")
+    if config.read_layers:
+        table |= _scaler("state_scaler") | _dense("state_projection", "state_linear")
     if config.n_langs:
         table["lang_embeddings.weight"] = ("lang_embeddings", AS_IS)
     return table

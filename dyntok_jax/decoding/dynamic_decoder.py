@@ -143,6 +143,7 @@ class DynamicDecoder:
             decoder.word_embeddings[...],
             loaded.hypernet,
             output_VD=None if output_embeddings is None else output_embeddings[...],
+            reader=decoder,
             surface=surface,
             predict_all=predict_all,
             cache_rows=cache_rows,

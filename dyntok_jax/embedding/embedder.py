@@ -20,6 +20,7 @@ from dyntok_jax.embedding.surface import retokenized
 from dyntok_jax.embedding.token_inputs import TokenInputs
 from dyntok_jax.errors import ConfigError, InputError
 from dyntok_jax.merging import RaggedTokens, resolve_merging
+from dyntok_jax.models import Decoder
 from dyntok_jax.options import Merging, Scope, SurfaceMode
 from dyntok_jax.parameters import fingerprint
 from dyntok_jax.text import SURFACE_BUCKETS, ByteLevelTokenizer, bucket, pad_ragged
@@ -54,11 +55,14 @@ class TokenEmbedder:
         hypernet: tuple[HypernetConfig, Hypernet] | None = None,
         *,
         output_VD: Float[Array, "V D"] | None = None,
+        reader: Decoder | None = None,
         surface: SurfaceMode = "constituents",
         predict_all: bool = False,
         cache_rows: int = DEFAULT_CACHE_ROWS,
     ):
         """Takes the model's tables; `output_VD` is its output table where that differs from the input table.
+
+        `reader` is the decoder itself, for hypernetworks that read tokens with its first layers.
 
         Raises:
           ConfigError: the hypernetwork or the table was made for another width or vocabulary.
@@ -72,7 +76,7 @@ class TokenEmbedder:
             raise InputError(f"surface must be one of {', '.join(get_args(SurfaceMode))}, got {surface!r}.")
         self.tokenizer, self.source_VD, self.hypernet = tokenizer, source_VD, hypernet
         self.surface, self.predict_all = surface, predict_all
-        self._hypernet_source_VM = source_VD
+        self._hypernet_source_VM, self._reader = source_VD, None
         self.languages: tuple[str, ...] = ()
         self._cache: EmbeddingCache | None = None
         self._filler_D = filler_row(tokenizer, source_VD) if hypernet is None else None
@@ -85,6 +89,8 @@ class TokenEmbedder:
                 n_appended=tokenizer.vocab_size - tokenizer.n_own,
                 separate_output=output_VD is not None,
             )
+            if config.read_layers:
+                self._reader = reader
             # joined once: concatenation at every prediction would cost more
             if output_VD is not None and config.separate_output:
                 self._hypernet_source_VM = jnp.concatenate([source_VD, output_VD], axis=1)
@@ -277,9 +283,8 @@ class TokenEmbedder:
         if self.hypernet is None:
             return _average(surface_US, is_subword_US, self.source_VD, self._filler_D, self.tokenizer.n_own)
         _, parameters = self.hypernet
-        return _predict_input(
-            parameters, surface_US, is_subword_US, self._hypernet_source_VM, language_U if self.languages else None
-        )
+        languages = language_U if self.languages else None
+        return _predict_input(parameters, surface_US, is_subword_US, self._hypernet_source_VM, languages, self._reader)
 
     @cached_property
     def _namespaces(self) -> list[bytes]:
@@ -287,7 +292,7 @@ class TokenEmbedder:
         if self.hypernet is None:
             return [b""]
         parts = {
-            "weights": fingerprint((self._hypernet_source_VM, self.hypernet[1])),
+            "weights": fingerprint((self._hypernet_source_VM, self.hypernet[1], self._reader)),
             "tokenizer": self.tokenizer.fingerprint,
             "surface": self.surface,
             "config": repr(self.hypernet[0]),
@@ -304,8 +309,8 @@ def _predict_output(hypernet, surface_US, is_subword_US, source_VM, language_U) 
 
 
 @jax.jit
-def _predict_input(hypernet, surface_US, is_subword_US, source_VM, language_U) -> Float[Array, "U D"]:
-    return predict_embeddings(hypernet, surface_US, is_subword_US, source_VM, language_U).input_UD
+def _predict_input(hypernet, surface_US, is_subword_US, source_VM, language_U, reader) -> Float[Array, "U D"]:
+    return predict_embeddings(hypernet, surface_US, is_subword_US, source_VM, language_U, reader).input_UD
 
 
 COMPILED_STEPS = (_average, _predict_input)

@@ -15,13 +15,16 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from dyntok_jax.embedding.hypernet_config import HypernetConfig
 from dyntok_jax.errors import ConfigError
 from dyntok_jax.models import (
+    Decoder,
     Dense,
     LayerNorm,
     dense,
+    embed_ids,
     layer_norm,
     normal_param,
     post_norm_layer,
     stacked_layers,
+    states_after,
 )
 
 PROJECTOR_EPS = 1e-6
@@ -85,6 +88,11 @@ class Hypernet(nnx.Module):
         self.out_scaler = Scaler(config.width, dtype) if config.rescale and config.separate_output else None
         self.bias_linear = Dense(keys[9], (hidden,), (1,), dtype) if config.predict_bias else None
         self.lang_embeddings = normal_param(keys[10], (config.n_langs, hidden), dtype) if config.n_langs else None
+        n_states = len(config.read_layers) * config.width
+        self.state_scaler = Scaler(n_states, dtype) if n_states else None
+        self.state_linear = Dense(keys[11], (n_states,), (config.width,), dtype) if n_states else None
+        if self.state_linear is not None:
+            self.state_linear.kernel = nnx.Param(jnp.zeros_like(self.state_linear.kernel[...]))
 
 
 class HypernetOutput(NamedTuple):
@@ -121,6 +129,7 @@ def predict_embeddings(
     is_subword_US: Bool[Array, "U S"],
     source_VD: Float[Array, "V M"],
     language: Int[Array, "*rows"] | int | None = None,
+    reader: Decoder | None = None,
 ) -> HypernetOutput:
     """Predicts the embeddings of tokens from their subwords.
 
@@ -130,12 +139,14 @@ def predict_embeddings(
       is_subword_US: which entries are subwords, not padding (in ZeTT: surface ≠ pad).
       source_VD: the model's table; where input and output tables differ, both concatenated, [input ‖ output].
       language: index into the language table, one for all or one a token; None for a hypernetwork without languages.
+      reader: the decoder that a hypernetwork with `config.read_layers` was trained for; others ignore it.
 
     Returns:
       Finite rows for every token; those of all-padding tokens mean nothing.
 
     Raises:
-      ConfigError: the table has another width, S exceeds the positions, or a language is missing or not expected.
+      ConfigError: the table has another width, S exceeds the positions, or a language is missing or not expected, or
+        the reader is missing or has too few layers.
 
     >>> from dataclasses import replace
     >>> from dyntok_jax.embedding import average_embeddings
@@ -170,6 +181,9 @@ def predict_embeddings(
         predicted = _scale(hypernet.scaler, predicted)
     if hypernet.out_scaler is not None and output_UD is not None:
         output_UD = _scale(hypernet.out_scaler, output_UD)
+    if hypernet.state_linear is not None and hypernet.state_scaler is not None:
+        states_UM = read_states(hypernet, ids_US, is_subword_US, reader)
+        predicted = predicted + dense(hypernet.state_linear, _scale(hypernet.state_scaler, states_UM))
     if config.residual:
         mean = _mean_rows(known_rows, known_US & is_subword_US, is_subword_US)
         predicted = predicted + mean[:, : config.width]
@@ -211,6 +225,23 @@ def _first_hidden(hypernet: Hypernet, rows_USM: Array, is_subword_US: Array, lan
     # Only position 0 is read, so it is the last layer's only query.
     last = jax.tree.map(lambda stack: stack[-1], hypernet.layers)
     return layer_step(last, x[:, :1], x)[:, 0]
+
+
+def read_states(hypernet: Hypernet, ids_US: Array, is_subword_US: Array, reader: Decoder | None) -> Array:
+    """The last subword's states after each of `config.read_layers`, side by side; the decoder reads tokens alone."""
+    layers, prefix = hypernet.config.read_layers, jnp.array(hypernet.config.read_prefix, jnp.int32)
+    if reader is None or reader.config.n_layers < layers[-1]:
+        found = "none was given" if reader is None else f"this one has {reader.config.n_layers}"
+        raise ConfigError(
+            f"This hypernetwork reads tokens with the first {layers[-1]} layers of its decoder, and {found}: pass the "
+            "decoder that it was trained for."
+        )
+    prefix_UP = jnp.broadcast_to(prefix[None], (len(ids_US), len(prefix)))
+    read_UT = jnp.concatenate([prefix_UP, ids_US], axis=1)
+    mask_UT = jnp.concatenate([jnp.ones(prefix_UP.shape, bool), is_subword_US], axis=1)
+    last_U11 = jnp.maximum(mask_UT.sum(axis=1, dtype=jnp.int32) - 1, 0)[:, None, None]
+    states = states_after(reader, embed_ids(reader, read_UT), mask_UT, layers)
+    return jnp.concatenate([jnp.take_along_axis(each, last_U11, axis=1)[:, 0] for each in states], axis=1)
 
 
 def _project(block: Projector, x: Array) -> Array:

@@ -21,6 +21,7 @@ _NEEDED = ("hn_hidden_size", "hn_intermediate_size", "hn_n_layers", "hn_n_extra_
 _OPTIONAL = ("hn_num_attention_heads", "hn_max_position_embeddings", "hn_type_vocab_size", "hn_layer_norm_eps")
 _FLAGS = ("hn_embed_lang_id", "hn_single_head", "hn_rescale_embeddings", "hn_predict_bias", "hn_residual")
 _BODY = ("hn_model_type", "hn_model_name_or_path", "hn_embed_using_source_embeddings")
+_COUNTS = ("hn_read_layers", "hn_read_prefix")
 _INERT = (
     "hn_inter_token_attention_bias_by_priors",
     "hn_inter_token_attention_bias_scaler",
@@ -49,6 +50,9 @@ class HypernetConfig:
       rescale: learned scale and shift of source rows and predictions.
       predict_bias: predicts the unigram bias of a tied masked-LM head.
       residual: adds the mean of the subwords' source rows, so fresh parameters give exactly FVT (ours, not ZeTT's).
+      read_layers: adds a linear map of what a decoder has made of the last subword after so many of its layers,
+        ascending (0: its source row), when it reads the token's subwords alone (ours, not ZeTT's).
+      read_prefix: subwords that are read before them, such as the one that begins a text.
       max_positions: rows of the position table (`roberta-base`: 514).
       n_token_types: rows of the token-type table (`roberta-base`: 1).
       norm_eps: epsilon of the transformer's LayerNorms (`roberta-base`: 1e-5).
@@ -76,6 +80,8 @@ class HypernetConfig:
     rescale: bool = False
     predict_bias: bool = True
     residual: bool = False
+    read_layers: tuple[int, ...] = ()
+    read_prefix: tuple[int, ...] = ()
     max_positions: int = 514
     n_token_types: int = 1
     norm_eps: float = 1e-5
@@ -96,6 +102,10 @@ class HypernetConfig:
             raise ConfigError(f"{self.n_heads} heads do not divide the hypernetwork's width of {self.hidden_width}.")
         if self.single_head and not self.separate_output:
             raise ConfigError("hn_single_head needs separate_out_embeddings: one head has nothing to share.")
+        if self.read_layers and (self.separate_output or sorted(set(self.read_layers)) != list(self.read_layers)):
+            raise ConfigError(
+                f"hn_read_layers {list(self.read_layers)} must ascend, and are for models whose tables are tied."
+            )
         if self.max_subwords > self.max_positions:
             raise ConfigError(f"hn_surface_maxlen {self.max_subwords} exceeds the {self.max_positions} positions.")
 
@@ -122,7 +132,7 @@ class HypernetConfig:
             raise ConfigError("hn_embed_using_source_embeddings = false is not supported: source rows are its input.")
         # what is not ZeTT's is `roberta-base`'s, whose body is replaced
         own = {name: value for name, value in config.items() if name.startswith("hn_")}
-        read = {*_NEEDED, *_OPTIONAL, *_FLAGS, *_BODY, *UNSUPPORTED}
+        read = {*_NEEDED, *_OPTIONAL, *_FLAGS, *_BODY, *_COUNTS, *UNSUPPORTED}
         check_fields(own, "the hypernetwork", read=read, also=_INERT)
         is_set = {
             name: read_flag(config, name, name == "hn_predict_bias", "the hypernetwork")
@@ -152,6 +162,8 @@ class HypernetConfig:
             rescale=is_set["hn_rescale_embeddings"],
             predict_bias=is_set["hn_predict_bias"],
             residual=is_set["hn_residual"],
+            read_layers=_read_counts(config, "hn_read_layers"),
+            read_prefix=_read_counts(config, "hn_read_prefix"),
             max_positions=numbers["hn_max_position_embeddings"],
             n_token_types=numbers["hn_type_vocab_size"],
             norm_eps=fractions["hn_layer_norm_eps"],
@@ -160,7 +172,9 @@ class HypernetConfig:
 
     def to_hf(self) -> dict[str, Any]:
         """The same config under ZeTT's names (`hn_residual` and what follows it are ours); `from_hf` reads it back."""
-        named = {} if self.langs is None else {"langs": list(self.langs)}
+        named: dict[str, Any] = {} if self.langs is None else {"langs": list(self.langs)}
+        if self.read_layers:
+            named |= {"hn_read_layers": list(self.read_layers), "hn_read_prefix": list(self.read_prefix)}
         return {
             "model_type": "zett_hypernetwork",
             "hn_model_type": "roberta",
@@ -187,6 +201,13 @@ class HypernetConfig:
             "hn_layer_norm_eps": self.norm_eps,
             **named,
         }
+
+
+def _read_counts(config: dict[str, Any], name: str) -> tuple[int, ...]:
+    numbers = config.get(name, [])
+    if not isinstance(numbers, list) or not all(type(number) is int and number >= 0 for number in numbers):
+        raise ConfigError(f"{name} of the hypernetwork must be a list of whole numbers, 0 or more, got {numbers!r}.")
+    return tuple(numbers)
 
 
 def _read_langs(config: dict[str, Any]) -> tuple[str, ...] | None:

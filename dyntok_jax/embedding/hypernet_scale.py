@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dyntok_jax.embedding.hypernet import Hypernet, Scaler, predict_embeddings
-from dyntok_jax.models import INIT_STD
+from dyntok_jax.embedding.hypernet import Hypernet, Scaler, predict_embeddings, read_states
+from dyntok_jax.models import INIT_STD, Decoder
 
 N_ANCHORS = 2048
 """Pieces whose predictions give the mean and standard deviation before scaling."""
 EPSILON = 1e-8
 
 
-def with_table_scalers(hypernet: Hypernet, source_VM: Float[Array, "V M"]) -> Hypernet:
+def with_table_scalers(hypernet: Hypernet, source_VM: Float[Array, "V M"], reader: Decoder | None = None) -> Hypernet:
     """The same hypernetwork with its scalers set from the tables; unchanged if its config has none.
 
     With `config.residual` the mean of the subwords already has the right level. Predictions then get the tables'
@@ -25,6 +25,8 @@ def with_table_scalers(hypernet: Hypernet, source_VM: Float[Array, "V M"]) -> Hy
     Args:
       hypernet: fresh parameters.
       source_VM: the model's table; where input and output tables differ, both concatenated, [input ‖ output].
+      reader: the decoder that a hypernetwork with `config.read_layers` reads tokens with: its states are scaled to mean
+        0 and standard deviation 1 over some pieces.
 
     >>> from dataclasses import replace
     >>> fresh = Hypernet(replace(hypernet_config, rescale=True, residual=True), jax.random.key(0))
@@ -42,14 +44,18 @@ def with_table_scalers(hypernet: Hypernet, source_VM: Float[Array, "V M"]) -> Hy
     in_scale_M = INIT_STD / (spread_M + EPSILON)
     _set(in_scaler, in_scale_M, -in_scale_M * mean_M)
     width = config.width
+    ids_U1 = jnp.arange(min(N_ANCHORS, config.vocab_size), dtype=jnp.int32)[:, None]
+    if scaled.state_scaler is not None:
+        states_UM = read_states(scaled, ids_U1, jnp.ones(ids_U1.shape, bool), reader).astype(jnp.float32)
+        state_scale_M = 1 / (states_UM.std(axis=0) + EPSILON)
+        _set(scaled.state_scaler, state_scale_M, -state_scale_M * states_UM.mean(axis=0))
     if config.residual:
         _set(scaler, spread_M[:width], jnp.zeros(width))
         if out_scaler is not None:
             _set(out_scaler, spread_M[width:], jnp.zeros(width))
         return scaled
-    ids_U1 = jnp.arange(min(N_ANCHORS, config.vocab_size), dtype=jnp.int32)[:, None]
     language = 0 if config.n_langs else None
-    predicted = predict_embeddings(scaled, ids_U1, jnp.ones(ids_U1.shape, bool), source_VM, language)
+    predicted = predict_embeddings(scaled, ids_U1, jnp.ones(ids_U1.shape, bool), source_VM, language, reader)
     _match(scaler, predicted.input_UD, mean_M[:width], spread_M[:width])
     if out_scaler is not None and predicted.output_UD is not None:
         _match(out_scaler, predicted.output_UD, mean_M[width:], spread_M[width:])

@@ -25,6 +25,9 @@ from .kv_cache import (
     KeyValueCache as KeyValueCache,
     block_size as block_size,
 )
+from .layer_states import (
+    states_after as states_after,
+)
 from .layers import (
     INIT_STD as INIT_STD,
     Dense as Dense,

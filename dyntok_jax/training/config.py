@@ -87,6 +87,8 @@ class NetworkConfig:
       ffn: its feed-forward width.
       heads: its attention heads.
       plain: ZeTT's network unchanged, not one that starts from the mean of the subwords (FVT).
+      read_layers: for decoders with tied tables: the network also reads the model's states of a token's last subword
+        after so many of its layers, such as 0 2 4 8.
       start_from: folder or Hub id of a trained hypernetwork to start from; its own shape is used.
     """
 
@@ -95,6 +97,7 @@ class NetworkConfig:
     ffn: Count = 1536
     heads: Count = 6
     plain: bool = False
+    read_layers: tuple[int, ...] = ()
     start_from: OptionalPath = None
 
     def __post_init__(self):

@@ -121,7 +121,8 @@ def total_loss(
 def predict_forms(hypernet: Hypernet, frozen: FrozenModel, forms: SurfaceForms[Array]) -> HypernetOutput:
     """Predictions for surface forms; those of padding mean nothing."""
     language_P = None if hypernet.lang_embeddings is None else forms.language_P
-    return predict_embeddings(hypernet, forms.surface_PS, forms.is_subword_PS, frozen.source_VM, language_P)
+    reader = frozen.body if isinstance(frozen.body, Decoder) else None
+    return predict_embeddings(hypernet, forms.surface_PS, forms.is_subword_PS, frozen.source_VM, language_P, reader)
 
 
 def token_rows(hypernet: Hypernet, frozen: FrozenModel, texts: TextBatch[Array]) -> TokenRows:

@@ -72,8 +72,11 @@ def fresh_hypernet(
         rescale=True,
         predict_bias=frozen.head is not None,
         residual=not network.plain,
+        read_layers=network.read_layers,
+        read_prefix=tuple(sorted(tokenizer.special_ids))[:1] if network.read_layers else (),
     )
-    return with_table_scalers(jax.jit(partial(init_hypernet, config))(jax.random.key(seed)), frozen.source_VM)
+    reader = frozen.body if isinstance(frozen.body, Decoder) else None
+    return with_table_scalers(jax.jit(partial(init_hypernet, config))(jax.random.key(seed)), frozen.source_VM, reader)
 
 
 def given_hypernet(name: str, frozen: FrozenModel, tokenizer: ByteLevelTokenizer) -> Hypernet:

@@ -26,6 +26,7 @@ from dyntok_jax.embedding import (
     predict_in_buckets,
 )
 from dyntok_jax.errors import CheckpointError, ConfigError, InputError, NotANumberError
+from dyntok_jax.models import Decoder
 from dyntok_jax.options import whole_number
 from dyntok_jax.parameters import fingerprint
 from dyntok_jax.sharding import data_parts, shard_batch
@@ -63,6 +64,7 @@ class RowSource:
       hypernet: config and parameters; None for FVT.
       language: of the texts, for a multilingual hypernetwork.
       model: the model's name, for people who open the folder.
+      reader: the model itself, for a hypernetwork that reads entries with its first layers.
 
     >>> from dyntok_jax.convert import load_tables
     >>> source = RowSource(*load_tables(decoder_folder), model="tiny")
@@ -75,6 +77,7 @@ class RowSource:
     hypernet: tuple[HypernetConfig, Hypernet] | None = None
     language: str | None = None
     model: str = ""
+    reader: Decoder | None = None
 
 
 def embed_vocabulary(
@@ -128,7 +131,7 @@ def embed_vocabulary(
     source_VM = source_VD if output_VD is None else jnp.concatenate([source_VD, output_VD], axis=1)
     n_parts = data_parts(mesh)
     n_batch = -(-BATCH_ROWS // n_parts) * n_parts
-    predict = _predictor(tokenizer, source_VM, hypernet, source.language, mesh)
+    predict = _predictor(tokenizer, source_VM, source, mesh)
     config = TableConfig(
         model=source.model,
         model_tables=fingerprint(source_VM),
@@ -199,12 +202,12 @@ def _check_fit(vocabulary: GrownVocabulary, source_VD, output_VD, hypernet) -> N
 def _predictor(
     tokenizer: ByteLevelTokenizer,
     source_VM: Float[Array, "V M"],
-    hypernet: tuple[HypernetConfig, Hypernet] | None,
-    language: str | None,
+    source: RowSource,
     mesh: Mesh | None,
 ) -> Callable[..., Float[Array, "U M"]]:
     """A function from surface forms to rows: input, or [input ‖ output]."""
-    if hypernet is None:
+    language = source.language
+    if source.hypernet is None:
         if language is not None:
             raise InputError("The mean of subwords (FVT) does not depend on the language: omit it.")
         filler_M, n_own = filler_row(tokenizer, source_VM), tokenizer.n_own
@@ -215,7 +218,8 @@ def _predictor(
 
         return average
 
-    config, parameters = hypernet
+    config, parameters = source.hypernet
+    reader = source.reader if config.read_layers else None
     languages = languages_of(config.n_langs, config.langs)
     if languages and language is None:
         raise InputError(f"This hypernetwork is multilingual: name the texts' language ({' '.join(languages)}).")
@@ -225,7 +229,7 @@ def _predictor(
 
     def predict(surface_US, is_subword_US, _) -> Float[Array, "U M"]:
         surface_US, is_subword_US = shard_batch(surface_US, mesh), shard_batch(is_subword_US, mesh)
-        return _predict(parameters, surface_US, is_subword_US, source_VM, index)
+        return _predict(parameters, surface_US, is_subword_US, source_VM, index, reader)
 
     return predict
 
@@ -234,8 +238,8 @@ _average = jax.jit(average_with_filler)
 
 
 @jax.jit
-def _predict(hypernet, surface_US, is_subword_US, source_VM, language) -> Float[Array, "U M"]:
-    found = predict_embeddings(hypernet, surface_US, is_subword_US, source_VM, language)
+def _predict(hypernet, surface_US, is_subword_US, source_VM, language, reader) -> Float[Array, "U M"]:
+    found = predict_embeddings(hypernet, surface_US, is_subword_US, source_VM, language, reader)
     return found.input_UD if found.output_UD is None else jnp.concatenate([found.input_UD, found.output_UD], axis=1)
 
 

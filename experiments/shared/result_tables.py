@@ -10,6 +10,12 @@ RESULTS = Path(__file__).parent.parent / "results"
 SHARES = (0, 25, 50, 75, 100)
 LANGUAGES = {"en": "English", "de": "German", "fr": "French", "es": "Spanish", "el": "Greek", "ru": "Russian"}
 METHODS = {"fvt": "FVT", "hypernet": "hypernetwork"}
+ROWS_OF_WORDS = {
+    "fvt": "FVT",
+    "hypernet": "packaged hypernetwork",
+    "states": "… and a linear map of states, fitted in closed form",
+    "trained": "… trained on words in short contexts",
+}
 GIB, MIB = 2**30, 2**20
 Figures = dict[str, Any]
 
@@ -96,6 +102,26 @@ def retention_shares(method: str) -> str:
         floor = figures[f"floor_agreement_percent_{code}"]
         rows.append(["… same next token, %", "100.0", *cells("agreement_percent", 1), f"{floor:.1f}"])
     return _table([METHODS[method], "static", *(f"share {share} %" for share in SHARES), "no context"], rows)
+
+
+def merged_words(name: str) -> str:
+    """How a decoder continues definitions of merged words, by what made the words' rows."""
+    figures = figures_of(name)
+    languages = [code for code in LANGUAGES if f"words_{code}_definition" in figures]
+    marks = "_en_definition_first_word_percent"
+    rows = []
+    for method in (key.removesuffix(marks) for key in figures if key.endswith(marks)):
+        first, five, at_word, after = (
+            [figures[f"{method}_{code}_definition_{measure}"] for code in languages]
+            for measure in ("first_word_percent", "five_tokens_percent", "word_kl_nats", "after_kl_nats")
+        )
+        title = ROWS_OF_WORDS[method]
+        rows.append([f"{title}: first word, %", *(f"{value:.1f}" for value in first)])
+        rows.append(["… five tokens, %", *(f"{value:.1f}" for value in five)])
+        rows.append(["… divergence at the word, nats", *(f"{value:.2f}" for value in at_word)])
+        rows.append(["… at the 16 places after it", *(f"{value:.3f}" for value in after)])
+    head = [f"{LANGUAGES[code]}, {figures[f'words_{code}_definition']} words" for code in languages]
+    return _table(["", *head], rows)
 
 
 def encoder_speed() -> str:
@@ -462,6 +488,7 @@ TABLES = {
     "retention_summary": retention_summary,
     "retention_fvt": lambda: retention_shares("fvt"),
     "retention_hypernet": lambda: retention_shares("hypernet"),
+    "merged_words": lambda: merged_words("meaning"),
     "encoder_speed": encoder_speed,
     "stream_programs": stream_programs,
     "merging_speed": merging_speed,

@@ -59,6 +59,9 @@ class EmbedVocab:
         shape = mesh_shape(self.mesh)
         mesh = None if shape is None else make_mesh(*shape)
         loaded = load_model(name, hypernet_of(self.hypernet), kind="tables", mesh=mesh)
+        reader = None
+        if loaded.hypernet is not None and loaded.hypernet[0].read_layers:
+            reader = load_model(name, kind="decoder", mesh=mesh).parameters
         vocabulary = load_vocabulary(self.folder, loaded.tokenizer)
         began = time.perf_counter()
         with progress_bar("Embedding", vocabulary.size) as advance:
@@ -66,7 +69,12 @@ class EmbedVocab:
                 self.output,
                 vocabulary,
                 RowSource(
-                    loaded.parameters.input_VD, loaded.parameters.output_VD, loaded.hypernet, self.language, name
+                    input_VD=loaded.parameters.input_VD,
+                    output_VD=loaded.parameters.output_VD,
+                    hypernet=loaded.hypernet,
+                    language=self.language,
+                    model=name,
+                    reader=reader,
                 ),
                 dtype=self.dtype,
                 mesh=mesh,
