@@ -104,24 +104,19 @@ def retention_shares(method: str) -> str:
     return _table([METHODS[method], "static", *(f"share {share} %" for share in SHARES), "no context"], rows)
 
 
-def merged_words(name: str) -> str:
-    """How a decoder continues definitions of merged words, by what made the words' rows."""
-    figures = figures_of(name)
-    languages = [code for code in LANGUAGES if f"words_{code}_definition" in figures]
-    marks = "_en_definition_first_word_percent"
+def merged_words() -> str:
+    """How a decoder continues English definitions of merged words, by what made the words' rows."""
+    figures = figures_of("meaning")
+    mark = "_en_definition_first_word_percent"
     rows = []
-    for method in (key.removesuffix(marks) for key in figures if key.endswith(marks)):
+    for method in (key.removesuffix(mark) for key in figures if key.endswith(mark)):
         first, five, at_word, after = (
-            [figures[f"{method}_{code}_definition_{measure}"] for code in languages]
+            figures[f"{method}_en_definition_{measure}"]
             for measure in ("first_word_percent", "five_tokens_percent", "word_kl_nats", "after_kl_nats")
         )
-        title = ROWS_OF_WORDS[method]
-        rows.append([f"{title}: first word, %", *(f"{value:.1f}" for value in first)])
-        rows.append(["… five tokens, %", *(f"{value:.1f}" for value in five)])
-        rows.append(["… divergence at the word, nats", *(f"{value:.2f}" for value in at_word)])
-        rows.append(["… at the 16 places after it", *(f"{value:.3f}" for value in after)])
-    head = [f"{LANGUAGES[code]}, {figures[f'words_{code}_definition']} words" for code in languages]
-    return _table(["", *head], rows)
+        rows.append([ROWS_OF_WORDS[method], f"{first:.1f} %", f"{five:.1f} %", f"{at_word:.2f}", f"{after:.3f}"])
+    head = [f"{figures['words_en_definition']} English words", "first word", "five tokens"]
+    return _table([*head, "divergence at the word, nats", "at the 16 places after it"], rows)
 
 
 def encoder_speed() -> str:
@@ -488,7 +483,7 @@ TABLES = {
     "retention_summary": retention_summary,
     "retention_fvt": lambda: retention_shares("fvt"),
     "retention_hypernet": lambda: retention_shares("hypernet"),
-    "merged_words": lambda: merged_words("meaning"),
+    "merged_words": merged_words,
     "encoder_speed": encoder_speed,
     "stream_programs": stream_programs,
     "merging_speed": merging_speed,
