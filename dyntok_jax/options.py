@@ -61,9 +61,9 @@ def take_whole_numbers(options: object, least: Mapping[str, int], error: type[Dy
       error: what is raised.
 
     >>> from dyntok_jax.training import RunConfig
-    >>> RunConfig(steps=1.5)
+    >>> RunConfig(steps=0)
     Traceback (most recent call last):
-    dyntok_jax.errors.ConfigError: steps must be a whole number, 1 or more, got 1.5.
+    dyntok_jax.errors.ConfigError: steps must be 1 or more, got 0.
     """
     for name, low in least.items():
         object.__setattr__(options, name, whole_number(name, getattr(options, name), least=low, error=error))

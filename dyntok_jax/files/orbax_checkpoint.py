@@ -60,7 +60,7 @@ def save_checkpoint(folder: str | os.PathLike, config: dict[str, Any], tree: Any
 
     >>> save_checkpoint(folder / "encoder", encoder.config.to_hf(), encoder.encoder)
     >>> sorted(path.name for path in (folder / "encoder").iterdir())
-    ['config.json', 'parameters']
+    ['checksums.json', 'config.json', 'parameters']
     """
     with new_folder(folder, overwrite=overwrite) as part:
         fill_checkpoint(part, config, tree)

@@ -146,7 +146,7 @@ class RunConfig:
     2
     >>> RunConfig(steps=0)
     Traceback (most recent call last):
-    dyntok_jax.errors.ConfigError: steps must be at least 1, got 0.
+    dyntok_jax.errors.ConfigError: steps must be 1 or more, got 0.
 
     Attributes:
       steps: of the optimizer.
