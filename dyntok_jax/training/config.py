@@ -79,7 +79,7 @@ class NetworkConfig:
     """The shape of the hypernetwork to train.
 
     >>> NetworkConfig(layers=1, hidden=128, ffn=256)
-    NetworkConfig(layers=1, hidden=128, ffn=256, heads=6, plain=False, start_from=None)
+    NetworkConfig(layers=1, hidden=128, ffn=256, heads=6, plain=False, read_layers=(), start_from=None)
 
     Attributes:
       layers: of the hypernetwork.
