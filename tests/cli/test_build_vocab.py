@@ -77,6 +77,7 @@ def test_the_folder_holds_what_the_library_grows(build, tiny, tmp_path):
     assert "Written: vocab." in out
 
 
+@pytest.mark.slow
 def test_held_out_lines_of_every_file_tell_what_is_saved(build, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(build_vocab, "HELD_OUT_EVERY", 4)
     out = build("de.txt", "el.txt.gz", "--held-out", 6)

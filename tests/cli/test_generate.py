@@ -178,6 +178,7 @@ def test_14_4_special_tokens_typed_in_a_chat_are_text_unless_asked(run, decoder,
         assert lines(tmp_path / "out.jsonl") == [expected_line(decoder, typed, 0, text)]
 
 
+@pytest.mark.slow
 def test_a_file_holds_a_prompt_a_line(run, decoder, tmp_path, monkeypatch):
     texts = decoder.generate([PROMPT, OTHER], **WORDS)
     expected = [expected_line(decoder, *of) for of in zip((PROMPT, OTHER), (0, 0), texts, strict=True)]

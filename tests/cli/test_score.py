@@ -147,6 +147,7 @@ def test_the_table_sums_over_all_bytes_and_tokens(run, decoder, tmp_path):
     assert rows[1][4:6] == [f"{total:.2f}", f"{figures['bits_per_byte']:.3f}"]
 
 
+@pytest.mark.slow
 def test_two_texts_are_scored_as_a_line_of_a_file_is(run, tmp_path):
     run(*PAIRS[0], "--output", "one.jsonl")
     run("--file", "pairs.jsonl", "--output", "all.jsonl")

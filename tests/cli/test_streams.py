@@ -47,6 +47,7 @@ def assert_one_line(done, *said):
         assert part in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shell", "said"),
     [
@@ -63,6 +64,7 @@ def test_20_a_closed_standard_input_is_told(tokenizer_folder):
     assert_one_line(run("show", "-", "--model", tokenizer_folder, shell="{} <&-"), "Standard input is closed")
 
 
+@pytest.mark.slow
 def test_20_a_closed_standard_error_is_no_error(tokenizer_folder):
     assert run("show", "x", "--model", tokenizer_folder, shell="{} 2>&-").returncode == 0
 
@@ -85,6 +87,7 @@ def test_20_ctrl_c_while_importing_is_quiet(tmp_path):
     assert process.returncode == 130
 
 
+@pytest.mark.slow
 def test_20_a_disk_too_small_for_orbax_is_told(tmp_path):
     write_tiny_encoder(tmp_path / "model")
     done = run("convert", str(tmp_path / "model"), str(tmp_path / "orbax"), shell="ulimit -f 60; {}")

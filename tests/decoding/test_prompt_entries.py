@@ -98,6 +98,7 @@ def test_entries_are_the_prompts_merged_tokens_once_each(decoder):
     assert len(entries_of(decoder, "x")) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["model", "tied"])
 @pytest.mark.parametrize("penalty", [1.0, 3.0])
 def test_the_text_is_the_best_of_all_rows_at_each_step(folder, name, penalty):
@@ -150,6 +151,7 @@ def test_an_answer_never_depends_on_its_neighbours(decoder):
     assert "".join(decoder.stream(PROMPTS[0], vocabulary="prompt", goal=FULL, **options)) == together[0].text
 
 
+@pytest.mark.slow
 def test_on_a_mesh_everything_is_the_same(folder):
     alone, sharded = (DynamicDecoder.load(folder / "wide", mesh=mesh) for mesh in (None, make_mesh(2, 4)))
     options = {"sampling": HOT, "seed": 4, "max_tokens": 40}

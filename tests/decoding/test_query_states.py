@@ -36,6 +36,7 @@ def test_states_of_writing_choose_the_tokens_of_exact_search(monkeypatch):
     assert (found @ large.output_VD.T).argmax(axis=1).tolist() == expected
 
 
+@pytest.mark.slow
 def test_a_text_that_ends_has_no_more_states():
     decoder = random_decoder(PLAIN)
     large = large_of(decoder, n_more=20, is_indexed=False)

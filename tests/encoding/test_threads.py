@@ -62,6 +62,7 @@ def test_11_threads_share_a_cache():
         assert len(cache) <= capacity
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache_rows", [50, 10_000])
 def test_11_threads_share_an_encoder(root, cache_rows):
     def load() -> DynamicEncoder:
@@ -79,6 +80,7 @@ def test_11_threads_share_an_encoder(root, cache_rows):
     np.testing.assert_allclose(encoder.encode(TEXTS).embeddings_ND, alone, atol=1e-5)  # and later calls are right, too
 
 
+@pytest.mark.slow
 def test_11_threads_share_a_decoder(root, tmp_path):
     def load() -> DynamicDecoder:
         return DynamicDecoder.load(root / "decoder", root / "decoder-hypernet", cache_rows=50)

@@ -65,6 +65,7 @@ def test_cached_decoding_is_the_full_forward(config, is_stacked):
     assert cache.length_B.tolist() == list(LENGTHS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [PLAIN, RING], ids=["plain", "ring"])
 @pytest.mark.parametrize(("chunk", "last"), [(5, None), (40, None), (20, 5), (8, 8)])
 def test_prompts_read_by_chunks_are_the_full_forward(config, chunk, last):

@@ -46,6 +46,7 @@ def test_plain_predictions_go_out_with_the_level_and_spread_of_the_tables(kind):
             np.testing.assert_allclose(rows_VD.std(axis=0), table_VD.std(axis=0), rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_residual_predictions_begin_at_the_mean_of_the_subwords(kind):
     hypernet, frozen = fresh(kind, residual=True)

@@ -110,6 +110,7 @@ def test_the_result_is_a_hypernetwork(whole):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(hypernet))
 
 
+@pytest.mark.slow
 def test_the_last_few_and_the_best_stay(tmp_path):
     scores = iter([1.0, 2.0, 3.0])
     train(job_of(validate=lambda _: {"loss": next(scores)}), replace(RUN, keep=1), tmp_path)
@@ -225,6 +226,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, keep):
     assert all(map(np.array_equal, exported, jax.tree.leaves(job.hypernet)))
 
 
+@pytest.mark.slow
 def test_a_start_that_gives_no_number_leaves_nothing(tmp_path):
     spoilt = jax.tree.map(lambda leaf: leaf * np.float32(1e30), random_hypernet(residual=True))
     with pytest.raises(TrainingError, match=r"of step 1 is NaN or infinite\. There is no checkpoint from before"):
@@ -251,6 +253,7 @@ def test_a_checkpoint_goes_even_where_a_stop_came_before_the_loss_that_tells(tmp
     assert run_folder.Checkpoints(tmp_path, 1).steps == [0]
 
 
+@pytest.mark.slow
 def test_a_validation_that_is_no_number_stops_the_run(tmp_path):
     scores = iter([1.0, float("nan")])
     with pytest.raises(TrainingError, match="loss of the validation at step 3"):

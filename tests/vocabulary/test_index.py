@@ -144,6 +144,7 @@ def test_equal_rows_come_in_the_order_of_their_ids():
     assert (ids[:, 3] == ids[:, 2] + 300).all()
 
 
+@pytest.mark.slow
 def test_rows_of_8_bits_are_scored_exactly_in_the_end(case):
     table, queries, _ = case
     built = build_index(table, queries[:96], special_ids=SPECIAL, n_cells=4, is_8_bit=True)
