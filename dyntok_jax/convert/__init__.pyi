@@ -18,6 +18,10 @@ from .llama_checkpoint import (
     load_tables as load_tables,
     save_decoder as save_decoder,
 )
+from .peft_folder import (
+    load_adapter as load_adapter,
+    save_adapter as save_adapter,
+)
 from .safetensors import (
     DTYPES as DTYPES,
     INDEX as INDEX,

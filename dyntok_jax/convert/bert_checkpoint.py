@@ -242,7 +242,7 @@ def save_encoder(
     `AutoModelForTokenClassification`. A pooler or task head of the original checkpoint is only written if it is given.
 
     Raises:
-      CheckpointError: the folder cannot be written.
+      CheckpointError: the folder cannot be written, or the model has adapters beside its weights.
 
     >>> save_encoder(folder, encoder.config, encoder.encoder)
     >>> sorted(path.name for path in folder.iterdir())
