@@ -20,6 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 from dyntok_jax.errors import ConfigError
 from dyntok_jax.parameters import flat_parameters
 
+_ADAPTER = r"(?:maps\.)?layers\.(?:{})(?:\.adapters\.\d+)?"
 RULES: tuple[tuple[str, P], ...] = (
     # Layers of encoders and decoders, stacked: the first axis counts layers.
     (r"layers\.(query|key|value)\.kernel", P(None, None, "model", None)),
@@ -32,12 +33,21 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"layers\.(attention|ffn)_norm\.(scale|bias)", P()),
     (r"layers\.ffn_(gate|up)\.kernel", P(None, None, "model")),
     (r"final_norm\.scale", P()),
+    # Adapters, by themselves (`maps.`) and beside the maps they adapt: split where the kernel is split.
+    (rf"{_ADAPTER.format('query|key|value')}\.b", P(None, None, "model", None)),
+    (rf"{_ADAPTER.format('output')}\.a", P(None, "model", None, None)),
+    (rf"{_ADAPTER.format('ffn_(?:in|gate|up)')}\.b", P(None, None, "model")),
+    (rf"{_ADAPTER.format('ffn_out')}\.a", P(None, "model", None)),
+    (rf"{_ADAPTER.format('[a-z_]+')}\.(a|b|scale)", P()),
+    (r"(maps\.head\.)?(dense|output)(\.adapters\.\d+)?\.(a|b|scale)", P()),
     # Tables of embeddings, by width.
     (r"(word|output)_embeddings", P(None, "model")),
     (r"(position|type|fallback|lang|unused_word)_embeddings", P()),
     (r"embedding_norm\.(scale|bias)", P()),
     # Masked-LM head.
     (r"transform\.(kernel|bias)|norm\.(scale|bias)|bias", P()),
+    # Classification heads.
+    (r"(dense|output)\.(kernel|bias)", P()),
     # Hypernetwork.
     (r"(input_block|(output|second)_head\.block)\.dense1\.kernel", P(None, "model")),
     (r"(input_block|(output|second)_head\.block)\.dense1\.bias", P("model")),
@@ -75,7 +85,7 @@ def make_mesh(data: int, model: int, devices: Sequence[Any] | None = None) -> Me
 
 
 def partition_spec(path: str) -> P:
-    """The rule for a parameter, by its dotted path.
+    """The rule for a parameter, by its dotted path; what an adapter replaces lies as the parameter itself.
 
     Raises:
       ConfigError: no rule covers the path.
@@ -83,8 +93,9 @@ def partition_spec(path: str) -> P:
     >>> partition_spec("layers.query.kernel")
     P(None, None, 'model', None)
     """
+    of_model = re.sub(r"^replaced\.(head\.)?", "", path)
     for pattern, spec in RULES:
-        if re.fullmatch(pattern, path):
+        if re.fullmatch(pattern, of_model):
             return spec
     raise ConfigError(f"No sharding rule covers the parameter {path}: add one to RULES.")
 

@@ -4,7 +4,7 @@ Dimension suffixes, in names and in jaxtyping annotations, everywhere:
 
   B sequences · L subwords a sequence (padded) · T tokens a sequence (padded) · U unique tokens of a batch (padded) ·
   S subwords of a surface form · D model width · F feed-forward width · N query heads · K key/value heads ·
-  H head width · V vocabulary rows · C cache rows
+  H head width · V vocabulary rows · C cache rows · Y labels of a head · R rank of an adapter
 
 Batches are registered pytrees of arrays (numpy on the host, JAX on the device), so they pass through `jax.jit`,
 `jax.vmap` and `jax.device_put` whole.

@@ -3,6 +3,8 @@ from .bert_checkpoint import (
     BERT_HEAD_NAMES as BERT_HEAD_NAMES,
     load_encoder as load_encoder,
     load_masked_lm_head as load_masked_lm_head,
+    load_sequence_head as load_sequence_head,
+    load_token_head as load_token_head,
     plain_name as plain_name,
     save_encoder as save_encoder,
 )
@@ -15,6 +17,10 @@ from .llama_checkpoint import (
     load_decoder as load_decoder,
     load_tables as load_tables,
     save_decoder as save_decoder,
+)
+from .peft_folder import (
+    load_adapter as load_adapter,
+    save_adapter as save_adapter,
 )
 from .safetensors import (
     DTYPES as DTYPES,

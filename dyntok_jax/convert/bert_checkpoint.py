@@ -24,7 +24,16 @@ from dyntok_jax.convert.safetensors import (
 )
 from dyntok_jax.convert.safetensors_writer import export_tensors, write_checkpoint
 from dyntok_jax.errors import CheckpointError
-from dyntok_jax.models import Encoder, EncoderConfig, MaskedLmHead
+from dyntok_jax.models import (
+    ENCODER_MAPS,
+    Encoder,
+    EncoderConfig,
+    MaskedLmHead,
+    SequenceHead,
+    TokenHead,
+    head_map_names,
+    labels_of_hf,
+)
 
 Shardings = Callable[[Any], Any]
 
@@ -37,6 +46,8 @@ BERT_EXTRAS = (
 )
 BERT_HEAD_NAMES = (r"lm_head\..*", r"cls\.predictions\..*")
 BODY_NAMES = (r"embeddings\..*", r"encoder\..*")
+TASKS = {MaskedLmHead: "ForMaskedLM", SequenceHead: "ForSequenceClassification", TokenHead: "ForTokenClassification"}
+"""What transformers' architecture names end in."""
 DECODER_WEIGHTS = ("lm_head.decoder.weight", "cls.predictions.decoder.weight")
 DECODER_BIASES = (r"lm_head\.decoder\.bias", r"cls\.predictions\.decoder\.bias")
 
@@ -44,14 +55,11 @@ DECODER_BIASES = (r"lm_head\.decoder\.bias", r"cls\.predictions\.decoder\.bias")
 def layer_table(heads: int, prefix: str = "encoder.layer.{i}.") -> Table:
     """Names of BERT's layers, which RoBERTa, XLM-R and ZeTT's hypernetworks share."""
     table: Table = {}
-    for theirs, ours in (("query", "query"), ("key", "key"), ("value", "value")):
-        table[f"{prefix}attention.self.{theirs}.weight"] = (f"layers.{ours}.kernel", split_heads(heads))
-        table[f"{prefix}attention.self.{theirs}.bias"] = (f"layers.{ours}.bias", split_heads(heads))
-    table[f"{prefix}attention.output.dense.weight"] = ("layers.output.kernel", join_heads(heads))
-    table[f"{prefix}attention.output.dense.bias"] = ("layers.output.bias", AS_IS)
-    for theirs, ours in (("intermediate.dense", "ffn_in"), ("output.dense", "ffn_out")):
-        table[f"{prefix}{theirs}.weight"] = (f"layers.{ours}.kernel", TRANSPOSED)
-        table[f"{prefix}{theirs}.bias"] = (f"layers.{ours}.bias", AS_IS)
+    kernels = dict.fromkeys(("query", "key", "value"), split_heads(heads)) | {"output": join_heads(heads)}
+    for ours, theirs in ENCODER_MAPS.items():
+        table[f"{prefix}{theirs}.weight"] = (f"layers.{ours}.kernel", kernels.get(ours, TRANSPOSED))
+        bias = split_heads(heads) if ours in ("query", "key", "value") else AS_IS
+        table[f"{prefix}{theirs}.bias"] = (f"layers.{ours}.bias", bias)
     for theirs, ours in (("attention.output", "attention_norm"), ("output", "ffn_norm")):
         table[f"{prefix}{theirs}.LayerNorm.weight"] = (f"layers.{ours}.scale", AS_IS)
         table[f"{prefix}{theirs}.LayerNorm.bias"] = (f"layers.{ours}.bias", AS_IS)
@@ -85,6 +93,15 @@ def head_table(config: EncoderConfig) -> Table:
         f"{norm}.bias": ("norm.bias", AS_IS),
         "cls.predictions.bias" if bert else "lm_head.bias": ("bias", AS_IS),
     }
+
+
+def classifier_table(config: EncoderConfig, kind: type[SequenceHead] | type[TokenHead]) -> Table:
+    """Names of a head that classifies sequences or tokens."""
+    table: Table = {}
+    for ours, theirs in head_map_names(config, kind).items():
+        table[f"{theirs}.weight"] = (f"{ours}.kernel", TRANSPOSED)
+        table[f"{theirs}.bias"] = (f"{ours}.bias", AS_IS)
+    return table
 
 
 def plain_name(name: str) -> str:
@@ -161,15 +178,73 @@ def load_masked_lm_head(
     )
 
 
-def save_encoder(
-    folder: str | os.PathLike, config: EncoderConfig, encoder: Encoder, head: MaskedLmHead | None = None
-) -> None:
-    """Writes a checkpoint that PyTorch transformers reads: `AutoModel`, with a head `AutoModelForMaskedLM`.
-
-    A pooler or task head of the original checkpoint was ignored when loading and is not written.
+def load_sequence_head(folder: str | os.PathLike, *, dtype: Any = jnp.float32) -> SequenceHead:
+    """Loads the head that classifies sequences, with the labels that `config.json` names.
 
     Raises:
-      CheckpointError: the folder cannot be written.
+      ConfigError: the config is not supported.
+      CheckpointError: there is no such head, it has another number of labels than the config names, or as for
+        `load_encoder`.
+
+    >>> from dyntok_jax.models import SequenceHead
+    >>> head = SequenceHead(encoder.config, ("entailment", "neutral"), jax.random.key(0))
+    >>> save_encoder(folder, encoder.config, encoder.encoder, head)
+    >>> load_sequence_head(folder).labels
+    ('entailment', 'neutral')
+    """
+    return _load_classifier(folder, SequenceHead, dtype)
+
+
+def load_token_head(folder: str | os.PathLike, *, dtype: Any = jnp.float32) -> TokenHead:
+    """Loads the head that classifies tokens, with the labels that `config.json` names; raises as `load_sequence_head`.
+
+    >>> from dyntok_jax.models import TokenHead
+    >>> head = TokenHead(encoder.config, ("O", "B-PER", "I-PER"), jax.random.key(0))
+    >>> save_encoder(folder, encoder.config, encoder.encoder, head)
+    >>> load_token_head(folder).labels
+    ('O', 'B-PER', 'I-PER')
+    """
+    return _load_classifier(folder, TokenHead, dtype)
+
+
+def _load_classifier(folder: str | os.PathLike, kind: Any, dtype: Any) -> Any:
+    hf_config, checkpoint = read_config(folder), open_checkpoint(folder)
+    config, labels = EncoderConfig.from_hf(hf_config), labels_of_hf(hf_config)
+    table = classifier_table(config, kind)
+    plain = {plain_name(name): name for name in checkpoint.files}
+    saved = [str(name) for name in hf_config.get("architectures") or [] if "Classification" in str(name)]
+    if not plain.keys() >= table.keys() or (saved and not any(name.endswith(TASKS[kind]) for name in saved)):
+        found = f"it is a {saved[0]}" if saved else f"it lacks {', '.join(sorted(table.keys() - plain.keys()))}"
+        raise CheckpointError(f"{folder} has no head {TASKS[kind]}: {found}. Use a checkpoint that has one.")
+    output = next(name for name, (path, _) in table.items() if path == "output.bias")
+    rows = checkpoint.shapes[plain[output]]
+    if rows != (len(labels),):
+        raise CheckpointError(
+            f"The head of {folder} has {rows[0]} labels and id2label in config.json names {len(labels)} "
+            f"({', '.join(labels)}): name as many as the head has."
+        )
+    return load_tree(
+        checkpoint,
+        table,
+        jax.eval_shape(partial(kind, config, labels, dtype=dtype), jax.random.key(0)),
+        rename=plain_name,
+        ignored=(*BERT_EXTRAS, *BERT_HEAD_NAMES, *BODY_NAMES),
+    )
+
+
+def save_encoder(
+    folder: str | os.PathLike,
+    config: EncoderConfig,
+    encoder: Encoder,
+    head: MaskedLmHead | SequenceHead | TokenHead | None = None,
+) -> None:
+    """Writes a checkpoint that PyTorch transformers reads.
+
+    It does so as `AutoModel`; with a head as `AutoModelForMaskedLM`, `AutoModelForSequenceClassification` or
+    `AutoModelForTokenClassification`. A pooler or task head of the original checkpoint is only written if it is given.
+
+    Raises:
+      CheckpointError: the folder cannot be written, or the model has adapters beside its weights.
 
     >>> save_encoder(folder, encoder.config, encoder.encoder)
     >>> sorted(path.name for path in folder.iterdir())
@@ -177,14 +252,19 @@ def save_encoder(
     """
     tensors = export_tensors(encoder, encoder_table(config))
     family = {"bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta"}[config.model_type]
-    architecture = f"{family}Model"
+    architecture, labels = f"{family}Model", {}
     if head is not None:
         prefix = "bert." if config.model_type == "bert" else "roberta."
-        tensors = {prefix + name: tensor for name, tensor in tensors.items()}
-        tensors |= export_tensors(head, head_table(config))
-        architecture = f"{family}ForMaskedLM"
+        is_masked_lm = isinstance(head, MaskedLmHead)
+        of_head = export_tensors(head, head_table(config) if is_masked_lm else classifier_table(config, type(head)))
+        pooler = {name: of_head.pop(name) for name in tuple(of_head) if name.startswith("pooler.")}
+        tensors = {prefix + name: tensor for name, tensor in (tensors | pooler).items()} | of_head
+        architecture = f"{family}{TASKS[type(head)]}"
+        if not is_masked_lm:
+            labels["id2label"] = {str(number): name for number, name in enumerate(head.labels)}
+            labels["label2id"] = {name: number for number, name in enumerate(head.labels)}
     dtype = next(iter(tensors.values())).dtype.name
-    write_checkpoint(folder, config.to_hf() | {"architectures": [architecture], "dtype": dtype}, tensors)
+    write_checkpoint(folder, config.to_hf() | labels | {"architectures": [architecture], "dtype": dtype}, tensors)
 
 
 def _check_tied(checkpoint: Checkpoint) -> None:

@@ -23,7 +23,7 @@ from dyntok_jax.convert.safetensors import (
 )
 from dyntok_jax.convert.safetensors_writer import MAX_SHARD_BYTES, export_tensors, write_checkpoint
 from dyntok_jax.errors import CheckpointError
-from dyntok_jax.models import Decoder, DecoderConfig, unstacked
+from dyntok_jax.models import DECODER_MAPS, Decoder, DecoderConfig, unstacked
 
 WORD_TABLE, OUTPUT_TABLE = "model.embed_tokens.weight", "lm_head.weight"
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
@@ -33,17 +33,19 @@ EXTRAS = (r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",)
 
 def layer_table(config: DecoderConfig, prefix: str = "model.layers.{i}.") -> Table:
     """Names of the layers."""
-    heads, kv_heads = split_heads(config.n_heads), split_heads(config.n_kv_heads)
+    kernels = {
+        "query": split_heads(config.n_heads),
+        "key": split_heads(config.n_kv_heads),
+        "value": split_heads(config.n_kv_heads),
+        "output": join_heads(config.n_heads),
+    }
     return {
         f"{prefix}input_layernorm.weight": ("layers.attention_norm.scale", AS_IS),
-        f"{prefix}self_attn.q_proj.weight": ("layers.query.kernel", heads),
-        f"{prefix}self_attn.k_proj.weight": ("layers.key.kernel", kv_heads),
-        f"{prefix}self_attn.v_proj.weight": ("layers.value.kernel", kv_heads),
-        f"{prefix}self_attn.o_proj.weight": ("layers.output.kernel", join_heads(config.n_heads)),
         f"{prefix}post_attention_layernorm.weight": ("layers.ffn_norm.scale", AS_IS),
-        f"{prefix}mlp.gate_proj.weight": ("layers.ffn_gate.kernel", TRANSPOSED),
-        f"{prefix}mlp.up_proj.weight": ("layers.ffn_up.kernel", TRANSPOSED),
-        f"{prefix}mlp.down_proj.weight": ("layers.ffn_out.kernel", TRANSPOSED),
+        **{
+            f"{prefix}{theirs}.weight": (f"layers.{ours}.kernel", kernels.get(ours, TRANSPOSED))
+            for ours, theirs in DECODER_MAPS.items()
+        },
     }
 
 

@@ -27,7 +27,7 @@ from dyntok_jax.storage import check_not_lfs_pointer, read_json
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
+PICKLES = ("pytorch_model*.bin", "adapter_model.bin", "*.pt", "*.pth", "*.ckpt")
 ALIGNMENT = 64
 READ_BLOCK = 2**23
 """Numbers read at a time: 32 MB of float32."""
@@ -129,8 +129,8 @@ def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return buffer[start : start + n_bytes].view(dtype).reshape(shape)
 
 
-def read_config(folder: str | os.PathLike) -> dict[str, Any]:
-    """Reads `config.json` of a model folder.
+def read_config(folder: str | os.PathLike, name: str = "config.json") -> dict[str, Any]:
+    """Reads `config.json` of a model folder, or a config by another name.
 
     Raises:
       CheckpointError: the folder or the file is missing or unreadable, or it is not a JSON object.
@@ -139,17 +139,17 @@ def read_config(folder: str | os.PathLike) -> dict[str, Any]:
     32
     """
     folder = Path(folder)
-    path = folder / "config.json"
+    path = folder / name
     with _as_unreadable(path):
         if not folder.is_dir():
-            raise CheckpointError(f"{folder} is not a folder: name one that holds config.json and {WEIGHTS}.")
+            raise CheckpointError(f"{folder} is not a folder: name one that holds {name} and the weights.")
         if not path.is_file():
-            raise CheckpointError(f"{folder} has no config.json: name the folder that holds the model itself.")
+            raise CheckpointError(f"{folder} has no {name}: name the folder that holds the model itself.")
         return read_json(path, CheckpointError, _FETCH)
 
 
-def open_checkpoint(folder: str | os.PathLike) -> Checkpoint:
-    """Lists the tensors of `model.safetensors`, or of the shards that `model.safetensors.index.json` names.
+def open_checkpoint(folder: str | os.PathLike, weights: str = WEIGHTS) -> Checkpoint:
+    """Lists the tensors of `model.safetensors` (or another file), or of the shards that its index names.
 
     Raises:
       CheckpointError: no folder or weights, weights only as pickle, a Git LFS pointer, a damaged, truncated or
@@ -160,7 +160,7 @@ def open_checkpoint(folder: str | os.PathLike) -> Checkpoint:
     """
     folder = Path(folder)
     with _as_unreadable(folder):
-        return _open_checkpoint(folder)
+        return _open_checkpoint(folder, weights)
 
 
 def check_backed(checkpoint: Checkpoint, n_layers: int) -> None:
@@ -176,23 +176,23 @@ def check_backed(checkpoint: Checkpoint, n_layers: int) -> None:
         )
 
 
-def _open_checkpoint(folder: Path) -> Checkpoint:
+def _open_checkpoint(folder: Path, weights: str) -> Checkpoint:
     if not folder.is_dir():
-        raise CheckpointError(f"{folder} is not a folder: name one that holds config.json and {WEIGHTS}.")
+        raise CheckpointError(f"{folder} is not a folder: name one that holds a config and {weights}.")
     checkpoint = Checkpoint(folder)
-    if (folder / WEIGHTS).is_file():
-        _list_tensors(checkpoint, folder / WEIGHTS)
-    elif (folder / INDEX).is_file():
-        _list_shards(checkpoint, folder / INDEX)
+    if (folder / weights).is_file():
+        _list_tensors(checkpoint, folder / weights)
+    elif (folder / f"{weights}.index.json").is_file():
+        _list_shards(checkpoint, folder / f"{weights}.index.json")
     else:
         pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
         if pickles:
             raise CheckpointError(
                 f"{folder} holds weights only as pickle ({', '.join(pickles)}), which can run any code and is never "
                 f"loaded. Convert them once with a tool you trust: `save_pretrained` of PyTorch transformers writes "
-                f"{WEIGHTS}."
+                f"{weights}."
             )
-        raise CheckpointError(f"{folder} has neither {WEIGHTS} nor {INDEX}: the weights are missing.")
+        raise CheckpointError(f"{folder} has neither {weights} nor {weights}.index.json: the weights are missing.")
     return checkpoint
 
 

@@ -62,6 +62,11 @@ def export_tensors(tree: Any, table: Table) -> dict[str, LazyTensor]:
     a time.
     """
     parameters = flat_parameters(tree)
+    if any(".adapters." in path for path in parameters):
+        raise CheckpointError(
+            "The model has adapters beside its weights, and its checkpoint has no place for them: fold them into the "
+            "weights (`fold_adapters`), or save them by themselves (`save_adapter`)."
+        )
     tensors = {}
     for template, (path, transform) in table.items():
         parameter = parameters[path]
@@ -158,6 +163,23 @@ def write_weights(
     for old in (*folder.glob("model-*-of-*.safetensors"), folder / WEIGHTS, folder / INDEX):
         if old.name not in (*shards, *texts):
             old.unlink(missing_ok=True)
+
+
+def write_file(path: Path, tensors: Mapping[str, LazyTensor], *, beside: Mapping[str, str]) -> None:
+    """Writes one file of tensors, and `beside` it files with the texts given, atomically.
+
+    Raises:
+      OSError: the folder cannot be written.
+
+    >>> write_file(folder / "adapter_model.safetensors", {}, beside={"adapter_config.json": "{}"})
+    >>> sorted(path.name for path in folder.iterdir())
+    ['adapter_config.json', 'adapter_model.safetensors']
+    """
+    with written_together([path, *(path.with_name(name) for name in beside)]) as parts:
+        for _ in _write_file(parts[0], tensors):
+            pass
+        for part, text in zip(parts[1:], beside.values(), strict=True):
+            part.write_text(text, encoding="utf-8")
 
 
 def _write_file(path: Path, tensors: Mapping[str, LazyTensor]) -> Iterator[str]:

@@ -98,6 +98,7 @@ class DynamicDecoder:
         model: str | Path = DEFAULT_DECODER,
         hypernet: str | Path | None = AUTO,
         *,
+        adapter: str | Path | None = None,
         dtype: DTypeLike = jnp.float32,
         mesh: Mesh | None = None,
         keep_normalizer: bool = True,
@@ -112,6 +113,7 @@ class DynamicDecoder:
           model: a folder, a Hub id, or an offline package's name (`smollm2`).
           hypernet: a folder or Hub id of a ZeTT hypernetwork; `auto` for the one that comes with the model, if any;
             None for FVT.
+          adapter: a folder of peft with a LoRA adapter of the model, which is multiplied into its weights.
           dtype: of the parameters and the computation; logits are always float32.
           mesh: shards parameters, key/value cache and batches by the rules in `sharding.py`.
           keep_normalizer: normalise text as in the model's training; ZeTT and the paper's reference do not.
@@ -130,6 +132,7 @@ class DynamicDecoder:
         loaded = load_model(
             model,
             hypernet,
+            adapter=adapter,
             kind="decoder",
             dtype=dtype,
             mesh=mesh,

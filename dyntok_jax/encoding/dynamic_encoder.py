@@ -131,6 +131,7 @@ class DynamicEncoder:
         model: str | Path = DEFAULT_MODEL,
         hypernet: str | Path | None = AUTO,
         *,
+        adapter: str | Path | None = None,
         dtype: DTypeLike = jnp.float32,
         mesh: Mesh | None = None,
         keep_normalizer: bool = True,
@@ -145,6 +146,7 @@ class DynamicEncoder:
           model: a folder, a Hub id, or an offline package's name (`e5-small`).
           hypernet: a folder or Hub id of a ZeTT hypernetwork; `auto` for the one that comes with the model, if any;
             None for FVT.
+          adapter: a folder of peft with a LoRA adapter of the model, which is multiplied into its weights.
           dtype: of the parameters and the computation; results are always float32.
           mesh: shards the parameters by the rules in `sharding.py`, and batches over `data`.
           keep_normalizer: normalise text as in the model's training; ZeTT and the paper's reference do not.
@@ -158,7 +160,15 @@ class DynamicEncoder:
           ModelNotFoundError, CheckpointError, ConfigError, TokenizerError: see `hub`, `convert`, `text`; a pooling or
             another step to sentence embeddings that the model declares and that is not supported is a ConfigError.
         """
-        loaded = load_model(model, hypernet, kind="encoder", dtype=dtype, mesh=mesh, keep_normalizer=keep_normalizer)
+        loaded = load_model(
+            model,
+            hypernet,
+            adapter=adapter,
+            kind="encoder",
+            dtype=dtype,
+            mesh=mesh,
+            keep_normalizer=keep_normalizer,
+        )
         embedder = TokenEmbedder(
             loaded.tokenizer,
             loaded.parameters.word_embeddings[...],

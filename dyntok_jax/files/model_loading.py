@@ -9,7 +9,8 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from dyntok_jax.convert import load_decoder, load_encoder, load_hypernet, load_tables, read_config
+from dyntok_jax.adapters import fold_adapters
+from dyntok_jax.convert import load_adapter, load_decoder, load_encoder, load_hypernet, load_tables, read_config
 from dyntok_jax.embedding import Hypernet, HypernetConfig
 from dyntok_jax.files.hub import find_hypernet, find_model
 from dyntok_jax.models import MODEL_TYPES as DECODER_TYPES, Decoder, DecoderConfig, Encoder, EncoderConfig
@@ -60,6 +61,7 @@ def load_model(
     model: str | Path,
     hypernet: str | Path | None = None,
     *,
+    adapter: str | Path | None = None,
     kind: None = None,
     dtype: DTypeLike = jnp.float32,
     mesh: Mesh | None = None,
@@ -73,6 +75,7 @@ def load_model(
     model: str | Path,
     hypernet: str | Path | None = None,
     *,
+    adapter: str | Path | None = None,
     kind: Literal["encoder"],
     dtype: DTypeLike = jnp.float32,
     mesh: Mesh | None = None,
@@ -85,6 +88,7 @@ def load_model(
     model: str | Path,
     hypernet: str | Path | None = None,
     *,
+    adapter: str | Path | None = None,
     kind: Literal["decoder"],
     dtype: DTypeLike = jnp.float32,
     mesh: Mesh | None = None,
@@ -109,6 +113,7 @@ def load_model(
     model: str | Path,
     hypernet: str | Path | None = None,
     *,
+    adapter: str | Path | None = None,
     kind: Literal["encoder", "decoder", "tables"] | None = None,
     dtype: DTypeLike = jnp.float32,
     mesh: Mesh | None = None,
@@ -121,6 +126,7 @@ def load_model(
       model: a folder, a Hub id, or a packaged model's name (`e5-small`, `smollm2`).
       hypernet: a folder or Hub id of a ZeTT hypernetwork; `auto` for the one that comes with the model, if any;
         None for FVT.
+      adapter: a folder of peft with a LoRA adapter, which is multiplied into the weights; not with `tables`.
       kind: `encoder`, `decoder`, or `tables` for only the tables of a decoder; None for whatever the model is.
       dtype: of all parameters.
       mesh: shards the parameters by the rules in `sharding.py`, except tables, which are on the default device.
@@ -130,7 +136,7 @@ def load_model(
     Raises:
       ModelNotFoundError: there is no model of that name.
       ConfigError: the config is not supported or not of this kind, or the mesh does not divide the parameters.
-      CheckpointError: files are missing or damaged, or tensors do not match the config.
+      CheckpointError: files are missing or damaged, tensors do not match the config, or the adapter not the model.
       TokenizerError: the tokenizer cannot be brought to byte-level form.
 
     >>> loaded = load_model(encoder_folder, hypernet_folder)
@@ -148,6 +154,8 @@ def load_model(
     else:
         config = DecoderConfig.from_hf(read_config(folder))
         parameters = Tables(*load_tables(folder, dtype=dtype))
+    if adapter is not None and not isinstance(parameters, Tables):
+        parameters = fold_adapters(parameters, [load_adapter(adapter, config)])
     found = find_hypernet(hypernet, model)
     loaded = None if found is None else load_hypernet(found, dtype=dtype, shardings=place)
     return LoadedModel(folder, config, parameters, tokenizer, loaded)

@@ -8,7 +8,7 @@ from typing import SupportsIndex, overload
 import numpy as np
 from jaxtyping import Bool, Int, Int32
 
-from dyntok_jax.errors import TooLongError
+from dyntok_jax.errors import InputError, TooLongError
 from dyntok_jax.merging.host import merge_ragged
 from dyntok_jax.merging.truncate import truncate_tokens
 from dyntok_jax.options import Budget, Merging
@@ -137,6 +137,47 @@ def unmerged_tokens(subwords: RaggedSubwords) -> RaggedTokens:
     """
     n = len(subwords.ids_N)
     return RaggedTokens(subwords, np.arange(n, dtype=np.int32), np.ones(n, np.int32), subwords.offsets)
+
+
+def first_tokens(tokens: RaggedTokens, n_words: Sequence[int]) -> list[Int32[np.ndarray, "words"]]:
+    """The first token of each word of pre-split texts: the one whose label is the word's.
+
+    A token may hold several words where the boundary lets it: it is then the first of all of them.
+
+    Args:
+      tokens: of texts given as lists of words, as `merge_texts` returns them.
+      n_words: how many words each text has.
+
+    Returns:
+      For each text, and for each of its words, the index of the token that holds the word's first subword; -1 for a
+      word without subwords (an empty one), and for one that was cut off.
+
+    Raises:
+      InputError: `n_words` does not fit: it is of other texts, or these were not given as lists of words.
+
+    >>> of_words = text_encoder.encode([["Freiheit", "und", "Gleichheit"]])
+    >>> first_tokens(unmerged_tokens(of_words), [3])
+    [array([1, 2, 3], dtype=int32)]
+    """
+    if len(n_words) != len(tokens):
+        raise InputError(f"There are {len(tokens)} texts and numbers of words for {len(n_words)}: give one a text.")
+    found = []
+    for row, (text, n) in enumerate(zip(tokens, n_words, strict=True)):
+        word_L = tokens.subwords.word_N[slice(*tokens.subwords.offsets[row : row + 2])]
+        word_W, first_W = np.unique(word_L, return_index=True)
+        word_W, first_W = word_W[word_W >= 0], first_W[word_W >= 0]
+        n_found = int(word_W.max(initial=-1)) + 1
+        if n_found > n or (n and not n_found and text.is_counted_T.any()):
+            raise InputError(
+                f"Text {row} is said to have {n} words, and its subwords come from {n_found}: give texts as lists of "
+                "words, and the length of each list."
+            )
+        token_W = np.searchsorted(text.start_T, first_W, side="right") - 1
+        ends_before_W = first_W >= (text.start_T + text.length_T)[token_W] if len(text) else np.ones(len(first_W), bool)
+        of_word = np.full(n, -1, np.int32)
+        of_word[word_W] = np.where(ends_before_W, -1, token_W)
+        found.append(of_word)
+    return found
 
 
 def merge_texts(

@@ -16,7 +16,13 @@ from .config_numbers import (
 )
 from .heads import (
     MaskedLmHead as MaskedLmHead,
+    SequenceHead as SequenceHead,
+    TokenHead as TokenHead,
+    classify_sequences as classify_sequences,
+    classify_tokens as classify_tokens,
     l2_normalize as l2_normalize,
+    label_ids as label_ids,
+    labels_of_hf as labels_of_hf,
     mean_pool as mean_pool,
     mlm_features as mlm_features,
     mlm_logits as mlm_logits,
@@ -51,6 +57,15 @@ from .llama import (
 from .llama_config import (
     MODEL_TYPES as MODEL_TYPES,
     DecoderConfig as DecoderConfig,
+)
+from .low_rank import (
+    LowRank as LowRank,
+)
+from .module_names import (
+    DECODER_MAPS as DECODER_MAPS,
+    ENCODER_MAPS as ENCODER_MAPS,
+    head_map_names as head_map_names,
+    layer_map_names as layer_map_names,
 )
 from .sentence_head import (
     DENSE_ACTIVATIONS as DENSE_ACTIVATIONS,

@@ -1,4 +1,7 @@
-"""Heads of encoders: the masked-LM head, and sentence embeddings by mean pooling."""
+"""Heads of encoders: masked LM, classification of sequences and of tokens, sentence embeddings by mean pooling."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +9,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Float32, Key
 
+from dyntok_jax.errors import ConfigError, InputError
 from dyntok_jax.models.bert import EncoderConfig
 from dyntok_jax.models.layers import ACTIVATIONS, Dense, LayerNorm, dense, layer_norm
 
@@ -48,6 +52,107 @@ def mlm_logits(
     (1, 3, 9)
     """
     return jnp.einsum("BTD,VD->BTV", mlm_features(head, hidden_BTD), word_table_VD) + head.bias[...][None, None]
+
+
+class SequenceHead(nnx.Module):
+    """Parameters of a head that gives one label a sequence: BERT's pooler and classifier, or RoBERTa's `classifier`.
+
+    Attributes:
+      config: of the encoder.
+      labels: their names, in the order of the logits.
+
+    >>> SequenceHead(encoder.config, ("entailment", "neutral"), jax.random.key(0)).output.kernel.shape
+    (32, 2)
+    """
+
+    def __init__(
+        self, config: EncoderConfig, labels: Iterable[str], key: Key[Array, ""], dtype: DTypeLike = jnp.float32
+    ):
+        keys = jax.random.split(key)
+        self.config, self.labels = config, _checked_labels(labels)
+        self.dense = Dense(keys[0], (config.width,), (config.width,), dtype)
+        self.output = Dense(keys[1], (config.width,), (len(self.labels),), dtype)
+
+
+class TokenHead(nnx.Module):
+    """Parameters of a head that gives one label a token.
+
+    Attributes:
+      config: of the encoder.
+      labels: their names, in the order of the logits.
+
+    >>> TokenHead(encoder.config, ("O", "B-PER", "I-PER"), jax.random.key(0)).output.kernel.shape
+    (32, 3)
+    """
+
+    def __init__(
+        self, config: EncoderConfig, labels: Iterable[str], key: Key[Array, ""], dtype: DTypeLike = jnp.float32
+    ):
+        self.config, self.labels = config, _checked_labels(labels)
+        self.output = Dense(key, (config.width,), (len(self.labels),), dtype)
+
+
+def classify_sequences(head: SequenceHead, hidden_BTD: Float[Array, "B T D"]) -> Float[Array, "B Y"]:
+    """Scores of every label for each sequence, from the hidden state of its first token: dense, tanh, linear.
+
+    >>> head = SequenceHead(encoder.config, ("entailment", "neutral"), jax.random.key(0))
+    >>> classify_sequences(head, jnp.ones((4, 3, 32))).shape
+    (4, 2)
+    """
+    return dense(head.output, jnp.tanh(dense(head.dense, hidden_BTD[:, 0])))
+
+
+def classify_tokens(head: TokenHead, hidden_BTD: Float[Array, "B T D"]) -> Float[Array, "B T Y"]:
+    """Scores of every label for each token; a word's are those of its first token (`merging.first_tokens`).
+
+    >>> head = TokenHead(encoder.config, ("O", "B-PER", "I-PER"), jax.random.key(0))
+    >>> classify_tokens(head, jnp.ones((4, 3, 32))).shape
+    (4, 3, 3)
+    """
+    return dense(head.output, hidden_BTD)
+
+
+def label_ids(head: SequenceHead | TokenHead, labels: Iterable[str]) -> list[int]:
+    """The numbers of labels, by name.
+
+    Raises:
+      InputError: the head does not have some of them; all are listed.
+
+    >>> label_ids(TokenHead(encoder.config, ("O", "B-PER", "I-PER"), jax.random.key(0)), ["I-PER", "O"])
+    [2, 0]
+    """
+    names, labels = {name: number for number, name in enumerate(head.labels)}, list(labels)
+    unknown = sorted(set(labels) - set(names))
+    if unknown:
+        raise InputError(
+            f"The model has no label {', '.join(map(repr, unknown))}: its labels are {', '.join(head.labels)}."
+        )
+    return [names[label] for label in labels]
+
+
+def labels_of_hf(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The labels that a Hugging Face `config.json` names in `id2label`; LABEL_0 and LABEL_1 where it names none.
+
+    Raises:
+      ConfigError: `id2label` is no map from 0, 1, … to different names.
+
+    >>> labels_of_hf({"id2label": {"0": "entailment", "1": "neutral"}})
+    ('entailment', 'neutral')
+    """
+    named = config.get("id2label")
+    if named is None:
+        return "LABEL_0", "LABEL_1"
+    if not isinstance(named, Mapping) or {str(key) for key in named} != {str(i) for i in range(len(named))}:
+        raise ConfigError(f"id2label must map 0, 1, … to the names of labels, got {named!r}.")
+    of_number = {str(key): name for key, name in named.items()}
+    return _checked_labels(str(of_number[str(i)]) for i in range(len(named)))
+
+
+def _checked_labels(labels: Iterable[str]) -> tuple[str, ...]:
+    labels = tuple(labels)
+    if not labels or len(set(labels)) < len(labels):
+        raise ConfigError(f"A head needs labels of different names, got {', '.join(labels) or 'none'}.")
+    return labels
 
 
 def mean_pool(hidden_BTD: Float[Array, "B T D"], mask_BT: Bool[Array, "B T"]) -> Float32[Array, "B D"]:

@@ -13,6 +13,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from dyntok_jax.models.low_rank import LowRank, add_adapters
+
 INIT_STD = 0.02
 """Standard deviation of fresh kernels and embeddings: BERT's and RoBERTa's `initializer_range`."""
 
@@ -56,6 +58,8 @@ class Dense(nnx.Module):
     >>> Dense(jax.random.key(0), (4,), (2, 3), jnp.float32).kernel.shape
     (4, 2, 3)
     """
+
+    adapters: tuple[LowRank, ...] = ()
 
     def __init__(self, key: Key[Array, ""], inputs: tuple[int, ...], outputs: tuple[int, ...], dtype: DTypeLike):
         self.kernel = normal_param(key, (*inputs, *outputs), dtype)
@@ -109,7 +113,8 @@ def dense(module: Dense, x: Float[Array, "*rows D"]) -> Float[Array, "*rows F"]:
     (2, 3)
     """
     bias = module.bias[...]
-    return jnp.matmul(x, module.kernel[...]) + jnp.expand_dims(bias, tuple(range(x.ndim - 1)))
+    y = jnp.matmul(x, module.kernel[...]) + jnp.expand_dims(bias, tuple(range(x.ndim - 1)))
+    return add_adapters(module, x, y)
 
 
 def layer_norm(module: LayerNorm, x: Float[Array, "*rows D"], eps: float) -> Float[Array, "*rows D"]:
@@ -164,12 +169,13 @@ def post_norm_layer(
     """
 
     def heads(module: Dense, rows: Array) -> Array:
-        return jnp.einsum("BSD,DNH->BSNH", rows, module.kernel[...]) + module.bias[...][None, None]
+        mapped = jnp.einsum("BSD,DNH->BSNH", rows, module.kernel[...]) + module.bias[...][None, None]
+        return add_adapters(module, rows, mapped)
 
     query, key, value = heads(layer.query, x_BTD), heads(layer.key, context_BSD), heads(layer.value, context_BSD)
     mixed_BTNH = masked_attention(query, key, value, mask_BS)
     attended_BTD = jnp.einsum("BTNH,NHD->BTD", mixed_BTNH, layer.output.kernel[...])
-    attended_BTD = attended_BTD + layer.output.bias[...][None, None]
+    attended_BTD = add_adapters(layer.output, mixed_BTNH, attended_BTD + layer.output.bias[...][None, None])
     x_BTD = layer_norm(layer.attention_norm, x_BTD + attended_BTD, eps)
     ffn_BTF = ACTIVATIONS[activation](dense(layer.ffn_in, x_BTD))
     return layer_norm(layer.ffn_norm, x_BTD + dense(layer.ffn_out, ffn_BTF), eps)

@@ -28,6 +28,7 @@ from dyntok_jax.models.kv_cache import (
 )
 from dyntok_jax.models.layers import normal_param
 from dyntok_jax.models.llama_config import DecoderConfig
+from dyntok_jax.models.low_rank import LowRank, add_adapters
 from dyntok_jax.models.rotary import rotary_angles, rotary_frequencies, rotate
 
 FEW_ROWS = 32
@@ -36,6 +37,8 @@ FEW_ROWS = 32
 
 class Kernel(nnx.Module):
     """A linear map without bias; `inputs` and `outputs` may each be several axes (heads stay apart)."""
+
+    adapters: tuple[LowRank, ...] = ()
 
     def __init__(self, key: Key[Array, ""], inputs: tuple[int, ...], outputs: tuple[int, ...], dtype: DTypeLike):
         self.kernel = normal_param(key, (*inputs, *outputs), dtype)
@@ -332,21 +335,25 @@ def decoder_layer(
         mixed_BTNH, kept = attend(query_BTNH, own, past, span), own
     x_BTD = x_BTD + _from_heads(layer.output, mixed_BTNH)
     normed_BTD = rms_norm(layer.ffn_norm, x_BTD, config.norm_eps)
-    gate_BTF = jax.nn.silu(jnp.einsum("BTD,DF->BTF", normed_BTD, layer.ffn_gate.kernel[...]))
-    up_BTF = jnp.einsum("BTD,DF->BTF", normed_BTD, layer.ffn_up.kernel[...])
-    return x_BTD + jnp.einsum("BTF,FD->BTD", gate_BTF * up_BTF, layer.ffn_out.kernel[...]), kept
+    inner_BTF = jax.nn.silu(_linear(layer.ffn_gate, normed_BTD)) * _linear(layer.ffn_up, normed_BTD)
+    return x_BTD + _linear(layer.ffn_out, inner_BTF), kept
 
 
 _traced_once = jax.jit(decoder_layer, static_argnames="config")
 """`decoder_layer` for layers that are no stack: they differ in their arrays alone, so one trace serves all."""
 
 
+def _linear(module: Kernel, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T F"]:
+    return add_adapters(module, x_BTD, jnp.einsum("BTD,DF->BTF", x_BTD, module.kernel[...]))
+
+
 def _to_heads(module: Kernel, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T N H"]:
-    return jnp.einsum("BTD,DNH->BTNH", x_BTD, module.kernel[...])
+    return add_adapters(module, x_BTD, jnp.einsum("BTD,DNH->BTNH", x_BTD, module.kernel[...]))
 
 
 def _from_heads(module: Kernel, x_BTNH: Float[Array, "B T N H"]) -> Float[Array, "B T D"]:
     # joins heads and their widths by hand: einsum would contract them in an order that copies the kernel at every step
     kernel_NHD = module.kernel[...]
     joined_BTM = x_BTNH.reshape(*x_BTNH.shape[:2], -1)
-    return jnp.einsum("BTM,MD->BTD", joined_BTM, kernel_NHD.reshape(-1, kernel_NHD.shape[-1]))
+    x_BTD = jnp.einsum("BTM,MD->BTD", joined_BTM, kernel_NHD.reshape(-1, kernel_NHD.shape[-1]))
+    return add_adapters(module, x_BTNH, x_BTD)

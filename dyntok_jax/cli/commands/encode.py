@@ -53,6 +53,7 @@ class Encode:
       model: a folder, a Hugging Face Hub id, or a packaged model.
       hypernet: folder or Hub id of a ZeTT hypernetwork; auto: the one that comes with the model, if any; none: a new
         token is the mean of its subwords (FVT).
+      adapter: folder of peft with a LoRA adapter of the model.
       share: merge until this share of the maximum reduction is reached.
       merges: merge this many times in each batch.
       budget: merge until every text has at most this many tokens, special tokens included.
@@ -91,6 +92,7 @@ class Encode:
     file: tyro.conf.Positional[Annotated[str | None, arg(metavar="[FILE]", help_behavior_hint="")]] = None
     model: Model = DEFAULT_MODEL
     hypernet: HypernetName = DEFAULT_HYPERNET
+    adapter: OptionalPath = None
     share: Percent = None
     merges: Count = None
     budget: Annotated[int | None, arg(metavar="TOKENS", help_behavior_hint="")] = None
@@ -176,6 +178,7 @@ class Encode:
         encoder = DynamicEncoder.load(
             self.model,
             hypernet_of(self.hypernet),
+            adapter=self.adapter,
             mesh=mesh,
             special_tokens=self.special_tokens,
             surface=self.surface,

@@ -59,6 +59,7 @@ class ModelOptions:
       model: a folder, a Hugging Face Hub id, or a packaged model.
       hypernet: folder or Hub id of a ZeTT hypernetwork; auto: the one that comes with the model, if any; none: a new
         token is the mean of its subwords (FVT).
+      adapter: folder of peft with a LoRA adapter of the model.
       language: code of the prompts' language, for a multilingual hypernetwork.
       special_tokens: special tokens that are written in prompts, such as </s>: read them as such, or as text; auto: as
         text in chats, as such in plain texts.
@@ -68,6 +69,7 @@ class ModelOptions:
 
     model: Model = DEFAULT_DECODER
     hypernet: HypernetName = DEFAULT_HYPERNET
+    adapter: OptionalPath = None
     language: Annotated[str | None, arg(metavar="CODE", help_behavior_hint="")] = None
     special_tokens: SpecialTokens = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -88,7 +90,12 @@ class ModelOptions:
         mesh = None if shape is None else make_mesh(*shape)
         hypernet = hypernet_of(self.hypernet) if is_merging else None
         return DynamicDecoder.load(
-            self.model, hypernet, dtype=self.dtype, mesh=mesh, special_tokens=self.special_tokens
+            self.model,
+            hypernet,
+            adapter=self.adapter,
+            dtype=self.dtype,
+            mesh=mesh,
+            special_tokens=self.special_tokens,
         )
 
 
