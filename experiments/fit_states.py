@@ -9,7 +9,7 @@ vocabulary, cut at random, and the decoder reads these alone. Ridge regression t
 layers to what the hypernetwork's prediction lacks of the word's own row, column by column in units of the table's
 spread. No text is read and nothing is trained.
 
-Two CPU cores, SmolLM2, 10,000 words: a few minutes. Expect a squared error of 1.8 before and 0.7 after.
+Two CPU cores, SmolLM2, 10,000 words: one minute. Expect a squared error of 1.77 before and 0.71 after.
 """
 
 import time
