@@ -208,7 +208,7 @@ def test_fvt_takes_no_cache_and_no_cache_of_another_width_is_taken(fvt, with_hyp
 def test_hypernetworks_of_one_weight_and_two_configs_share_no_rows(with_hypernet):
     expected = with_hypernet.encode(TEXTS)
     config, hypernet = with_hypernet.embedder.hypernet
-    changed = dataclasses.replace(config, norm_eps=0.05)
+    changed = dataclasses.replace(config, norm_eps=0.1)
     twin = nnx.merge(nnx.graphdef(hypernet), nnx.state(hypernet))
     twin.config = changed
     embedder = TokenEmbedder(
@@ -218,7 +218,7 @@ def test_hypernetworks_of_one_weight_and_two_configs_share_no_rows(with_hypernet
     other.cache = with_hypernet.cache
     found = other.encode(TEXTS)
     assert found.cache_hits == 0
-    assert np.abs(found.embeddings_ND - expected.embeddings_ND).max() > 1e-5
+    assert np.abs(found.embeddings_ND - expected.embeddings_ND).max() > 2e-6
 
 
 def test_a_hypernetwork_s_own_languages_survive_saving(folders, tmp_path):
