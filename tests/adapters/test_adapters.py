@@ -140,6 +140,7 @@ def test_targets_that_match_nothing_are_all_listed():
         fresh_adapter(jax.random.key(0), LoraConfig(targets=("query", "v_proj", "q_proj")), ENCODER)
 
 
+@pytest.mark.slow
 def test_an_adapter_of_another_model_is_refused(tmp_path):
     other = small_config(n_layers=3)
     adapter = trained(LoraConfig(targets=("query", "dense")), model=fresh(other))

@@ -34,6 +34,7 @@ def folders(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", [None, (2, 4)])
 def test_an_encoder_with_an_adapter_is_the_model_it_was_folded_into(folders, mesh):
     mesh = None if mesh is None else make_mesh(*mesh)
@@ -61,6 +62,7 @@ def test_an_adapter_of_another_model_is_refused(folders):
         DynamicEncoder.load(folders / "encoder", None, adapter=folders / "encoder")
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_an_adapter(folders, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "texts.txt").write_text("\n".join(TEXTS), encoding="utf-8")

@@ -67,12 +67,14 @@ def test_the_index_finds_the_tables_rows_and_says_how_many(run, tiny):
     assert ids[0].tolist() == np.argsort(-(rows @ query[0]), kind="stable")[:5].tolist()
 
 
+@pytest.mark.slow
 def test_one_text_shapes_and_nothing_measures(run, tmp_path):
     (tmp_path / "one.txt").write_text(DE[0] + "\n", encoding="utf-8")
     assert "Recall is not measured" in run("--output", "index", "--texts", "one.txt")
     assert read_about("index")["recall_at_20"] == {}
 
 
+@pytest.mark.slow
 def test_states_of_writing_shape_the_index_unless_left_out(run):
     n_of = {}
     for n_tokens in (0, 3):

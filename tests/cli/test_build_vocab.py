@@ -64,6 +64,7 @@ def build(run, tiny):
     return build
 
 
+@pytest.mark.slow
 def test_the_folder_holds_what_the_library_grows(build, tiny, tmp_path):
     out = build("de.txt", "el.txt.gz", "--held-out", 0, "--words", "words.tsv", "--max-subwords", 4)
     tokenizer = ByteLevelTokenizer.load(tiny / "untied")
@@ -93,6 +94,7 @@ def test_held_out_lines_of_every_file_tell_what_is_saved(build, tiny, tmp_path, 
     assert after < before
 
 
+@pytest.mark.slow
 def test_aligned_texts_and_boundaries(build, tiny, tmp_path):
     rows = [{"de": de, "el": el} for de, el in zip(DE, EL, strict=True)]
     (tmp_path / "both.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")

@@ -58,6 +58,7 @@ def test_an_encoder_comes_back_bit_by_bit_with_its_tokenizer(tiny, tmp_path, cap
     assert "(orbax format)" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["hypernet_xlmr", "hypernet_mistral", "hypernet_single_head"])
 def test_a_hypernetwork_comes_back_bit_by_bit(name, tmp_path):
     convert(GOLDEN / name, tmp_path / "orbax")
@@ -95,6 +96,7 @@ def test_tensors_that_are_left_out_are_named(tiny, tmp_path, capsys):
     assert "pooler.dense.bias" in said
 
 
+@pytest.mark.slow
 def test_bfloat16_halves_and_is_kept_until_asked(tiny, tmp_path):
     convert(tiny, tmp_path / "orbax", "--dtype", "bfloat16")
     assert {leaf.dtype for leaf in read_shapes(tmp_path / "orbax").values()} == {np.dtype(jnp.bfloat16)}

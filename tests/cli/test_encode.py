@@ -174,6 +174,7 @@ def test_plain_text_may_be_zipped_or_come_by_standard_input(run, tmp_path, monke
     assert [line | {"source": "stdin"} for line in zipped] == piped
 
 
+@pytest.mark.slow
 def test_aligned_files_are_encoded_by_language_each_with_its_own_code(run, tiny, tmp_path):
     rows = [{"en": "human rights", "de": "Menschenrechte"}, {"en": "freedom"}, {"de": "Freiheit", "en": "born free"}]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))

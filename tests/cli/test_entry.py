@@ -74,6 +74,7 @@ def tokenizer_folder(tmp_path_factory):
     return str(folder)
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_quiet(tokenizer_folder):
     reader, writer = os.pipe()
     os.close(reader)

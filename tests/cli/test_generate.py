@@ -111,6 +111,7 @@ def test_where_prompts_are_merged_the_table_says_what_was_saved(run, decoder):
     assert "reduction" in err
 
 
+@pytest.mark.slow
 def test_text_is_shown_as_it_comes(run, decoder, monkeypatch):
     (text,) = decoder.generate([PROMPT], **WORDS)
     monkeypatch.setattr(sys, "stdout", screen := Screen(is_terminal=False))

@@ -142,6 +142,7 @@ def test_it_is_contents_that_a_resumed_run_must_share(multilingual, given, tmp_p
         assert "contents of the validation is" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "told"),
     [

@@ -17,6 +17,7 @@ from dyntok_jax.errors import CheckpointError
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["hypernet_xlmr", "hypernet_mistral", "hypernet_single_head"])
 def test_hypernetworks_survive_the_round_trip_bit_for_bit(name, tmp_path):
     config, hypernet = load_hypernet(GOLDEN / name)

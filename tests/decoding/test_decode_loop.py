@@ -95,6 +95,7 @@ def test_the_loop_is_reading_everything_again_at_each_step(config, sampling):
         assert found[row] == without_cache(decoder, ids[row, :length].tolist(), sampling, keys_of(3)[row])
 
 
+@pytest.mark.slow
 def test_layers_apart_write_the_same():
     decoder = random_decoder(PLAIN)
     stacked, _ = generated(decoder, *prompts(), SamplingConfig())
@@ -130,6 +131,7 @@ def test_sequences_end_at_their_own_limits_and_tokens():
     assert state.n_chosen_B.tolist() == [len(found[0]), len(found[1]), 0]
 
 
+@pytest.mark.slow
 def test_penalised_subwords_are_those_of_prompt_and_text():
     decoder = random_decoder(PLAIN)
     ids, mask = prompts((5,))
@@ -221,6 +223,7 @@ def test_sharded_decoding_is_unsharded_decoding(shape):
         assert found == generated(decoder, ids, mask, sampling)[0]
 
 
+@pytest.mark.slow
 def test_forward_is_the_same_under_explicit_axes():
     decoder = random_decoder(WIDE)
     ids, mask = prompts((5, 12, 1, 7, 3, 12, 9, 2))

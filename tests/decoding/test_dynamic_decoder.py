@@ -59,6 +59,7 @@ def test_static_ids_are_exactly_the_tokenizer_s(decoder):
         assert set(tokens.length_T.tolist()) == {1}
 
 
+@pytest.mark.slow
 def test_without_a_goal_the_model_reads_the_tokenizers_own_ids(decoder):
     own = decoder.tokenizer.own
     generated = decoder.generate(PROMPTS, max_tokens=1)
@@ -132,6 +133,7 @@ def test_the_last_segment_stays_unmerged_unless_asked(decoder):
     assert kept.strings(decoder.tokenizer)[0] == merged.strings(decoder.tokenizer)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("goal", [None, FULL, Merges(2)])
 def test_generation_is_reading_everything_again_at_each_step(decoder, goal):
     texts = decoder.generate(PROMPTS, goal=goal, max_tokens=6, batch_size=2)
@@ -246,6 +248,7 @@ def test_a_border_within_a_token_leaves_the_prompt_alone(decoder):
     assert continuation_ids(decoder.tokenizer, word[:2], word[2:]) == own.encode(word[2:]).ids
 
 
+@pytest.mark.slow
 def test_continuations_get_no_space_of_their_own(mistral_tokenizer):
     tokenizer = ByteLevelTokenizer.convert(mistral_tokenizer)
     ids = continuation_ids(tokenizer, "The capital of France is", " Paris")

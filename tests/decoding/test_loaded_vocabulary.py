@@ -79,6 +79,7 @@ def decoder(tiny):
     return DynamicDecoder.load(tiny / "model")
 
 
+@pytest.mark.slow
 def test_15_a_zero_row_is_never_written(tmp_path):
     """A model that hates all else: the logit of its zero padding row, 0, is the best of all."""
     write_tiny_decoder(tmp_path / "model", n_layers=1)
@@ -138,11 +139,13 @@ def test_the_text_is_the_best_row_of_the_table_at_each_step(decoder, tiny):
     assert text.text == spelt
 
 
+@pytest.mark.slow
 def test_with_all_blocks_read_an_index_is_exact_search(decoder, tiny):
     exact, indexed = (written(decoder, loaded(decoder, tiny / "grown", is_indexed=i)) for i in (False, True))
     assert [(text.text, text.ids) for text in exact] == [(text.text, text.ids) for text in indexed]
 
 
+@pytest.mark.slow
 def test_new_tokens_are_counted_and_stand_for_their_strings(decoder, tiny):
     vocabulary = loaded(decoder, tiny / "grown", k=800)
     texts = written(decoder, vocabulary, sampling=SamplingConfig(50.0), max_tokens=30)
@@ -160,6 +163,7 @@ def test_a_vocabulary_without_new_entries_gives_the_models_own_text(decoder, tin
     assert [text.n_new for text in found] == [0] * len(PROMPTS)
 
 
+@pytest.mark.slow
 def test_a_tied_table_and_rows_of_8_bits_give_exact_texts(tiny):
     decoder = DynamicDecoder.load(tiny / "tied")
     exact, indexed = (written(decoder, loaded(decoder, tiny / "of_tied", is_indexed=i)) for i in (False, True))
@@ -183,11 +187,13 @@ def test_an_answer_never_depends_on_its_neighbours(decoder, tiny):
     assert ids_of(together) == [ids_of(written(decoder, prompts=[prompt], **options))[0] for prompt in PROMPTS]
 
 
+@pytest.mark.slow
 def test_a_penalty_takes_the_prompts_subwords(decoder, tiny):
     vocabulary, sampling = loaded(decoder, tiny / "own", k=600), SamplingConfig(repetition_penalty=2.0)
     assert ids_of(written(decoder, vocabulary, sampling=sampling)) == ids_of(written(decoder, sampling=sampling))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtypes", [("bfloat16", "float32"), ("float32", "bfloat16")])
 def test_model_and_table_may_have_different_dtypes(tiny, tmp_path, dtypes):
     decoder = DynamicDecoder.load(tiny / "tied", dtype=dtypes[0])
@@ -197,6 +203,7 @@ def test_model_and_table_may_have_different_dtypes(tiny, tmp_path, dtypes):
     assert exact[0].ids == indexed[0].ids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_indexed", [True, False], ids=["index", "exact"])
 def test_banned_tokens_are_no_candidates(decoder, is_indexed):
     rng = np.random.default_rng(0)
@@ -212,6 +219,7 @@ def test_banned_tokens_are_no_candidates(decoder, is_indexed):
     np.testing.assert_allclose(logits, np.take_along_axis(hidden @ table.T, expected, axis=1), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_bytes_that_no_text_contains_are_banned_and_never_written(tmp_path):
     write_tiny_decoder(tmp_path / "model", n_layers=1)
     spec = json.loads((tmp_path / "model" / "tokenizer.json").read_text())
@@ -320,6 +328,7 @@ def test_the_command_writes_what_the_library_writes(run, decoder, tiny, tmp_path
     assert json.loads((tmp_path / "figures.json").read_text())["new_tokens"] == text.n_new
 
 
+@pytest.mark.slow
 def test_without_an_index_every_row_is_scored(run, decoder, tiny):
     (text,) = written(decoder, loaded(decoder, tiny / "grown", is_indexed=False), [PROMPT])
     assert run(*LARGE, "--share", "100").out == text.text

@@ -36,6 +36,7 @@ def are_tokens(decoder, ids):
     return all(decoder.tokenizer.own.id_to_token(index) is not None for index in ids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", [SamplingConfig(), HOT])
 @pytest.mark.parametrize(("goal", "vocabulary"), [(None, None), (Share(100), "prompt")])
 def test_14_3_rows_without_a_token_are_never_sampled(decoder, sampling, goal, vocabulary):
@@ -44,6 +45,7 @@ def test_14_3_rows_without_a_token_are_never_sampled(decoder, sampling, goal, vo
         assert are_tokens(decoder, [index for index in text.ids if index < n_rows])
 
 
+@pytest.mark.slow
 def test_14_3_rows_without_a_token_are_not_candidates_of_a_large_vocabulary(decoder, tmp_path):
     tokenizer, model = decoder.tokenizer, decoder.decoder
     grown = GrownVocabulary(tokenizer, np.array([[300, 301]], np.int32), "pretoken")

@@ -143,6 +143,7 @@ def test_a_rare_word_of_the_prompt_is_written_in_one_step(decoder, monkeypatch):
     assert (text.ids, text.text, text.n_new) == ([decoder.config.vocab_size + number], rare, 1)
 
 
+@pytest.mark.slow
 def test_an_answer_never_depends_on_its_neighbours(decoder):
     options = {"sampling": HOT, "seed": 4, "max_tokens": 40}
     together = written(decoder, **options)

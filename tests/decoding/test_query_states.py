@@ -15,6 +15,7 @@ from tests.decoding.test_vocabularies import large_of, oracle
 TEXTS = [[5, 9, 2], [], [7], [3, 3, 8, 1, 6, 4]]
 
 
+@pytest.mark.slow
 def test_states_of_reading_are_those_of_each_text_alone(monkeypatch):
     monkeypatch.setattr(module, "BATCH", 2)
     decoder = random_decoder(PLAIN)
@@ -27,6 +28,7 @@ def test_states_of_reading_are_those_of_each_text_alone(monkeypatch):
     np.testing.assert_allclose(found, np.concatenate(alone), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_states_of_writing_choose_the_tokens_of_exact_search(monkeypatch):
     monkeypatch.setattr(module, "BATCH", 2)
     decoder = random_decoder(PLAIN)

@@ -70,6 +70,7 @@ def oracle(decoder, large, ids, n_tokens, *, penalty=1.0):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_indexed", [True, False], ids=["index", "exact"])
 def test_the_models_own_vocabulary_gives_the_plain_loops_text(is_indexed):
     decoder = random_decoder(PLAIN)
@@ -78,6 +79,7 @@ def test_the_models_own_vocabulary_gives_the_plain_loops_text(is_indexed):
     assert found == generated(decoder, ids, mask, SamplingConfig())[0]
 
 
+@pytest.mark.slow
 def test_tied_tables_are_one():
     decoder = random_decoder(TIED)
     own = np.asarray(decoder.word_embeddings[...])
@@ -127,6 +129,7 @@ def test_a_special_token_ends_a_text_though_its_block_is_not_probed():
     assert found == [[end]]
 
 
+@pytest.mark.slow
 def test_drawn_tokens_are_among_the_candidates_and_depend_on_the_seed_alone():
     decoder = random_decoder(PLAIN)
     large = large_of(decoder, n_more=400)
@@ -156,6 +159,7 @@ def test_drawn_tokens_are_among_the_candidates_and_depend_on_the_seed_alone():
     assert first == set(best.tolist())
 
 
+@pytest.mark.slow
 def test_logits_that_are_no_numbers_end_a_sequence():
     decoder = random_decoder(PLAIN)
     large = large_of(decoder, n_more=100)

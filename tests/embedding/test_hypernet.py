@@ -62,6 +62,7 @@ def assert_close(ours, theirs, tolerance=1e-5):
     assert np.abs(ours - theirs).max() <= tolerance * np.abs(theirs).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_equals_the_reference_implementation(name):
     config, hypernet = load_hypernet(GOLDEN / name)
@@ -87,6 +88,7 @@ def test_equals_the_reference_implementation(name):
         assert out.bias_U is None
 
 
+@pytest.mark.slow
 def test_language_may_differ_from_token_to_token():
     config = small_config(n_langs=3)
     hypernet = filled(config)
@@ -98,6 +100,7 @@ def test_language_may_differ_from_token_to_token():
     assert np.abs(np.asarray(mixed - alone)).max() > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("separate", [False, True])
 @pytest.mark.parametrize("single_head", [False, True])
 def test_a_fresh_residual_hypernetwork_is_fvt(separate, single_head):
@@ -135,6 +138,7 @@ def test_jit_equals_eager_and_vmap_equals_batch():
     assert_close(one, eager.input_UD, 1e-6)
 
 
+@pytest.mark.slow
 def test_gradients_equal_finite_differences():
     config = small_config(n_langs=3, rescale=True, separate_output=True, residual=True)
     hypernet = filled(config)

@@ -61,6 +61,7 @@ def kernel_of(hypernet):
     return hypernet.state_linear.kernel
 
 
+@pytest.mark.slow
 def test_what_is_added_is_a_linear_map_of_the_last_subwords_states():
     model, config = random_model(), config_of()
     table_VD = model.word_embeddings[...]
@@ -74,6 +75,7 @@ def test_what_is_added_is_a_linear_map_of_the_last_subwords_states():
         np.testing.assert_allclose(added_UD[row], expected_D, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_fresh_one_is_fvt():
     model, config = random_model(), config_of()
     table_VD = model.word_embeddings[...]
@@ -91,6 +93,7 @@ def test_saving_keeps_config_and_parameters(tmp_path):
         np.testing.assert_array_equal(flat_parameters(again)[path], values)
 
 
+@pytest.mark.slow
 def test_a_fresh_network_sees_states_of_mean_0_and_spread_1():
     model, config = random_model(), config_of()
     fresh = init_hypernet(config, jax.random.key(0))
@@ -103,6 +106,7 @@ def test_a_fresh_network_sees_states_of_mean_0_and_spread_1():
     np.testing.assert_allclose(seen_VM.std(axis=0), 1, rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_training_reaches_the_map_of_states_and_not_the_decoder(tmp_path):
     write_tiny_decoder(tmp_path / "model", ties_embeddings=True)
     data = DataConfig(max_length=48, pieces_per_batch=16, held_out=0)
@@ -143,6 +147,7 @@ def test_layers_that_cannot_be_read_are_refused(changes, message):
         HypernetConfig.from_hf(config_of().to_hf() | {"hn_read_layers": [-1]})
 
 
+@pytest.mark.slow
 def test_a_decoder_predicts_the_rows_of_its_prompts_with_it(tmp_path):
     model_config = write_tiny_decoder(tmp_path / "model", ties_embeddings=True)
     plain = DynamicDecoder.load(tmp_path / "model", None)

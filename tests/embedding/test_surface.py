@@ -82,6 +82,7 @@ def test_unique_tokens_rebuild_the_batch_on_device_as_on_host(seed):
         assert (np.asarray(unique.inverse_BT)[~mask_BT] == 0).all()
 
 
+@pytest.mark.slow
 def test_too_many_distinct_tokens_are_counted():
     ids_BL, merged = random_batch(3)
     surface_BTS, is_subword_BTS = (jnp.asarray(x) for x in constituents(ids_BL, merged, width=S))

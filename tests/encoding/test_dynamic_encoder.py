@@ -241,6 +241,7 @@ def test_options_of_the_wrong_kind_are_refused(fvt, options):
         inspect.unwrap(DynamicEncoder.encode)(fvt, TEXTS, **options)
 
 
+@pytest.mark.slow
 def test_bfloat16_models_give_float32_results(folders):
     encoder = DynamicEncoder.load(folders / "model", folders / "plain", dtype=jnp.bfloat16)
     found = encoder.encode(TEXTS)
@@ -311,6 +312,7 @@ def test_learnt_merges_are_applied(fvt):
         fvt.encode(TEXTS, merging=Merging(Share(50), merge_list=merges))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(8, 1), (2, 4)])
 def test_sharded_is_unsharded(folders, with_hypernet, shape):
     sharded = DynamicEncoder.load(folders / "model", folders / "plain", mesh=make_mesh(*shape))

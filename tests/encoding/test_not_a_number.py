@@ -25,6 +25,7 @@ def spoil(parameter, value=np.nan):
     parameter[...] = parameter[...].at[..., 0].set(value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("goal", [None, "merged"])
 @pytest.mark.parametrize("pooling", ["auto", "first", "none"])

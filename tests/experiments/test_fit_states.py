@@ -31,6 +31,7 @@ def options(fit_states, folder, output, **changes):
     return fit_states.Options(**named | {"layers": (0, 1, 2), "words": 40} | changes)
 
 
+@pytest.mark.slow
 def test_predictions_come_nearer_to_the_words_own_rows(fit_states, folder, tmp_path):
     figures = fit_states.run(options(fit_states, folder, tmp_path / "fitted"), Console(file=StringIO()))
     assert 0 < figures["words"] <= 40

@@ -35,6 +35,7 @@ def decoder(folders):
     return DynamicDecoder.load(str(folders / "model"), None)
 
 
+@pytest.mark.slow
 def test_figures_are_there_for_each_method_language_and_template(meaning, folders, tmp_path):
     named = {"model": str(folders / "model"), "hypernet": str(folders / "hypernet"), "words": folders / "words.json"}
     outputs = {"json": tmp_path / "figures.json", "table": tmp_path / "table.md"}
@@ -53,6 +54,7 @@ def test_figures_are_there_for_each_method_language_and_template(meaning, folder
     assert f"{figures['fvt_de_is_word_kl_nats']:.2f}" in outputs["table"].read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_merged_word_that_reads_like_the_unmerged_one_agrees_fully(meaning, decoder):
     prompts = meaning.word_prompts(decoder, ["dignity"], "definition", "en")
     (one,) = prompts

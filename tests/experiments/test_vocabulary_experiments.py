@@ -103,6 +103,7 @@ def test_million_demo(folder, tmp_path, capsys):
     assert "exists already" in again.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_real", [True, False], ids=["table", "synthetic"])
 def test_bench_index(folder, tmp_path, monkeypatch, is_real):
     bench = import_module("experiments.bench_index")

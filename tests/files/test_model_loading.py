@@ -20,6 +20,7 @@ def folders(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind"), [("encoder", Encoder), ("decoder", Decoder)])
 def test_a_model_is_loaded_as_what_it_is(folders, name, kind):
     loaded, asked = load_model(folders / name), load_model(folders / name, kind=name)

@@ -51,6 +51,7 @@ def test_parameters_and_config_come_back(saved):
     assert [path.name for path in folder.parent.iterdir()] == ["saved"]
 
 
+@pytest.mark.slow
 def test_bfloat16_comes_back_and_dtypes_are_cast(tmp_path):
     encoder = random_encoder(jnp.bfloat16)
     save_checkpoint(tmp_path / "a", {}, encoder)

@@ -75,6 +75,7 @@ def test_vmap_over_goals_gives_each_its_own_result(batch):
         assert_equal(jax.tree.map(itemgetter(index), merged), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("axis_type", "in_context"), [(AxisType.Auto, False), (AxisType.Explicit, False), (AxisType.Explicit, True)]
 )

@@ -32,6 +32,7 @@ def prompts(model: Decoder, n_tokens: int):
     return embed_ids(model, ids_BT), mask_BT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_tuple", [False, True])
 @pytest.mark.parametrize(
     ("capacity", "window"),
@@ -49,6 +50,7 @@ def test_cached_reading_equals_a_full_pass(capacity, window, as_tuple):
     assert jnp.abs(difference).max() < 1e-4 * jnp.abs(expected_BTD).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", [None, 300])
 def test_steps_equal_a_full_pass_when_sequences_have_different_lengths(window):
     model = tiny_decoder(window)

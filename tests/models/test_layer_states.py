@@ -8,6 +8,7 @@ from dyntok_jax.models.llama import rms_norm
 from tests.models.test_llama import PLAIN, batch, random_decoder
 
 
+@pytest.mark.slow
 def test_states_after_all_layers_are_those_of_the_forward_pass_before_its_norm():
     model = random_decoder(PLAIN)
     ids_BT, mask_BT = batch()

@@ -97,6 +97,7 @@ def test_a_padded_batch_is_each_sequence_alone(config):
         close(together[row, :length], all_logits(decoder, ids[row : row + 1, :length], mask[row : row + 1, :length])[0])
 
 
+@pytest.mark.slow
 def test_long_sequences_attend_by_chunks():
     decoder = random_decoder(PLAIN)
     ids, mask = batch([1100, 700], width=1100)

@@ -55,6 +55,7 @@ def same_tensors(left, right):
     assert all(np.array_equal(left[name], right[name]) for name in left)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CONFIGS)
 @pytest.mark.parametrize("family", ["bert", "xlm-roberta"])
 def test_a_classifier_with_an_adapter_equals_peft_s(family, case, tmp_path):

@@ -50,6 +50,7 @@ def merged_by_peft(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", [[0.4, 0.6], [0.9, -0.5]])
 @pytest.mark.parametrize("suffix", ["", "_svd"])
 @pytest.mark.parametrize("kind", KINDS)

@@ -115,6 +115,7 @@ def test_20_templates_that_are_no_text_are_told(tmp_path):
 LETTERS = "{% for a in 'abcdefghijklmnopqrstuvwxyz' %}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "template",
     [

@@ -300,6 +300,7 @@ def test_the_search_of_a_large_vocabulary_and_its_step_are_those_that_run(monkey
     assert import_module("tpu.compiled").device_bytes(step.held["index"]) == pytest.approx(index + special, rel=0.02)
 
 
+@pytest.mark.slow
 def test_the_training_step_keeps_the_form_of_its_state(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     program = import_module("tpu.train_program").train_program(

@@ -120,6 +120,7 @@ def test_pieces(case):
     assert metrics["piece_cosine"] == pytest.approx(np.mean(cosines), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_sentences(case, rows, kind):
     if kind == "decoder":
         pytest.skip("the decoder's sum has no sentences")
@@ -271,6 +272,7 @@ def test_texts_without_anything_to_compare_cost_nothing(case, kind):
 # ---- where a fresh network starts
 
 
+@pytest.mark.slow
 def test_a_fresh_residual_network_reads_texts_as_fvt_does(kind):
     frozen, texts = tiny_frozen(kind), jax.tree.map(jnp.asarray, random_texts())
     config = random_hypernet(kind, residual=True).config
@@ -321,6 +323,7 @@ def test_equal_readings_do_not_diverge():
     assert mistral.logits(frozen.body, hidden_BTD).shape == (2, 3, V)
 
 
+@pytest.mark.slow
 def test_what_a_model_cannot_do_is_named():
     hypernet, batch = random_hypernet(), jax.tree.map(jnp.asarray, random_batch())
     with pytest.raises(ConfigError, match="next_subword compares a decoder's predictions"):

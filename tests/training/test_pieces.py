@@ -99,6 +99,7 @@ def forbidding(tokenizer: ByteLevelTokenizer, piece: str) -> models.Model:
     return Tokenizer.from_str(json.dumps(spec | {"model": model})).model
 
 
+@pytest.mark.slow
 def test_a_piece_is_written_as_the_tokenizer_would_without_it(tokenizer, pieces):
     own = vocabulary_pieces(tokenizer, max_subwords=S, mode="identity").spellings.id_M.tolist()
     row_of = {target: row for row, target in enumerate(pieces.spellings.id_M.tolist())}

@@ -25,6 +25,7 @@ def fresh(kind: str, **changes):
     ), frozen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_source_rows_come_in_as_fresh_embeddings_are(kind):
     hypernet, frozen = fresh(kind)

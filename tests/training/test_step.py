@@ -140,6 +140,7 @@ def test_half_precision_keeps_whole_parameters():
     assert metrics["loss"] == pytest.approx(whole, rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_step_learns_from_pieces_alone():
     frozen, optimizer = tiny_frozen(), make_optimizer(QUICK, N_STEPS)
     state, step = init_state(random_hypernet(residual=True), optimizer), make_step(optimizer, WEIGHTS["encoder"])

@@ -104,6 +104,7 @@ def test_without_validation_the_last_is_the_result(tmp_path):
     assert (outcome.best_step, outcome.best_loss) == (6, None)
 
 
+@pytest.mark.slow
 def test_the_result_is_a_hypernetwork(whole):
     config, hypernet = load_hypernet(whole / "hypernet")
     assert config == job_of().hypernet.config

@@ -62,6 +62,7 @@ def test_retrieval_counts_the_texts_whose_nearest_is_their_translation():
     assert retrieval({"de": swapped, "en": en, "fr": en}) == {"de": 50.0, "fr": 100.0}
 
 
+@pytest.mark.slow
 def test_embeddings_have_length_one_and_leave_padding_out():
     frozen, texts = tiny_frozen(), random_texts(n_texts=4)
     padded = replace(texts, **{name: np.pad(getattr(texts, name), ((0, 2), (0, 0))) for name in OF_TEXTS})

@@ -63,6 +63,7 @@ def built_of(table, queries):
     return measure_recall(built, table, queries[96:], probes=(1, 2, 4, 99))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_batch", [1, 5])
 def test_all_blocks_find_the_true_best_rows(case, n_batch):
     table, queries, built = case
@@ -87,6 +88,7 @@ def test_a_few_blocks_find_the_best_rows_that_they_hold(case, n_batch):
         np.testing.assert_allclose(logits[row], table[expected] @ query, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_jitted_search_is_eager_search(case):
     _, queries, built = case
     eager = search(built.index, jnp.asarray(queries[:4]), 8, 2)
@@ -111,6 +113,7 @@ def test_special_rows_are_scored_whatever_is_probed(case):
     assert float(logits[0, ids[0].tolist().index(2)]) == pytest.approx(float(table[2] @ query[0]), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_same_seed_builds_the_same_index_and_its_recall_is_measured(case):
     table, queries, built = case
     again = built_of(table, queries)
@@ -135,6 +138,7 @@ def test_without_queries_to_measure_nothing_is_measured():
     assert (built.recall, built.best_found, built.n_held_out) == ({}, {}, 0)
 
 
+@pytest.mark.slow
 def test_equal_rows_come_in_the_order_of_their_ids():
     table, queries = table_and_queries(600)
     table[300:] = table[:300]
@@ -155,6 +159,7 @@ def test_rows_of_8_bits_are_scored_exactly_in_the_end(case):
     np.testing.assert_allclose(logits, np.einsum("BD,BKD->BK", queries[:5], table[np.asarray(ids)]), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_where_blocks_hold_fewer_rows_than_wanted_the_rest_is_none():
     table, queries = table_and_queries(10)
     built = build_index(table, queries, special_ids=(0,))
@@ -175,6 +180,7 @@ def test_rows_that_are_all_alike_are_laid_out_too():
     assert len(built.index.blocks) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 8), (2, 4), (4, 2)])
 def test_sharded_search_is_unsharded_search_when_all_is_probed(case, shape):
     _, queries, built = case
@@ -240,6 +246,7 @@ def test_a_row_has_one_logit_whatever_is_found_beside_it(wrap):
     assert found.tolist() == alone
 
 
+@pytest.mark.slow
 def test_a_query_that_is_no_number_has_logits_that_are_none(case):
     _, queries, built = case
     both = np.concatenate([queries[:1], np.full((1, WIDTH), np.nan, np.float32)])
@@ -298,6 +305,7 @@ def test_tables_that_cannot_be_indexed_are_told(change, options, match):
         build_index(table, queries, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_8_bit", [False, True])
 def test_15_zero_rows_of_the_models_own_are_never_found_and_no_error(is_8_bit):
     table, queries = table_and_queries(600)

@@ -123,6 +123,7 @@ def one_token_each(forms):
     return RaggedTokens(subwords, offsets[:-1].astype(np.int32), np.array(lengths, np.int32), np.arange(len(forms) + 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_unknown", [False, True])
 @pytest.mark.parametrize("is_output", [False, True])
 def test_fvt_gives_a_prompts_token_the_row_that_it_has_as_an_entry(tmp_path, has_unknown, is_output):
