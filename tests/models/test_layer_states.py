@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from dyntok_jax.models import embed_ids, forward, states_after, unstacked
 from dyntok_jax.models.llama import rms_norm
