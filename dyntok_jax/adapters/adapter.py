@@ -129,7 +129,8 @@ def fresh_adapter(
       head: of the model, to be adapted or (`modules_to_save`) trained whole.
 
     Raises:
-      ConfigError: targets match nothing (all are listed), or `modules_to_save` names what is no module of the head.
+      ConfigError: some targets match nothing (the error lists them all), or `modules_to_save` names a module that the
+        head does not have.
 
     >>> adapter = fresh_adapter(jax.random.key(0), LoraConfig(rank=4, targets=("key",)), decoder.decoder)
     >>> adapter.maps["layers.key"].a.shape, adapter.maps["layers.key"].scales  # layers, D, R

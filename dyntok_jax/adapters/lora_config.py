@@ -76,7 +76,7 @@ class LoraConfig:
             try:
                 re.compile(expression)
             except re.error as error:
-                raise ConfigError(f"{expression!r} is no regular expression: {error}.") from error
+                raise ConfigError(f"{expression!r} must be a regular expression: {error}.") from error
 
     @classmethod
     def from_peft(cls, config: Mapping[str, Any]) -> "LoraConfig":

@@ -74,7 +74,7 @@ class OwnVocabulary:
         return None, self.among_tokens(logits(model, hidden_BD)), seen_BV
 
     def among_tokens(self, logits_V: Float32[Array, "*batch V"]) -> Float32[Array, "*batch V"]:
-        """The logits, `EXCLUDED` in rows that are no token's."""
+        """The logits, `EXCLUDED` in rows without a token."""
         if self.is_token_V is None:
             return logits_V
         is_token_V = jnp.asarray(self.is_token_V).reshape((1,) * (logits_V.ndim - 1) + (-1,))

@@ -229,7 +229,7 @@ def prefill(
 
     Args:
       model: the parameters.
-      embeddings_BTD: word embeddings; T must be a multiple of `chunk`, or one `last_chunk`.
+      embeddings_BTD: word embeddings; T must be a multiple of `chunk`.
       mask_BT: True for tokens; padding is on the right.
       cache: the tokens before; usually empty.
       chunk: tokens read at a time.
@@ -256,8 +256,6 @@ def prefill(
         return lax.dynamic_update_slice_in_dim(hidden_BTD, new_BTD, start, axis=1), cache
 
     longest = mask_BT.sum(axis=1, dtype=jnp.int32).max()
-    if embeddings_BTD.shape[1] == (last_chunk or chunk):
-        return extend(model, embeddings_BTD, mask_BT, cache)
     state = (jnp.zeros_like(embeddings_BTD), cache)
     if last_chunk is None:
         return lax.fori_loop(0, (longest + chunk - 1) // chunk, partial(read, size=chunk), state)

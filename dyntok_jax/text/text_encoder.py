@@ -82,7 +82,7 @@ class TextEncoder:
         Raises:
           TokenizerError: the tokenizer has no piece for a character, and none that stands for unknown ones.
           InputError: a text is not a `Text`, has a lone surrogate or is of another kind than the others; `boundary` is
-            not a `Boundary`, or `protect` no regular expression.
+            not a `Boundary`, or `protect` is not a regular expression.
         """
         inputs, word_starts = _as_inputs(texts, prefix)
         has_space = None

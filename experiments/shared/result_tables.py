@@ -10,12 +10,6 @@ RESULTS = Path(__file__).parent.parent / "results"
 SHARES = (0, 25, 50, 75, 100)
 LANGUAGES = {"en": "English", "de": "German", "fr": "French", "es": "Spanish", "el": "Greek", "ru": "Russian"}
 METHODS = {"fvt": "FVT", "hypernet": "hypernetwork"}
-ROWS_OF_WORDS = {
-    "fvt": "FVT",
-    "hypernet": "packaged hypernetwork",
-    "states": "… and a linear map of states, fitted in closed form",
-    "trained": "… trained on words in short contexts",
-}
 GIB, MIB = 2**30, 2**20
 Figures = dict[str, Any]
 
@@ -107,14 +101,18 @@ def retention_shares(method: str) -> str:
 def merged_words() -> str:
     """How a decoder continues English definitions of merged words, by what made the words' rows."""
     figures = figures_of("meaning")
-    mark = "_en_definition_first_word_percent"
+    methods = {
+        "FVT": (figures, "fvt"),
+        "packaged hypernetwork": (figures, "hypernet"),
+        "… and a linear map of states": (figures_of("meaning_fitted"), "hypernet"),
+    }
     rows = []
-    for method in (key.removesuffix(mark) for key in figures if key.endswith(mark)):
+    for title, (found, method) in methods.items():
         first, five, at_word, after = (
-            figures[f"{method}_en_definition_{measure}"]
+            found[f"{method}_en_definition_{measure}"]
             for measure in ("first_word_percent", "five_tokens_percent", "word_kl_nats", "after_kl_nats")
         )
-        rows.append([ROWS_OF_WORDS[method], f"{first:.1f} %", f"{five:.1f} %", f"{at_word:.2f}", f"{after:.3f}"])
+        rows.append([title, f"{first:.1f} %", f"{five:.1f} %", f"{at_word:.2f}", f"{after:.3f}"])
     head = [f"{figures['words_en_definition']} English words", "first word", "five tokens"]
     return _table([*head, "divergence at the word, nats", "at the 16 places after it"], rows)
 

@@ -184,7 +184,7 @@ def test_modules_to_save_are_those_of_the_head():
         ({"init_lora_weights": "pissa"}, r"init_lora_weights = 'pissa' \(which changes the model's weights\)"),
         ({"trainable_token_indices": [1, 2]}, r"trainable_token_indices = \[1, 2\]"),
         ({"r": 0}, r"rank of an adapter must be 1 or more, got 0"),
-        ({"rank_pattern": {"(": 3}}, r"'\(' is no regular expression"),
+        ({"rank_pattern": {"(": 3}}, r"'\(' must be a regular expression"),
         ({"bias": "some"}, r"bias of an adapter must be one of none, all, lora_only, got 'some'"),
     ],
 )

@@ -165,6 +165,8 @@ def test_14_4_a_mask_in_a_text_is_text_if_asked(folders, fvt, goal):
         assert (mask in tokens.subword_L) == is_special
         assert tokens.span_T2[1:-1].min() == 0
         assert tokens.span_T2[1:-1].max() == len("a <mask> b")
+        marked = tokens.span_T2[[ids == [mask] for ids in tokens.ids()]].tolist()
+        assert marked == ([[2, 8]] if is_special else [])
     with pytest.raises(InputError, match="private-use character"):
         as_text.encode([fvt.text_encoder.special_names.swap("<mask>")])
 
@@ -218,7 +220,7 @@ def test_hypernetworks_of_one_weight_and_two_configs_share_no_rows(with_hypernet
     other.cache = with_hypernet.cache
     found = other.encode(TEXTS)
     assert found.cache_hits == 0
-    assert np.abs(found.embeddings_ND - expected.embeddings_ND).max() > 2e-6
+    assert np.abs(found.embeddings_ND - expected.embeddings_ND).max() > 1e-5
 
 
 def test_a_hypernetwork_s_own_languages_survive_saving(folders, tmp_path):

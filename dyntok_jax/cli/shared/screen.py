@@ -18,7 +18,7 @@ from dyntok_jax.errors import escaped
 FIRST_LINE_SECONDS, LONGEST_SILENCE_SECONDS = 10.0, 300.0
 """Of progress that goes to a file or pipe."""
 PIPE_WIDTH = 120
-"""Columns where there is no terminal."""
+"""Width of the output without a terminal."""
 
 
 class _Console(Console):
