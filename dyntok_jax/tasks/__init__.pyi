@@ -1,3 +1,8 @@
+from .classifier import (
+    Labels as Labels,
+    TaskModel as TaskModel,
+    word_spans as word_spans,
+)
 from .config import (
     LoraOptions as LoraOptions,
     TaskConfig as TaskConfig,

@@ -41,6 +41,10 @@ class FrozenEncoder:
     Attributes:
       encoder: its parameters.
       head: a head of the right shape, whose parameters the adapter brings.
+
+    >>> from dyntok_jax.models import SequenceHead
+    >>> FrozenEncoder(encoder.encoder, SequenceHead(encoder.config, ("bad", "good"), jax.random.key(0))).head.labels
+    ('bad', 'good')
     """
 
     encoder: Encoder
@@ -50,9 +54,16 @@ class FrozenEncoder:
 def task_loss(
     adapter: Adapter, frozen: FrozenEncoder, batch: LabelledBatch[Array]
 ) -> tuple[Float32[Array, ""], Metrics]:
-    """Mean cross-entropy of the labels, in nats, and the share that are right, in percent.
+    r"""Mean cross-entropy of the labels, in nats, and the share that are right, in percent.
 
-    >>> from dyntok_jax.tasks import prepare_task  # see there for a whole job
+    >>> from dyntok_jax.tasks import TaskConfig
+    >>> path = folder / "reviews.jsonl"
+    >>> _ = path.write_text('{"text": "Dull", "label": "bad"}\n{"text": "Fine", "label": "good"}')
+    >>> config = TaskConfig("classify", train=(str(path),), model=str(encoder_folder), batch_size=2, max_length=32)
+    >>> job = prepare_task(config)
+    >>> loss, metrics = task_loss(job.parameters, job.frozen, next(job.batches))
+    >>> loss.shape, sorted(metrics)
+    ((), ['accuracy', 'loss'])
     """
     scores_BWY = label_scores(adapter, frozen, batch)
     is_label_BW = batch.label_BW != NO_LABEL
@@ -88,7 +99,7 @@ def prepare_task(config: TaskConfig, mesh: Mesh | None = None) -> Job:
     >>> from dyntok_jax.tasks import TaskConfig
     >>> path = folder / "reviews.jsonl"
     >>> _ = path.write_text('{"text": "Wonderful", "label": "good"}\n{"text": "Dull", "label": "bad"}')
-    >>> config = TaskConfig("classify", train=(str(path),), model=str(encoder_folder), batch_size=2)
+    >>> config = TaskConfig("classify", train=(str(path),), model=str(encoder_folder), batch_size=2, max_length=32)
     >>> job = prepare_task(config)
     >>> sorted(job.parameters.replaced), next(job.batches).label_BW.tolist()
     (['head.dense.bias', 'head.dense.kernel', 'head.output.bias', 'head.output.kernel'], [[1], [0]])
@@ -98,7 +109,7 @@ def prepare_task(config: TaskConfig, mesh: Mesh | None = None) -> Job:
     examples = read_examples(config.train, config.task)
     names = examples.label_names
     if len(names) < 2:
-        raise InputError(f"All examples have the label {names[0]!r}: give examples of two labels or more.")
+        raise InputError(f"All examples have the label {', '.join(names)}: give examples of two labels or more.")
     dtype = jnp.dtype(config.run.compute_dtype)
     hypernet = None if config.hypernet == "none" else config.hypernet
     loaded = load_model(config.model, hypernet, kind="encoder", dtype=dtype, mesh=mesh)

@@ -7,7 +7,7 @@ from typing import Any, Generic
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Int32, Int64
+from jaxtyping import Int32, Int64
 
 from dyntok_jax.embedding import TokenEmbedder, TokenInputs
 from dyntok_jax.merging import first_tokens, merge_texts
@@ -33,6 +33,12 @@ class LabelledBatch(Generic[ArrayT]):
       inputs: the tokens.
       type_BT: which text of a pair each is in.
       label_BW: number of each label, `NO_LABEL` where there is none; W is 1 for labels of texts, T for those of tokens.
+
+    >>> from dyntok_jax.options import FULL, Merging
+    >>> merging = encoder.embedder.resolve(Merging(FULL), scope="batch", merge_last=True)
+    >>> batch = labelled_batch(["Freiheit"], [[1]], encoder.embedder, merging, n_batch=2, max_length=32)
+    >>> batch.label_BW.tolist(), batch.inputs.mask_BT.shape
+    ([[1], [-1]], (2, 16))
     """
 
     inputs: TokenInputs[ArrayT]
@@ -60,6 +66,13 @@ def labelled_batch(
       n_batch: rows, padding included.
       max_length: the most tokens a text; longer ones are cut, and labels of words that were cut off are left out.
       prefix: put before each text.
+
+    >>> from dyntok_jax.options import FULL, Merging
+    >>> merging = encoder.embedder.resolve(Merging(FULL), scope="batch", merge_last=True)
+    >>> words = [["Freiheit", "und"]]
+    >>> batch = labelled_batch(words, [[2, 0]], encoder.embedder, merging, n_batch=1, max_length=32)
+    >>> [label for label in batch.label_BW[0].tolist() if label != NO_LABEL]
+    [2, 0]
     """
     encoder = TextEncoder(embedder.tokenizer)
     if merging.is_static:
@@ -86,11 +99,17 @@ def labelled_batch(
 
 
 class LabelledBatches:
-    """An endless stream of batches: which texts are in batch i, and how far they are merged, are functions of i."""
+    """An endless stream of batches: which texts are in batch i, and how far they are merged, are functions of i.
+
+    >>> batches = LabelledBatches(["Freiheit", "Recht"], [[0], [1]], encoder.embedder, draw="uniform", share=100.0,
+    ...     boundary="pretoken", batch_size=2, max_length=32, prefix="", seed=0)
+    >>> sorted(next(batches).label_BW[:, 0].tolist()), batches.get_state()
+    ([0, 1], {'next': 1})
+    """
 
     def __init__(
         self,
-        texts: Sequence[Text],
+        texts: list[Text],
         numbers: Sequence[Sequence[int]],
         embedder: TokenEmbedder,
         *,
@@ -103,7 +122,9 @@ class LabelledBatches:
         seed: int,
     ):
         self._texts, self._numbers, self._embedder = texts, numbers, embedder
-        self._draw, self._share, self._boundary = draw, share, boundary
+        self._draw: Draw = draw
+        self._boundary: Boundary = boundary
+        self._share = share
         self._batch_size, self._max_length, self._prefix, self._seed = batch_size, max_length, prefix, seed
         self._length_N = np.array([_characters(text) for text in texts])
         self._epoch = lru_cache(maxsize=2)(self._make_epoch)
@@ -143,7 +164,7 @@ class LabelledBatches:
                 return Share(self._share)
             case "uniform":
                 at = int(random.integers(DRAW_BINS))
-            case "gaussian":
+            case _:
                 at = round(float(np.clip(random.normal(GAUSSIAN_MEAN, GAUSSIAN_DEVIATION), 0, DRAW_BINS - 1)))
         return Share(100 * at / (DRAW_BINS - 1))
 
@@ -161,8 +182,3 @@ class LabelledBatches:
 
 def _characters(text: Text) -> int:
     return len(text) if isinstance(text, str) else sum(map(len, text))
-
-
-def is_labelled(batch: LabelledBatch) -> Bool[np.ndarray, "B W"]:
-    """Where a batch has labels."""
-    return batch.label_BW != NO_LABEL

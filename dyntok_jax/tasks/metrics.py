@@ -11,6 +11,9 @@ class Entity(NamedTuple):
       kind: `PER`, say.
       start: its first word.
       end: the word after its last.
+
+    >>> Entity("PER", start=0, end=2)
+    Entity(kind='PER', start=0, end=2)
     """
 
     kind: str

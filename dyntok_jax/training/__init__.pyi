@@ -7,7 +7,6 @@ from .config import (
     TrainingConfig as TrainingConfig,
 )
 from .job import (
-    job_of as job_of,
     prepare_job as prepare_job,
 )
 from .objectives import (

@@ -38,7 +38,11 @@ from dyntok_jax.training.step import (
 
 @runtime_checkable
 class Batches(Protocol):
-    """An endless stream of batches whose position can be saved and restored."""
+    """An endless stream of batches whose position can be saved and restored.
+
+    >>> isinstance(job.batches, Batches)
+    True
+    """
 
     def __next__(self) -> Any:
         """The next batch."""

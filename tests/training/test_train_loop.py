@@ -46,7 +46,9 @@ def train(job: Job, run: RunConfig, folder: Path, **options) -> Outcome:
     return train_loop.train(replace(job, run=run, decisive=decisive), folder, **options)
 
 
-def job_of(config: TrainingConfig = CONFIG, hypernet: Hypernet | None = None, **changes) -> Job:
+def job_of(
+    config: TrainingConfig = CONFIG, hypernet: Hypernet | None = None, contents_of_validation: str = "", **changes
+) -> Job:
     frozen = tiny_frozen()
     job = training_job.job_of(
         random_hypernet(residual=True) if hypernet is None else hypernet,
@@ -54,6 +56,7 @@ def job_of(config: TrainingConfig = CONFIG, hypernet: Hypernet | None = None, **
         batches=Stream(n_texts=2),
         validate=validator(frozen, WEIGHTS, [random_batch(0)]),
         config=config,
+        contents_of_validation=contents_of_validation,
     )
     return replace(job, **changes)
 
