@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -38,6 +39,7 @@ from dyntok_jax.training import (
     load_frozen,
     make_optimizer,
     make_step,
+    total_loss,
 )
 from dyntok_jax.training.data import DataConfig, TrainingBatch, by_language, training_batches
 
@@ -127,7 +129,7 @@ def seconds_a_step(model: str, config: DataConfig, batches: list[TrainingBatch])
     """The median time of a training step on these batches, without compilation."""
     frozen, tokenizer = load_frozen(model)
     optimizer = make_optimizer(OptimizerConfig(), 1000)
-    step = make_step(optimizer, OBJECTIVES)
+    step = make_step(optimizer, partial(total_loss, weights=OBJECTIVES))
     state = init_state(
         fresh_hypernet(NetworkConfig(), frozen, tokenizer, max_subwords=config.max_subwords, seed=0), optimizer
     )

@@ -18,6 +18,7 @@ from dyntok_jax.training import (
     make_optimizer,
     make_step,
     state_shardings,
+    total_loss,
 )
 from dyntok_jax.training.data import SurfaceForms, TextBatch, TrainingBatch
 from tpu.programs import Program, abstract_decoder, shape
@@ -41,14 +42,14 @@ def train_program(config: DecoderConfig, mesh: Mesh, dtype: Any, *, n_batch: int
         variance_M=shape((n_columns,), jnp.float32, NamedSharding(mesh, P("model"))),
     )
     optimizer = make_optimizer(OptimizerConfig(), 10_000)
-    step = make_step(optimizer, WEIGHTS, dtype)
+    step = make_step(optimizer, partial(total_loss, weights=WEIGHTS), dtype)
     state = _abstract_state(hypernet_config(config), optimizer, mesh)
     batch = _abstract_batch(mesh, n_batch, length)
     return Program(
         name=f"train-hypernet {n_batch} × {length}",
         function=jax.jit(lambda state, frozen, batch: step(state, frozen, [batch]), donate_argnums=0),
         arguments=(state, frozen, batch),
-        held={"parameters": frozen, "hypernet": state.hypernet, "moments": state.optimizer, "inputs": batch},
+        held={"parameters": frozen, "hypernet": state.parameters, "moments": state.optimizer, "inputs": batch},
     )
 
 

@@ -20,9 +20,11 @@ from dyntok_jax.cli.commands import (
     Encode,
     Generate,
     LearnMerges,
+    Predict,
     Score,
     Show,
     TrainHypernet,
+    TrainTask,
 )
 from dyntok_jax.cli.shared import parse
 from dyntok_jax.errors import DyntokError, InputError, escaped
@@ -38,6 +40,8 @@ COMMANDS = {
     "embed-vocab": EmbedVocab,
     "build-index": BuildIndex,
     "train-hypernet": TrainHypernet,
+    "train-task": TrainTask,
+    "predict": Predict,
 }
 DESCRIPTION = """\
 Dynamic tokenization for trained language models: merge the subwords of the batch in hand, embed the new tokens, run
@@ -49,6 +53,8 @@ the unchanged model on the shorter sequence.
   dyntok learn-merges corpus.txt --output merges.jsonl --merges 1000
   dyntok convert e5-small e5-orbax                 Hugging Face to orbax; back with the two exchanged
   dyntok train-hypernet --text de.txt --output run
+  dyntok train-task --task nli --train pairs.jsonl --output task
+  dyntok predict pairs.jsonl --adapter task/adapter
   dyntok build-vocab corpus.txt --size 200000 --output vocab
   dyntok embed-vocab vocab --output table          the rows of a grown vocabulary, on disk
   dyntok build-index table --output index

@@ -1,4 +1,5 @@
 from .config import (
+    NOT_DECISIVE as NOT_DECISIVE,
     NetworkConfig as NetworkConfig,
     Objectives as Objectives,
     OptimizerConfig as OptimizerConfig,
@@ -10,8 +11,11 @@ from .job import (
 )
 from .objectives import (
     FrozenModel as FrozenModel,
+    Metrics as Metrics,
+    total_loss as total_loss,
 )
 from .run_folder import (
+    ADAPTER as ADAPTER,
     check_run_folder as check_run_folder,
 )
 from .setup import (
@@ -25,9 +29,11 @@ from .step import (
     state_shardings as state_shardings,
 )
 from .train_loop import (
+    Batches as Batches,
     Job as Job,
     Outcome as Outcome,
     Report as Report,
+    Validate as Validate,
     train as train,
 )
 from .validation import (

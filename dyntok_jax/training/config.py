@@ -14,7 +14,8 @@ from dyntok_jax.training.data import Count, DataConfig, Number, OptionalPath, Un
 Dtype = Literal["float32", "bfloat16"]
 
 _flattened = arg(name="")
-_NOT_DECISIVE = ("checkpoint_every", "keep", "log_every", "export_dtype")
+NOT_DECISIVE = ("checkpoint_every", "keep", "log_every", "export_dtype")
+"""Options of a run that change none of its numbers."""
 
 
 @dataclass(frozen=True)
@@ -209,5 +210,5 @@ class TrainingConfig:
 
     def decisive(self) -> dict[str, Any]:
         """The options that change the numbers of a run, by name, as JSON types."""
-        run = {name: value for name, value in asdict(self.run).items() if name not in _NOT_DECISIVE}
+        run = {name: value for name, value in asdict(self.run).items() if name not in NOT_DECISIVE}
         return asdict(self) | {"data": self.data.decisive(), "run": run}

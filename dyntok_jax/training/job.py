@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 from jax.sharding import Mesh
 
-from dyntok_jax.embedding import languages_of
+from dyntok_jax.convert import save_hypernet
+from dyntok_jax.embedding import Hypernet, languages_of
 from dyntok_jax.encoding import default_prompt
 from dyntok_jax.errors import InputError
 from dyntok_jax.files import find_model
@@ -13,9 +16,10 @@ from dyntok_jax.models import Decoder
 from dyntok_jax.text import ByteLevelTokenizer, TextEncoder
 from dyntok_jax.training.config import FOR_DECODERS, FOR_ENCODERS, UNDECIDED, Objectives, TrainingConfig
 from dyntok_jax.training.data import batches_held_out, batches_of_files, digest_of, training_batches, with_pieces
-from dyntok_jax.training.objectives import FrozenModel
+from dyntok_jax.training.objectives import FrozenModel, total_loss
+from dyntok_jax.training.run_folder import HYPERNET
 from dyntok_jax.training.setup import check_max_length, fresh_hypernet, given_hypernet, load_frozen
-from dyntok_jax.training.train_loop import Job, Validate
+from dyntok_jax.training.train_loop import Batches, Job, Validate
 from dyntok_jax.training.validation import validator
 
 MASK_PROBABILITY = 0.15
@@ -37,7 +41,7 @@ def prepare_job(config: TrainingConfig, mesh: Mesh | None = None) -> Job:
     >>> data = DataConfig(max_length=48, pieces_per_batch=16)
     >>> config = TrainingConfig(str(encoder_folder), data, Objectives(pieces=1.0), small)
     >>> job = prepare_job(config)
-    >>> job.hypernet.config.hidden_width, job.config.data.prefix
+    >>> job.parameters.config.hidden_width, job.decisive["data"]["prefix"]
     (32, '')
     """
     _check_sources(config)
@@ -59,7 +63,35 @@ def prepare_job(config: TrainingConfig, mesh: Mesh | None = None) -> Job:
     languages = languages_of(hypernet.config.n_langs, hypernet.config.langs)
     batches = training_batches(config.data, tokenizer, languages)
     validate, contents = _validation(config, frozen, tokenizer, languages)
-    return Job(hypernet, frozen, batches, validate, config, contents)
+    return job_of(hypernet, frozen, batches, validate, config, contents)
+
+
+def job_of(
+    hypernet: Hypernet,
+    frozen: FrozenModel,
+    batches: Batches,
+    validate: Validate | None,
+    config: TrainingConfig,
+    contents_of_validation: str = "",
+) -> Job:
+    """The job of training a hypernetwork with completed options; `contents_of_validation` is a digest of its data."""
+    return Job(
+        parameters=hypernet,
+        frozen=frozen,
+        loss=partial(total_loss, weights=config.objectives),
+        batches=batches,
+        validate=validate,
+        run=config.run,
+        optimizer=config.optimizer,
+        decisive=config.decisive()
+        | {"contents of the validation": contents_of_validation, "hypernet": hypernet.config.to_hf()},
+        result=HYPERNET,
+        save=_save,
+    )
+
+
+def _save(folder: Path, hypernet: Hypernet) -> None:
+    save_hypernet(folder, hypernet.config, hypernet)
 
 
 def resolved(config: TrainingConfig, objectives: Objectives, *, max_subwords: int, prefix: str) -> TrainingConfig:

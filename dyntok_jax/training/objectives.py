@@ -101,6 +101,11 @@ def total_loss(
 
     Raises:
       ConfigError: an objective needs something that the model or the hypernetwork lacks.
+
+    >>> from dyntok_jax.training import Objectives
+    >>> loss, metrics = total_loss(hypernet, frozen, training_batch, Objectives(pieces=1.0))
+    >>> sorted(metrics)
+    ['loss', 'piece_cosine', 'pieces']
     """
     metrics: Metrics = {}
     if weights.pieces > 0 and batch.pieces is not None:

@@ -2,7 +2,7 @@
 
 - `checkpoints/STEP`: parameters, optimizer and progress, written by orbax under another name and renamed when complete
 - `metrics.jsonl`: a line for each step and each validation
-- `hypernet/`: the best parameters so far, as `DynamicEncoder.load(..., hypernet=FOLDER)` reads them
+- `hypernet/` or `adapter/`: the best parameters so far, as `DynamicEncoder.load` reads them
 - `.lock`: held by the training process; the system releases it when that process ends in any way
 """
 
@@ -27,7 +27,7 @@ from dyntok_jax.parameters import flat_parameters
 from dyntok_jax.storage import written
 from dyntok_jax.training.step import TrainState
 
-CHECKPOINTS, METRICS, HYPERNET, LOCK = "checkpoints", "metrics.jsonl", "hypernet", ".lock"
+CHECKPOINTS, METRICS, HYPERNET, ADAPTER, LOCK = "checkpoints", "metrics.jsonl", "hypernet", "adapter", ".lock"
 _DOOMED = ".removed"
 _WHOLE, _UNFINISHED = re.compile(r"\d+"), re.compile(rf"\d+({re.escape(_DOOMED)}|\.orbax-checkpoint-tmp.*)")
 _SWEEPS, _SWEEP_SECONDS = 20, 0.1
@@ -64,7 +64,7 @@ def check_run_folder(folder: Path) -> None:
     dyntok_jax.errors.CheckpointError: ... holds other things (cat.jpg): name a folder ...
     """
     there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if there and not there & {CHECKPOINTS, METRICS, HYPERNET, LOCK}:
+    if there and not there & {CHECKPOINTS, METRICS, HYPERNET, ADAPTER, LOCK}:
         raise CheckpointError(
             f"{folder} is there already and holds other things ({', '.join(sorted(there)[:3])}): name a folder "
             "that is empty or not there, or that of an earlier run."
@@ -119,8 +119,9 @@ class Checkpoints:
             for left in self.folder.iterdir():
                 if _UNFINISHED.fullmatch(left.name):
                     _sweep(left)
-            for left in (folder / HYPERNET).glob(_PARTS):
-                left.unlink()
+            for result in (HYPERNET, ADAPTER):
+                for left in (folder / result).glob(_PARTS):
+                    left.unlink()
 
     def __enter__(self) -> "Checkpoints":
         return self

@@ -1,6 +1,5 @@
-"""One step of training: gradients of the hypernetwork alone, AdamW in float32, and their shardings on a mesh."""
+"""One step of training: gradients of what is trained alone, AdamW in float32, and their shardings on a mesh."""
 
-import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +11,10 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 from jax.typing import DTypeLike
 
-from dyntok_jax.embedding import Hypernet
 from dyntok_jax.parameters import flat_parameters
 from dyntok_jax.sharding import batch_sharding, shardings_for
-from dyntok_jax.training.config import Objectives, OptimizerConfig
-from dyntok_jax.training.data import TrainingBatch
-from dyntok_jax.training.objectives import FrozenModel, Metrics, total_loss
+from dyntok_jax.training.config import OptimizerConfig
+from dyntok_jax.training.objectives import Metrics
 
 
 @jax.tree_util.register_dataclass
@@ -26,17 +23,19 @@ class TrainState:
     """Everything that a step changes; its shapes or shardings have the same form. A step is not random: it has no key.
 
     Attributes:
-      hypernet: the parameters.
+      parameters: what is trained: a hypernetwork, or an adapter.
       optimizer: AdamW's moments and counts.
       step: steps done, an int32.
     """
 
-    hypernet: Hypernet
+    parameters: Any
     optimizer: Any
     step: Any
 
 
-Step = Callable[[TrainState, FrozenModel, Sequence[TrainingBatch]], tuple[TrainState, Metrics]]
+Step = Callable[[TrainState, Any, Sequence[Any]], tuple[TrainState, Metrics]]
+LossFunction = Callable[[Any, Any, Any], tuple[Any, Metrics]]
+"""From trained parameters, frozen model and batch to the loss and its parts."""
 
 
 def learning_rate_schedule(config: OptimizerConfig, n_steps: int) -> optax.Schedule:
@@ -69,40 +68,42 @@ def make_optimizer(config: OptimizerConfig, n_steps: int) -> optax.GradientTrans
     )
 
 
-def init_state(hypernet: Hypernet, optimizer: optax.GradientTransformation) -> TrainState:
+def init_state(parameters: Any, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step; parameters become float32, whatever the compute dtype.
 
     >>> state = init_state(hypernet, make_optimizer(OptimizerConfig(), n_steps=100))
-    >>> state.hypernet.layers.query.kernel[...].dtype, state.step.tolist()
+    >>> state.parameters.layers.query.kernel[...].dtype, state.step.tolist()
     (dtype('float32'), 0)
     """
-    parameters = cast(hypernet, jnp.float32)
+    parameters = cast(parameters, jnp.float32)
     return TrainState(parameters, optimizer.init(parameters), jnp.zeros((), jnp.int32))
 
 
-def make_step(optimizer: optax.GradientTransformation, weights: Objectives, dtype: DTypeLike = jnp.float32) -> Step:
+def make_step(optimizer: optax.GradientTransformation, loss: LossFunction, dtype: DTypeLike = jnp.float32) -> Step:
     """The jitted step; it donates the buffers of its state.
 
     Args:
       optimizer: from `make_optimizer`.
-      weights: of the objectives.
-      dtype: that the hypernetwork is computed in; the frozen model has the dtype that it was loaded in. Parameters and
-        moments are always float32.
+      loss: from trained parameters, frozen model and batch to the loss and its parts.
+      dtype: that the trained parameters are computed in; the frozen model has the dtype that it was loaded in.
+        Parameters and moments are always float32.
 
     Returns:
-      A function from state, frozen model and the batches of one step to the next state and metrics: the objectives
+      A function from state, frozen model and the batches of one step to the next state and metrics: those of the loss
       averaged over the batches, `loss`, and the `gradient_norm` before clipping.
 
     >>> optimizer = make_optimizer(OptimizerConfig(), n_steps=100)
-    >>> step = make_step(optimizer, Objectives(pieces=1.0))
+    >>> from functools import partial
+    >>> from dyntok_jax.training import total_loss
+    >>> step = make_step(optimizer, partial(total_loss, weights=Objectives(pieces=1.0)))
     >>> state = init_state(jax.tree.map(jnp.copy, hypernet), optimizer)  # a copy, since the step donates its state
     >>> state, metrics = step(state, frozen, [training_batch])
     >>> int(state.step), sorted(metrics)
     (1, ['gradient_norm', 'loss', 'piece_cosine', 'pieces'])
     """
 
-    def loss_of(hypernet, frozen, batch):
-        return total_loss(cast(hypernet, dtype), frozen, batch, weights)
+    def loss_of(parameters, frozen, batch):
+        return loss(cast(parameters, dtype), frozen, batch)
 
     gradients_of = jax.jit(jax.grad(loss_of, has_aux=True))
     add = jax.jit(lambda total, more: jax.tree.map(jnp.add, total, more), donate_argnums=0)
@@ -112,13 +113,12 @@ def make_step(optimizer: optax.GradientTransformation, weights: Objectives, dtyp
         gradient, metrics = jax.tree.map(lambda x: x * jnp.asarray(share, x.dtype), (gradient, metrics))
         norm = optax.tree.norm([leaf for path, leaf in flat_parameters(gradient).items() if not _is_fixed(path)])
         with jax.numpy_dtype_promotion("standard"):  # optax raises floats to its integer counts of steps
-            updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.hypernet)
-        # optax types parameters as arrays and containers of them, not as modules
-        hypernet = typing.cast(Hypernet, optax.apply_updates(state.hypernet, updates))
-        return TrainState(hypernet, optimizer_state, state.step + 1), metrics | {"gradient_norm": norm}
+            updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.parameters)
+        parameters: Any = optax.apply_updates(state.parameters, updates)
+        return TrainState(parameters, optimizer_state, state.step + 1), metrics | {"gradient_norm": norm}
 
     def update_from_one(state, frozen, batch):
-        gradient, metrics = jax.grad(loss_of, has_aux=True)(state.hypernet, frozen, batch)
+        gradient, metrics = jax.grad(loss_of, has_aux=True)(state.parameters, frozen, batch)
         return update(state, gradient, metrics, 1)
 
     step_of_one = jax.jit(update_from_one, donate_argnums=0)
@@ -127,9 +127,9 @@ def make_step(optimizer: optax.GradientTransformation, weights: Objectives, dtyp
     def step(state, frozen, batches):
         if len(batches) == 1:
             return step_of_one(state, frozen, batches[0])
-        total = gradients_of(state.hypernet, frozen, batches[0])
+        total = gradients_of(state.parameters, frozen, batches[0])
         for batch in batches[1:]:
-            total = add(total, gradients_of(state.hypernet, frozen, batch))
+            total = add(total, gradients_of(state.parameters, frozen, batch))
         return step_of_many(state, *total, len(batches))
 
     return step
@@ -146,11 +146,11 @@ def state_shardings(state: TrainState, optimizer: optax.GradientTransformation, 
     >>> from dyntok_jax.sharding import make_mesh
     >>> optimizer = make_optimizer(OptimizerConfig(), n_steps=100)
     >>> shardings = state_shardings(init_state(hypernet, optimizer), optimizer, make_mesh(1, 1))
-    >>> tuple(flat_parameters(shardings.hypernet)["layers.query.kernel"].spec)  # heads are split over `model`
+    >>> tuple(flat_parameters(shardings.parameters)["layers.query.kernel"].spec)  # heads are split over `model`
     (None, None, 'model', None)
     """
     replicated = NamedSharding(mesh, P())
-    of_parameters = shardings_for(state.hypernet, mesh)
+    of_parameters = shardings_for(state.parameters, mesh)
     of_optimizer = optax.tree.map_params(
         optimizer,
         lambda _, sharding: sharding,
@@ -161,7 +161,7 @@ def state_shardings(state: TrainState, optimizer: optax.GradientTransformation, 
     return TrainState(of_parameters, of_optimizer, replicated)
 
 
-def put_batch(batch: TrainingBatch, mesh: Mesh | None) -> TrainingBatch:
+def put_batch(batch: Any, mesh: Mesh | None) -> Any:
     """Moves a batch to the device; on a mesh, shards each array over `data` by its first axis where that divides."""
     if mesh is None:
         return jax.device_put(batch)

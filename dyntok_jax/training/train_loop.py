@@ -12,16 +12,11 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, SingleDeviceSharding
-from jax.typing import DTypeLike
 
-from dyntok_jax.convert import save_hypernet
-from dyntok_jax.embedding import Hypernet
 from dyntok_jax.errors import CheckpointError, TrainingError
-from dyntok_jax.training.config import TrainingConfig
-from dyntok_jax.training.data import TrainingBatch
-from dyntok_jax.training.objectives import FrozenModel, Metrics
+from dyntok_jax.training.config import OptimizerConfig, RunConfig
+from dyntok_jax.training.objectives import Metrics
 from dyntok_jax.training.run_folder import (
-    HYPERNET,
     METRICS,
     Checkpoints,
     MetricsFile,
@@ -30,6 +25,7 @@ from dyntok_jax.training.run_folder import (
     locked,
 )
 from dyntok_jax.training.step import (
+    LossFunction,
     TrainState,
     cast,
     init_state,
@@ -42,9 +38,13 @@ from dyntok_jax.training.step import (
 
 @runtime_checkable
 class Batches(Protocol):
-    """An endless stream of batches whose position can be saved and restored."""
+    """An endless stream of batches whose position can be saved and restored.
 
-    def __next__(self) -> TrainingBatch:
+    >>> isinstance(job.batches, Batches)
+    True
+    """
+
+    def __next__(self) -> Any:
         """The next batch."""
         ...
 
@@ -56,8 +56,8 @@ class Batches(Protocol):
         """Moves to such a position."""
 
 
-Validate = Callable[[Hypernet], dict[str, float]]
-"""From a hypernetwork to its scores on held-out data; `loss` decides which parameters are best."""
+Validate = Callable[[Any], dict[str, float]]
+"""From trained parameters to their scores on held-out data; `loss` decides which parameters are best."""
 
 
 @dataclass(frozen=True)
@@ -65,24 +65,32 @@ class Job:
     """Everything that a run needs; `prepare_job` makes it from options.
 
     Attributes:
-      hypernet: the parameters to start from.
-      frozen: the model.
+      parameters: what is trained, as it starts.
+      frozen: the model, which training does not change.
+      loss: of parameters, model and batch.
       batches: to train on.
       validate: scores on held-out data. Without it the last parameters count as the best, although the last loss
         measured is from before their last update.
-      config: the completed options.
-      contents_of_validation: a digest of the validation data.
+      run: how long to train, how often to validate and save.
+      optimizer: its options.
+      decisive: the options that change the numbers of a run, as JSON types; a run resumes with the same alone.
+      result: name of the folder of the best parameters within that of the run.
+      save: writes parameters to such a folder.
 
-    >>> job.config.objectives.pieces, job.hypernet.config.n_layers, next(job.batches).pieces.target_P.shape
-    (1.0, 1, (16,))
+    >>> job.run.steps, job.parameters.config.n_layers, next(job.batches).pieces.target_P.shape
+    (2, 1, (16,))
     """
 
-    hypernet: Hypernet
-    frozen: FrozenModel
+    parameters: Any
+    frozen: Any
+    loss: LossFunction
     batches: Batches
     validate: Validate | None
-    config: TrainingConfig
-    contents_of_validation: str = ""
+    run: RunConfig
+    optimizer: OptimizerConfig
+    decisive: dict[str, Any]
+    result: str
+    save: Callable[[Path, Any], None]
 
 
 @dataclass(frozen=True)
@@ -110,20 +118,20 @@ class Outcome:
 
     Attributes:
       step: steps done.
-      best_step: of the parameters in `hypernet`.
+      best_step: of the parameters in `result`.
       best_loss: their validation loss; None without validation.
-      hypernet: their folder.
+      result: their folder.
       stopped_early: whether patience ran out.
 
-    >>> outcome = Outcome(step=600, best_step=400, best_loss=0.4, hypernet=Path("run/hypernet"), stopped_early=True)
-    >>> str(outcome.hypernet), outcome.step - outcome.best_step
+    >>> outcome = Outcome(step=600, best_step=400, best_loss=0.4, result=Path("run/hypernet"), stopped_early=True)
+    >>> str(outcome.result), outcome.step - outcome.best_step
     ('run/hypernet', 200)
     """
 
     step: int
     best_step: int
     best_loss: float | None
-    hypernet: Path
+    result: Path
     stopped_early: bool
 
 
@@ -135,7 +143,7 @@ def train(
     mesh: Mesh | None = None,
     report: Callable[[Report], None] = lambda _: None,
 ) -> Outcome:
-    """Trains a hypernetwork.
+    """Trains the parameters of a job.
 
     Args:
       job: from `prepare_job`.
@@ -152,10 +160,10 @@ def train(
     >>> outcome = train(job, folder / "run", report=lambda report: print(report.step, sorted(report.metrics)))
     1 ['gradient_norm', 'loss', 'piece_cosine', 'pieces']
     2 ['gradient_norm', 'loss', 'piece_cosine', 'pieces']
-    >>> outcome.step, outcome.hypernet.name, sorted(path.name for path in outcome.hypernet.parent.glob("*"))
+    >>> outcome.step, outcome.result.name, sorted(path.name for path in outcome.result.parent.glob("*"))
     (2, 'hypernet', ['.lock', 'checkpoints', 'hypernet', 'metrics.jsonl'])
     """
-    with locked(folder), Checkpoints(folder, job.config.run.keep) as checkpoints:
+    with locked(folder), Checkpoints(folder, job.run.keep) as checkpoints:
         if checkpoints.latest is not None and not resume:
             raise CheckpointError(
                 f"{folder} already holds a run, up to step {checkpoints.latest}: continue it (--resume), or choose "
@@ -164,10 +172,10 @@ def train(
         session = _Session(job, folder, checkpoints, mesh, report)
         with contextlib.closing(session):
             session.begin()
-            while session.done < job.config.run.steps and not session.gives_up:
+            while session.done < job.run.steps and not session.gives_up:
                 session.take_step()
         progress = session.progress
-    return Outcome(session.done, progress.best_step, progress.best_loss, folder / HYPERNET, session.gives_up)
+    return Outcome(session.done, progress.best_step, progress.best_loss, folder / job.result, session.gives_up)
 
 
 class _Session:
@@ -182,9 +190,9 @@ class _Session:
         report: Callable[[Report], None],
     ):
         self.job, self.folder, self.checkpoints, self.mesh, self.report = job, folder, checkpoints, mesh, report
-        self.run = job.config.run
-        self.optimizer = make_optimizer(job.config.optimizer, self.run.steps)
-        self.step_of = make_step(self.optimizer, job.config.objectives, jnp.dtype(self.run.compute_dtype))
+        self.run = job.run
+        self.optimizer = make_optimizer(job.optimizer, self.run.steps)
+        self.step_of = make_step(self.optimizer, job.loss, jnp.dtype(self.run.compute_dtype))
         self.waiting: list[tuple[int, Metrics]] = []
         self.looked_at = time.perf_counter()
         self.is_fresh = checkpoints.latest is None
@@ -206,7 +214,7 @@ class _Session:
 
     def take_step(self) -> None:
         """One step, and the reading, validation and saving that are due after it."""
-        batches = [put_batch(next(self.job.batches), self.mesh) for _ in range(self.job.config.optimizer.accumulate)]
+        batches = [put_batch(next(self.job.batches), self.mesh) for _ in range(self.job.optimizer.accumulate)]
         self.state, metrics = self.step_of(self.state, self.job.frozen, batches)
         self.done += 1
         self.waiting.append((self.done, metrics))
@@ -241,7 +249,7 @@ class _Session:
         """Validates if due, starts a checkpoint, and exports the parameters if they are the best."""
         loss, validate = None, self.job.validate
         if validate is not None and self._validates_at(self.done):
-            scores = validate(cast(self.state.hypernet, jnp.dtype(self.run.compute_dtype)))
+            scores = validate(cast(self.state.parameters, jnp.dtype(self.run.compute_dtype)))
             self._check_finite(scores, f"the validation at step {self.done}")
             loss = scores["loss"]
             self.log.write({"step": self.done} | {f"validation_{name}": value for name, value in scores.items()})
@@ -264,7 +272,7 @@ class _Session:
             "There is no checkpoint from before that"
             if kept is None
             else f"The checkpoint of step {kept} in {self.checkpoints.folder} and the best parameters in "
-            f"{self.folder / HYPERNET} (--start-from) are from before that"
+            f"{self.folder / self.job.result} are from before that"
         )
         raise TrainingError(
             f"{', '.join(wrong)} of {where} is NaN or infinite. {good}: start a new run with a lower learning rate."
@@ -281,17 +289,18 @@ class _Session:
             self._export()
 
     def _export(self) -> None:
-        export(self.folder / HYPERNET, self.state.hypernet, self.run.export_dtype)
+        dtype = jnp.dtype(self.run.export_dtype)
+        self.job.save(self.folder / self.job.result, cast(self.state.parameters, dtype))
 
     def _fresh(self) -> tuple[TrainState, Progress]:
         shardings = self._shardings()
         begin = jax.jit(partial(init_state, optimizer=self.optimizer), out_shardings=shardings)
-        hypernet = jax.device_put(self.job.hypernet, shardings.hypernet)
-        return begin(hypernet), Progress(decisive_config(self.job), self.job.batches.get_state())
+        parameters = jax.device_put(self.job.parameters, shardings.parameters)
+        return begin(parameters), Progress(self.job.decisive, self.job.batches.get_state())
 
     def _restored(self) -> tuple[TrainState, Progress]:
         progress = self.checkpoints.load_progress()
-        check_same_config(self.folder, progress.config, decisive_config(self.job))
+        check_same_config(self.folder, progress.config, self.job.decisive)
         self.job.batches.set_state(progress.data)
         return self._last_state(), progress
 
@@ -304,7 +313,7 @@ class _Session:
         return self.checkpoints.load_state(sharded)
 
     def _abstract(self) -> TrainState:
-        return jax.eval_shape(partial(init_state, optimizer=self.optimizer), self.job.hypernet)
+        return jax.eval_shape(partial(init_state, optimizer=self.optimizer), self.job.parameters)
 
     def _shardings(self) -> TrainState:
         """The sharding of each array of the state, on this run's mesh or device, whatever those of an earlier run."""
@@ -322,20 +331,3 @@ def after_checkpoint(progress: Progress, step: int, loss: float | None, *, has_v
     if progress.best_loss is None or loss < progress.best_loss:
         return replace(progress, best_loss=loss, best_step=step, n_worse=0)
     return replace(progress, n_worse=progress.n_worse + 1)
-
-
-def decisive_config(job: Job) -> dict[str, Any]:
-    """The options that change the numbers of a run."""
-    return job.config.decisive() | {
-        "contents of the validation": job.contents_of_validation,
-        "hypernet": job.hypernet.config.to_hf(),
-    }
-
-
-def export(folder: Path, hypernet: Hypernet, dtype: DTypeLike) -> None:
-    """Writes parameters as a hypernetwork folder in ZeTT's format.
-
-    Raises:
-      CheckpointError: it cannot be written.
-    """
-    save_hypernet(folder, hypernet.config, cast(hypernet, jnp.dtype(dtype)))

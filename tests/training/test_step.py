@@ -40,10 +40,14 @@ N_STEPS = 10
 QUICK = OptimizerConfig(warmup=0, learning_rate=1e-2)
 
 
+def loss_of(kind: str) -> partial:
+    return partial(total_loss, weights=WEIGHTS[kind])
+
+
 def updates_of(optimizer, gradient, state):
     """What the optimizer would add; optax needs its own promotion of dtypes."""
     with jax.numpy_dtype_promotion("standard"):
-        return jax.jit(optimizer.update)(gradient, state.optimizer, state.hypernet)[0]
+        return jax.jit(optimizer.update)(gradient, state.optimizer, state.parameters)[0]
 
 
 def assert_close(one, other, **tolerance) -> None:
@@ -73,8 +77,8 @@ def test_scalers_stay_and_kernels_alone_decay():
     hypernet = random_hypernet(residual=True)
     optimizer = make_optimizer(OptimizerConfig(warmup=0, weight_decay=0.5), N_STEPS)
     state = init_state(hypernet, optimizer)
-    ones = jax.tree.map(jnp.ones_like, state.hypernet)
-    zeros = jax.tree.map(jnp.zeros_like, state.hypernet)
+    ones = jax.tree.map(jnp.ones_like, state.parameters)
+    zeros = jax.tree.map(jnp.zeros_like, state.parameters)
     for gradient, moves in ((ones, lambda path: "scaler" not in path), (zeros, lambda path: path.endswith("kernel"))):
         updates = updates_of(optimizer, gradient, state)
         for path, update in flat_parameters(updates).items():
@@ -94,13 +98,13 @@ def test_batches_of_a_step_are_averaged():
     state = init_state(hypernet, optimizer)
     loss, gradient = jax.jit(jax.value_and_grad(mean_loss))(hypernet)
     updates = updates_of(optimizer, gradient, state)
-    wanted = optax.apply_updates(state.hypernet, updates)
-    state, metrics = make_step(optimizer, WEIGHTS[kind])(state, frozen, batches)
+    wanted = optax.apply_updates(state.parameters, updates)
+    state, metrics = make_step(optimizer, loss_of(kind))(state, frozen, batches)
     assert metrics["loss"] == pytest.approx(float(loss), rel=1e-5)
     free = [leaf for path, leaf in flat_parameters(gradient).items() if "scaler" not in path]
     assert metrics["gradient_norm"] == pytest.approx(float(optax.tree.norm(free)), rel=1e-4)
     # AdamW's first step has the size of the learning rate wherever the gradient is not tiny
-    assert_close(state.hypernet, wanted, atol=2e-4)
+    assert_close(state.parameters, wanted, atol=2e-4)
     assert state.step == 1
 
 
@@ -109,7 +113,7 @@ def test_batches_of_a_step_are_averaged():
 def test_sharded_equals_unsharded(kind, shape):
     frozen, optimizer = tiny_frozen(kind), make_optimizer(QUICK, N_STEPS)
     batches = [random_batch(seed, n_texts=8, n_forms=8) for seed in (1, 2)]
-    step = make_step(optimizer, WEIGHTS[kind])
+    step = make_step(optimizer, loss_of(kind))
     alone = init_state(random_hypernet(kind), optimizer)
     mesh = make_mesh(*shape)
     begin = partial(init_state, optimizer=optimizer)
@@ -122,20 +126,20 @@ def test_sharded_equals_unsharded(kind, shape):
         alone, metrics = step(alone, frozen, [batch])
         spread, metrics_there = step(spread, frozen_there, [put_batch(batch, mesh)])
         assert_close(metrics_there, metrics, rtol=2e-4, atol=1e-6)
-    assert_close(spread.hypernet, alone.hypernet, atol=1e-3)
+    assert_close(spread.parameters, alone.parameters, atol=1e-3)
     if shape == (2, 4):
-        assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(spread.hypernet))
+        assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(spread.parameters))
 
 
 @pytest.mark.slow
 def test_half_precision_keeps_whole_parameters():
     frozen, optimizer = tiny_frozen(dtype=jnp.bfloat16), make_optimizer(QUICK, N_STEPS)
     state = init_state(cast(random_hypernet(), jnp.bfloat16), optimizer)
-    assert {leaf.dtype for leaf in jax.tree.leaves(state.hypernet)} == {jnp.dtype(jnp.float32)}
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.parameters)} == {jnp.dtype(jnp.float32)}
     batch = jax.tree.map(jnp.asarray, random_batch())
-    whole = float(jax.jit(total_loss, static_argnums=3)(state.hypernet, tiny_frozen(), batch, WEIGHTS["encoder"])[0])
-    state, metrics = make_step(optimizer, WEIGHTS["encoder"], jnp.bfloat16)(state, frozen, [random_batch()])
-    assert {leaf.dtype for leaf in jax.tree.leaves(state.hypernet)} == {jnp.dtype(jnp.float32)}
+    whole = float(jax.jit(total_loss, static_argnums=3)(state.parameters, tiny_frozen(), batch, WEIGHTS["encoder"])[0])
+    state, metrics = make_step(optimizer, loss_of("encoder"), jnp.bfloat16)(state, frozen, [random_batch()])
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.parameters)} == {jnp.dtype(jnp.float32)}
     assert metrics["loss"].dtype == jnp.float32
     assert metrics["loss"] == pytest.approx(whole, rel=0.05)
 
@@ -143,7 +147,10 @@ def test_half_precision_keeps_whole_parameters():
 @pytest.mark.slow
 def test_a_step_learns_from_pieces_alone():
     frozen, optimizer = tiny_frozen(), make_optimizer(QUICK, N_STEPS)
-    state, step = init_state(random_hypernet(residual=True), optimizer), make_step(optimizer, WEIGHTS["encoder"])
+    state, step = (
+        init_state(random_hypernet(residual=True), optimizer),
+        make_step(optimizer, loss_of("encoder")),
+    )
     batch = TrainingBatch(None, random_pieces())
     losses = []
     for _ in range(N_STEPS):

@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from dyntok_jax.convert import load_hypernet
+from dyntok_jax.embedding import Hypernet
 from dyntok_jax.errors import CheckpointError, ConfigError, TrainingError
 from dyntok_jax.sharding import make_mesh
 from dyntok_jax.training import (
@@ -23,6 +24,7 @@ from dyntok_jax.training import (
     Outcome,
     RunConfig,
     TrainingConfig,
+    job as training_job,
     run_folder,
     train_loop,
     validator,
@@ -40,17 +42,21 @@ EXPLOSIVE = replace(CONFIG, optimizer=OptimizerConfig(learning_rate=1e30, clip=1
 
 
 def train(job: Job, run: RunConfig, folder: Path, **options) -> Outcome:
-    return train_loop.train(replace(job, config=replace(job.config, run=run)), folder, **options)
+    decisive = job.decisive | {"run": replace(CONFIG, run=run).decisive()["run"]}
+    return train_loop.train(replace(job, run=run, decisive=decisive), folder, **options)
 
 
-def job_of(**changes) -> Job:
+def job_of(
+    config: TrainingConfig = CONFIG, hypernet: Hypernet | None = None, contents_of_validation: str = "", **changes
+) -> Job:
     frozen = tiny_frozen()
-    job = Job(
-        hypernet=random_hypernet(residual=True),
-        frozen=frozen,
+    job = training_job.job_of(
+        random_hypernet(residual=True) if hypernet is None else hypernet,
+        frozen,
         batches=Stream(n_texts=2),
         validate=validator(frozen, WEIGHTS, [random_batch(0)]),
-        config=CONFIG,
+        config=config,
+        contents_of_validation=contents_of_validation,
     )
     return replace(job, **changes)
 
@@ -107,7 +113,7 @@ def test_without_validation_the_last_is_the_result(tmp_path):
 @pytest.mark.slow
 def test_the_result_is_a_hypernetwork(whole):
     config, hypernet = load_hypernet(whole / "hypernet")
-    assert config == job_of().hypernet.config
+    assert config == job_of().parameters.config
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(hypernet))
 
 
@@ -224,7 +230,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, keep):
         train(job, replace(RUN, checkpoint_every=1, log_every=1, keep=keep), tmp_path)
     assert run_folder.Checkpoints(tmp_path, keep).steps == [0]
     exported = jax.tree.leaves(load_hypernet(tmp_path / "hypernet")[1])
-    assert all(map(np.array_equal, exported, jax.tree.leaves(job.hypernet)))
+    assert all(map(np.array_equal, exported, jax.tree.leaves(job.parameters)))
 
 
 @pytest.mark.slow

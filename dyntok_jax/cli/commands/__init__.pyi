@@ -5,6 +5,8 @@ from .embed_vocab import EmbedVocab as EmbedVocab
 from .encode import Encode as Encode
 from .generate import Generate as Generate
 from .learn_merges import LearnMerges as LearnMerges
+from .predict import Predict as Predict
 from .score import Score as Score
 from .show import Show as Show
 from .train_hypernet import TrainHypernet as TrainHypernet
+from .train_task import TrainTask as TrainTask

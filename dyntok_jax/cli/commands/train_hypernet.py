@@ -74,7 +74,7 @@ def _summary(outcome: "Outcome") -> list[str]:
     best = "" if outcome.best_loss is None else f", validation loss {outcome.best_loss:.4f}"
     return [
         f"Stopped at step {outcome.step}: {end}.",
-        f"Written: {outcome.hypernet} (step {outcome.best_step}{best}). "
-        f"Use it with `--hypernet {outcome.hypernet}` of `dyntok encode` or, for a decoder, "
+        f"Written: {outcome.result} (step {outcome.best_step}{best}). "
+        f"Use it with `--hypernet {outcome.result}` of `dyntok encode` or, for a decoder, "
         "`dyntok generate --share 100`.",
     ]

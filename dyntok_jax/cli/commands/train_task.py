@@ -1,0 +1,72 @@
+"""`dyntok train-task`: trains an adapter and a head on labelled texts with dynamic tokenization."""
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from dyntok_jax.cli.shared import OptionalPath, arg, flattened, with_file_options
+from dyntok_jax.errors import InputError
+from dyntok_jax.tasks import TaskConfig
+
+
+@dataclass(frozen=True)
+class TrainTask:
+    """Trains a LoRA adapter and a head on labelled texts, merged as far as --draw says.
+
+    Attributes:
+      training: the task, its files, and how to train.
+      output: folder for checkpoints, metrics.jsonl and the result, adapter/, which peft reads, too.
+      config: TOML file with the same options by name, such as train = ["nli.jsonl"]; options given on the command line
+        take precedence.
+      resume: continue from the last checkpoint in the output folder, if there is one.
+      mesh: devices that share the batches × devices that share the parameters, such as 4x2.
+    """
+
+    EXAMPLES: ClassVar[str] = """\
+  dyntok train-task --task nli --train pairs.jsonl --output run      lines like {"premise": "…", "hypothesis": "…",
+                                                                     "label": "neutral"}; result in run/adapter
+  dyntok train-task --task classify --train reviews.jsonl.gz --validation held.jsonl --output run --steps 500
+  dyntok train-task --task ner --train ner.jsonl --output run        {"tokens": ["Anna", …], "tags": ["B-PER", …]}
+  dyntok predict new.jsonl --adapter run/adapter                     how to use the result
+"""
+
+    output: Annotated[str, arg(metavar="FOLDER")]
+    training: Annotated[TaskConfig, flattened]
+    config: OptionalPath = None
+    resume: bool = False
+    mesh: Annotated[str | None, arg(metavar="DATAxMODEL", help_behavior_hint="")] = None
+
+    @classmethod
+    def completed(cls, arguments: Sequence[str]) -> list[str]:
+        """The arguments, after those from the file that `--config` names.
+
+        Raises:
+          InputError: the file cannot be read, or holds something other than these options.
+        """
+        return with_file_options(arguments, cls, required="output")
+
+    def run(self) -> None:
+        """Loads, trains, prints."""
+        if importlib.util.find_spec("grain") is None:
+            raise InputError("Training needs grain, which is not installed: pip install 'dyntok_jax[train]'.")
+        from dyntok_jax.cli.shared import keep_compiled_programs, mesh_shape, print_out, training_view
+        from dyntok_jax.sharding import make_mesh
+        from dyntok_jax.tasks import prepare_task
+        from dyntok_jax.training import check_run_folder, train
+
+        keep_compiled_programs()
+        shape = mesh_shape(self.mesh)
+        mesh = None if shape is None else make_mesh(*shape)
+        check_run_folder(Path(self.output))
+        job = prepare_task(self.training, mesh)
+        with training_view(self.training.run.steps) as report:
+            outcome = train(job, Path(self.output), resume=self.resume, mesh=mesh, report=report)
+        end = "validation no longer improves" if outcome.stopped_early else "all steps done"
+        best = "" if outcome.best_loss is None else f", validation loss {outcome.best_loss:.4f}"
+        print_out(
+            f"Stopped at step {outcome.step}: {end}.",
+            f"Written: {outcome.result} (step {outcome.best_step}{best}). "
+            f"Use it with `dyntok predict FILE --adapter {outcome.result}`.",
+        )

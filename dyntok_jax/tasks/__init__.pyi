@@ -1,0 +1,31 @@
+from .classifier import (
+    Labels as Labels,
+    TaskModel as TaskModel,
+    word_spans as word_spans,
+)
+from .config import (
+    LoraOptions as LoraOptions,
+    TaskConfig as TaskConfig,
+    TaskKind as TaskKind,
+)
+from .examples import (
+    Examples as Examples,
+    read_examples as read_examples,
+)
+from .job import (
+    FrozenEncoder as FrozenEncoder,
+    prepare_task as prepare_task,
+    task_loss as task_loss,
+)
+from .labelled_batch import (
+    LabelledBatch as LabelledBatch,
+    LabelledBatches as LabelledBatches,
+    labelled_batch as labelled_batch,
+)
+from .metrics import (
+    Entity as Entity,
+    accuracy as accuracy,
+    entities as entities,
+    entity_f1 as entity_f1,
+    macro_f1 as macro_f1,
+)

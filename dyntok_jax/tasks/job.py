@@ -1,0 +1,217 @@
+"""Training on a task: an adapter and a head beside the frozen encoder, by the loop that trains hypernetworks."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Float32
+
+from dyntok_jax.adapters import Adapter, LoraConfig, apply_adapters, fresh_adapter
+from dyntok_jax.convert import save_adapter
+from dyntok_jax.embedding import TokenEmbedder, embed_tokens
+from dyntok_jax.errors import ConfigError, InputError
+from dyntok_jax.files import load_model
+from dyntok_jax.models import Encoder, SequenceHead, TokenHead, classify_sequences, classify_tokens, encode
+from dyntok_jax.options import FULL, Goal, Merging
+from dyntok_jax.storage import written
+from dyntok_jax.tasks.config import TaskConfig
+from dyntok_jax.tasks.examples import Examples, read_examples
+from dyntok_jax.tasks.labelled_batch import NO_LABEL, LabelledBatch, LabelledBatches, labelled_batch
+from dyntok_jax.training import ADAPTER, Job, Metrics, Validate
+
+TASK_FILE = "dyntok_task.json"
+"""Beside the adapter: what the task is, and the names of its labels."""
+HEAD_KINDS = {"nli": SequenceHead, "classify": SequenceHead, "ner": TokenHead}
+PEFT_TASKS = {"nli": "SEQ_CLS", "classify": "SEQ_CLS", "ner": "TOKEN_CLS"}
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class FrozenEncoder:
+    """What an adapter is trained beside.
+
+    Attributes:
+      encoder: its parameters.
+      head: a head of the right shape, whose parameters the adapter brings.
+
+    >>> from dyntok_jax.models import SequenceHead
+    >>> FrozenEncoder(encoder.encoder, SequenceHead(encoder.config, ("bad", "good"), jax.random.key(0))).head.labels
+    ('bad', 'good')
+    """
+
+    encoder: Encoder
+    head: SequenceHead | TokenHead
+
+
+def task_loss(
+    adapter: Adapter, frozen: FrozenEncoder, batch: LabelledBatch[Array]
+) -> tuple[Float32[Array, ""], Metrics]:
+    r"""Mean cross-entropy of the labels, in nats, and the share that are right, in percent.
+
+    >>> from dyntok_jax.tasks import TaskConfig
+    >>> path = folder / "reviews.jsonl"
+    >>> _ = path.write_text('{"text": "Dull", "label": "bad"}\n{"text": "Fine", "label": "good"}')
+    >>> config = TaskConfig("classify", train=(str(path),), model=str(encoder_folder), batch_size=2, max_length=32)
+    >>> job = prepare_task(config)
+    >>> loss, metrics = task_loss(job.parameters, job.frozen, next(job.batches))
+    >>> loss.shape, sorted(metrics)
+    ((), ['accuracy', 'loss'])
+    """
+    scores_BWY = label_scores(adapter, frozen, batch)
+    is_label_BW = batch.label_BW != NO_LABEL
+    log_BWY = jax.nn.log_softmax(scores_BWY.astype(jnp.float32), axis=-1)
+    chosen_BW = jnp.take_along_axis(log_BWY, jnp.maximum(batch.label_BW, 0)[..., None], axis=-1)[..., 0]
+    count = jnp.maximum(is_label_BW.sum(), 1).astype(jnp.float32)
+    is_right_BW = scores_BWY.argmax(axis=-1) == batch.label_BW
+    loss = -jnp.where(is_label_BW, chosen_BW, 0).sum() / count
+    return loss, {"loss": loss, "accuracy": 100 * (is_right_BW & is_label_BW).sum().astype(jnp.float32) / count}
+
+
+def label_scores(adapter: Adapter, frozen: FrozenEncoder, batch: LabelledBatch[Array]) -> Float[Array, "B W Y"]:
+    """Scores of every label, for each text (W is 1) or each token."""
+    encoder, head = apply_adapters(frozen.encoder, [adapter]), apply_adapters(frozen.head, [adapter])
+    embeddings_BTD = embed_tokens(encoder.word_embeddings[...], batch.inputs)
+    hidden_BTD = encode(encoder, embeddings_BTD, batch.inputs.mask_BT, batch.type_BT)
+    if isinstance(head, SequenceHead):
+        return classify_sequences(head, hidden_BTD)[:, None]
+    return classify_tokens(head, hidden_BTD)
+
+
+def prepare_task(config: TaskConfig, mesh: Mesh | None = None) -> Job:
+    r"""Loads everything that training on a task needs.
+
+    Args:
+      config: its options.
+      mesh: shards the model by the rules in `sharding.py`.
+
+    Raises:
+      DyntokError: files cannot be read, labels of the validation are not among those of the training, or options do not
+        fit the model.
+
+    >>> from dyntok_jax.tasks import TaskConfig
+    >>> path = folder / "reviews.jsonl"
+    >>> _ = path.write_text('{"text": "Wonderful", "label": "good"}\n{"text": "Dull", "label": "bad"}')
+    >>> config = TaskConfig("classify", train=(str(path),), model=str(encoder_folder), batch_size=2, max_length=32)
+    >>> job = prepare_task(config)
+    >>> sorted(job.parameters.replaced), next(job.batches).label_BW.tolist()
+    (['head.dense.bias', 'head.dense.kernel', 'head.output.bias', 'head.output.kernel'], [[1], [0]])
+    """
+    if not config.train:
+        raise InputError("There is nothing to train on: give files of JSON lines (--train FILE ...).")
+    examples = read_examples(config.train, config.task)
+    names = examples.label_names
+    if len(names) < 2:
+        raise InputError(f"All examples have the label {', '.join(names)}: give examples of two labels or more.")
+    dtype = jnp.dtype(config.run.compute_dtype)
+    hypernet = None if config.hypernet == "none" else config.hypernet
+    loaded = load_model(config.model, hypernet, kind="encoder", dtype=dtype, mesh=mesh)
+    if config.max_length > loaded.config.max_tokens:
+        raise ConfigError(
+            f"max_length is {config.max_length}, but the model has positions for {loaded.config.max_tokens} tokens: "
+            "give that or less."
+        )
+    embedder = TokenEmbedder(loaded.tokenizer, loaded.parameters.word_embeddings[...], loaded.hypernet)
+    head = HEAD_KINDS[config.task](loaded.config, names, jax.random.key(config.seed))
+    lora = LoraConfig(
+        rank=config.lora.rank,
+        alpha=config.lora.alpha,
+        modules_to_save=saved_modules(head),
+        task=PEFT_TASKS[config.task],
+        base_model=config.model,
+    )
+    frozen = FrozenEncoder(loaded.parameters, head)
+    batches = LabelledBatches(
+        examples.texts,
+        examples.numbers(names),
+        embedder,
+        draw=config.draw,
+        share=config.share,
+        boundary=config.boundary,
+        batch_size=config.batch_size,
+        max_length=config.max_length,
+        prefix=config.prefix,
+        seed=config.seed,
+    )
+    validate, held = None, None
+    if config.validation:
+        held = read_examples(config.validation, config.task).evenly(config.validation_examples)
+        validate = _validator(config, held, held.numbers(names), embedder, frozen)
+    task = {"task": config.task, "labels": list(names), "prefix": config.prefix, "boundary": config.boundary}
+    contents = {"contents of the training": digest(examples), "contents of the validation": digest(held)}
+    return Job(
+        parameters=fresh_adapter(jax.random.key(config.seed + 1), lora, loaded.parameters, head),
+        frozen=frozen,
+        loss=task_loss,
+        batches=batches,
+        validate=validate,
+        run=config.run,
+        optimizer=config.optimizer,
+        decisive=config.decisive() | contents,
+        result=ADAPTER,
+        save=partial(save_task, task=task, config=loaded.config),
+    )
+
+
+def saved_modules(head: SequenceHead | TokenHead) -> tuple[str, ...]:
+    """Hugging Face's names of the modules that a fresh head consists of."""
+    return (
+        ("pooler", "classifier")
+        if isinstance(head, SequenceHead) and head.config.model_type == "bert"
+        else ("classifier",)
+    )
+
+
+def save_task(folder: Path, adapter: Adapter, *, task: dict[str, Any], config: Any) -> None:
+    """Writes an adapter as a folder of peft, and what its labels are beside it."""
+    save_adapter(folder, adapter, config)
+    with written(folder / TASK_FILE) as part:
+        part.write_text(json.dumps(task, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def digest(examples: Examples | None) -> str:
+    """A digest of texts and labels; empty for none."""
+    return "" if examples is None else hashlib.sha256(repr(examples).encode()).hexdigest()[:16]
+
+
+def _validator(
+    config: TaskConfig, held: Examples, numbers: Sequence[Sequence[int]], embedder: TokenEmbedder, frozen: FrozenEncoder
+) -> Validate:
+    """Loss and accuracy on held-out examples, static and fully merged; `loss` is the mean of both losses."""
+    goals: dict[str, Goal | None] = {"static": None, "full": FULL}
+    batches = {name: list(_held_batches(config, held, numbers, embedder, goal)) for name, goal in goals.items()}
+    terms: Callable[..., tuple[Array, Metrics]] = jax.jit(task_loss)
+
+    def validate(adapter: Adapter) -> dict[str, float]:
+        scores = {}
+        for name, several in batches.items():
+            found = [(terms(adapter, frozen, batch)[1], int((batch.label_BW != NO_LABEL).sum())) for batch in several]
+            total = sum(count for _, count in found)
+            for metric in ("loss", "accuracy"):
+                mean = sum(float(metrics[metric]) * count for metrics, count in found) / max(total, 1)
+                scores[f"{name}_{metric}"] = mean
+        return {"loss": float(np.mean([scores["static_loss"], scores["full_loss"]])), **scores}
+
+    return validate
+
+
+def _held_batches(config, held, numbers, embedder, goal):
+    merging = embedder.resolve(Merging(goal, boundary=config.boundary), scope="batch", merge_last=True)
+    for first in range(0, len(held.texts), config.batch_size):
+        some = slice(first, first + config.batch_size)
+        yield labelled_batch(
+            held.texts[some],
+            numbers[some],
+            embedder,
+            merging,
+            n_batch=config.batch_size,
+            max_length=config.max_length,
+            prefix=config.prefix,
+        )
