@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from experiments.shared.recorded import METHODS, SHARES, figures_of, table
+from experiments.shared.recorded import METHODS, SHARES, Figures, figures_of, table
 
 
 def bitext_means() -> str:
@@ -48,38 +48,55 @@ def prices() -> str:
     """The price of a text in each language, static and merged, dearest first, and what retrieval of news loses."""
     figures = figures_of("retrieval_ntrex")
     codes = [key.removeprefix("pool_texts_") for key in figures if key.startswith("pool_texts_")]
+    settings = _settings_with_losses(figures)
+    full = settings[-1]
     rows = []
     for code in [*sorted(codes, key=lambda code: -figures[f"static_price_{code}"]), "mean"]:
         cost = [
             f"{figures[f'{setting}_{quantity}_{code}']:.2f}"
             for quantity in ("price", "premium")
-            for setting in ("static", "hypernet_share100")
+            for setting in ("static", full)
         ]
-        saved = f"{figures[f'hypernet_share100_reduction_percent_{code}']:.1f} %"
-        lost = [
-            f"{figures[f'{setting}_loss_points_{code}']:.1f}"
-            for setting in ("fvt_share100", "hypernet_share50", "hypernet_share100")
-        ]
-        title = f"mean of {figures['languages_in_mean']} with spaces" if code == "mean" else code
-        rows.append([title, *cost, saved, f"{figures[f'static_accuracy_percent_{code}']:.1f} %", *lost])
+        saved = f"{figures[f'{full}_reduction_percent_{code}']:.1f} %"
+        static = f"{figures[f'static_accuracy_percent_{code}']:.1f} %"
+        rows.append([_title(figures, code), *cost, saved, static, *_losses(figures, settings, code)])
     head = ["", "price, static", "merged", "premium, static", "merged", "tokens saved", "retrieval, static"]
-    return table([*head, "loss, FVT", "hypernetwork, share 50 %", "share 100 %"], rows)
+    return table([*head, *(f"loss, {_name(setting)}" for setting in settings)], rows)
 
 
 def topics() -> str:
     """What a topic probe loses in each language."""
     figures = figures_of("topics_sib200")
     prefix = "static_accuracy_percent_"
-    rows = []
-    for code in (key.removeprefix(prefix) for key in figures if key.startswith(prefix)):
-        title = f"mean of {figures['languages_in_mean']} with spaces" if code == "mean" else code
-        lost = [
-            f"{figures[f'{setting}_loss_points_{code}']:.1f}"
-            for setting in ("fvt_share100", "hypernet_share50", "hypernet_share100")
+    settings = _settings_with_losses(figures)
+    rows = [
+        [
+            _title(figures, code),
+            f"{figures[prefix + code]:.1f} %",
+            *_losses(figures, settings, code),
+            f"{figures[f'{settings[-1]}_reduction_percent_{code}']:.1f} %",
         ]
-        saved = f"{figures[f'hypernet_share100_reduction_percent_{code}']:.1f} %"
-        rows.append([title, f"{figures[prefix + code]:.1f} %", *lost, saved])
-    return table(["", "static", "loss, FVT", "hypernetwork, share 50 %", "share 100 %", "tokens saved"], rows)
+        for code in (key.removeprefix(prefix) for key in figures if key.startswith(prefix))
+    ]
+    return table(["", "static", *(f"loss, {_name(setting)}" for setting in settings), "tokens saved"], rows)
+
+
+def _settings_with_losses(figures: Figures) -> list[str]:
+    suffix = "_loss_points_mean"
+    return [key.removesuffix(suffix) for key in figures if key.endswith(suffix)]
+
+
+def _losses(figures: Figures, settings: Iterable[str], code: str) -> list[str]:
+    return [f"{figures[f'{setting}_loss_points_{code}']:.1f}" for setting in settings]
+
+
+def _name(setting: str) -> str:
+    method, share = setting.split("_share")
+    return f"{METHODS[method]}, share {share} %"
+
+
+def _title(figures: Figures, code: str) -> str:
+    return f"mean of {figures['languages_in_mean']} with spaces" if code == "mean" else code
 
 
 def _only(values: Iterable) -> str:
