@@ -18,13 +18,12 @@ hypernetwork de 1.718 → 1.764, fr 1.396 → 1.424, el 1.640 → 1.677.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dyntok_jax import DynamicDecoder, Merging, ScoredText, Share
 from dyntok_jax.assets import load_sample
@@ -32,9 +31,9 @@ from dyntok_jax.embedding import TokenEmbedder
 from dyntok_jax.errors import InputError
 from dyntok_jax.options import AUTO, DEFAULT_DECODER, Boundary
 from dyntok_jax.text import TextEncoder, read_aligned
-from experiments.shared import report, run_script
+from experiments.shared import STATIC, Setting, by_method, progress_bar, report, run_script
 
-STATIC, FLOOR = "static", "floor"
+FLOOR = "floor"
 NO_CONTEXT = "\n"
 """What precedes a second half alone: something must, and not every model has a beginning-of-text token."""
 PARAGRAPH_BREAK = "\n\n"
@@ -74,18 +73,6 @@ class Options:
     json: Path | None = None
     table: Path | None = None
     plot: Path | None = None
-
-
-@dataclass(frozen=True)
-class Setting:
-    """How first halves are tokenized: a method, and the share of the maximum reduction unless it is static."""
-
-    method: str
-    share: float | None = None
-
-    @property
-    def name(self) -> str:
-        return self.method if self.share is None else f"{self.method}_share{self.share:g}"
 
 
 @dataclass(frozen=True)
@@ -233,12 +220,6 @@ def flat_figures(outcomes: Outcomes, halves: dict[str, Halves]) -> dict[str, flo
     return figures
 
 
-def by_method(settings: Sequence[Setting]) -> Iterator[tuple[str, list[Setting]]]:
-    """The settings of each method that merges."""
-    for method in dict.fromkeys(setting.method for setting in settings if setting.share is not None):
-        yield method, [setting for setting in settings if setting.method == method]
-
-
 def markdown_table(outcomes: Outcomes, settings: Sequence[Setting], halves: dict[str, Halves]) -> str:
     """One table per method, three rows per language: bits per byte and reduction, share kept, agreement."""
     lines = [
@@ -294,10 +275,8 @@ def run(options: Options, console: Console) -> dict[str, float | int | str]:
     shares = [Setting(method, share) for method in decoders for share in options.shares]
     settings = [Setting(STATIC), Setting(FLOOR), *shares]
     n_texts = sum(len(of_language) for of_language in halves.values())
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True) as bars:
-        bar = bars.add_task(f"scoring, {len(settings)} settings", total=n_texts * len(settings))
-        outcomes = measure(decoders, halves, settings, options, lambda count: bars.advance(bar, count))
+    with progress_bar(f"scoring, {len(settings)} settings", n_texts * len(settings), console) as on_progress:
+        outcomes = measure(decoders, halves, settings, options, on_progress)
     figures = {
         "data": Path(options.data).name,
         "model": Path(options.model).name,

@@ -1,4 +1,4 @@
-"""What several experiments share: reporting results, and timing rivals in turns."""
+"""What several experiments share: rival settings, scores of translations, reporting, and timing in turns."""
 
 import lazy_loader
 

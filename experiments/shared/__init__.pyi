@@ -7,6 +7,31 @@ from .reporting import (
     report as report,
     run_script as run_script,
 )
+from .settings import (
+    STATIC as STATIC,
+    Encode as Encode,
+    EncodingOptions as EncodingOptions,
+    Setting as Setting,
+    all_settings as all_settings,
+    by_method as by_method,
+    encode_in_settings as encode_in_settings,
+    encoders_by_method as encoders_by_method,
+    mean_of as mean_of,
+    pooled as pooled,
+    progress_bar as progress_bar,
+    spaced as spaced,
+)
+from .translations import (
+    Rows as Rows,
+    Score as Score,
+    Scores as Scores,
+    Texts as Texts,
+    accuracy as accuracy,
+    count_texts as count_texts,
+    english_rows as english_rows,
+    load_pairs as load_pairs,
+    score_translations as score_translations,
+)
 from .turns import (
     Rounds as Rounds,
     best_seconds as best_seconds,

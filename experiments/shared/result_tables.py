@@ -1,62 +1,12 @@
 """The tables in the docs, each made from one or two files of `experiments/results`."""
 
-import json
-from collections.abc import Iterable, Sequence
-from functools import cache
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-RESULTS = Path(__file__).parent.parent / "results"
-SHARES = (0, 25, 50, 75, 100)
+from experiments.shared.language_tables import LANGUAGE_TABLES
+from experiments.shared.recorded import METHODS, SHARES, Figures, figures_of, table as _table
+
 LANGUAGES = {"en": "English", "de": "German", "fr": "French", "es": "Spanish", "el": "Greek", "ru": "Russian"}
-METHODS = {"fvt": "FVT", "hypernet": "hypernetwork"}
 GIB, MIB = 2**30, 2**20
-Figures = dict[str, Any]
-
-
-@cache
-def figures_of(name: str) -> Figures:
-    """The figures of `experiments/results/NAME.json`."""
-    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def bitext_means() -> str:
-    """Accuracy and tokens saved at each share, mean of the languages with spaces, on both sets."""
-    rows = []
-    for name, title in (("bitext_udhr", "Universal Declaration"), ("bitext_lohelp", "software help")):
-        figures = figures_of(name)
-        pools = {value for key, value in figures.items() if key.startswith("pool_")}
-        means = [
-            [f"{figures[f'{method}_share{share}_accuracy_percent_mean']:.1f} %" for share in SHARES[1:]]
-            for method in ("hypernet", "fvt")
-        ]
-        saved = [f"{figures[f'fvt_share{share}_reduction_percent_mean']:.1f} %" for share in SHARES[1:]]
-        static = f"{figures['static_accuracy_percent_mean']:.1f} %"
-        rows += [
-            [f"{title}, {figures['languages_in_mean']} languages", _only(pools), static, *means[0]],
-            ["… FVT", "", "", *means[1]],
-            ["… tokens saved", "", "", *saved],
-        ]
-    return _table(["", "pool", "static", *(f"share {share} %" for share in SHARES[1:])], rows)
-
-
-def bitext_languages(name: str, method: str) -> str:
-    """Accuracy and, in brackets, tokens saved of each language."""
-    figures = figures_of(name)
-    codes = [key.removeprefix("pool_paragraphs_") for key in figures if key.startswith("pool_")]
-
-    def row(title: str, code: str) -> list[str]:
-        settings = [f"{method}_share{share}" for share in SHARES]
-        accuracies = [f"{figures[f'{setting}_accuracy_percent_{code}']:.1f}" for setting in settings]
-        saved = [f"{figures[f'{setting}_reduction_percent_{code}']:.1f}" for setting in settings]
-        cells = [f"{accuracy} ({reduction})" for accuracy, reduction in zip(accuracies, saved, strict=True)]
-        return [title, f"{figures[f'static_accuracy_percent_{code}']:.1f}", *cells]
-
-    cosines = [f"{figures[f'{method}_share{share}_cosine_mean']:.3f}" for share in SHARES]
-    rows = [row(code, code) for code in codes]
-    rows.append(row(f"mean of {figures['languages_in_mean']} with spaces", "mean"))
-    rows.append(["their mean cosine to static", "1", *cosines])
-    return _table([METHODS[method], "static", *(f"share {share} %" for share in SHARES)], rows)
 
 
 def retention_summary() -> str:
@@ -461,23 +411,8 @@ def _time(seconds: float) -> str:
     return f"{seconds * 1e3:.2f} ms" if seconds < 0.1 else f"{seconds * 1e3:.0f} ms"
 
 
-def _only(values: Iterable) -> str:
-    (value,) = values
-    return str(value)
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table with its numbers to the right."""
-    ruler = [":--", *["--:"] * (len(head) - 1)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ruler, *rows])
-
-
 TABLES = {
-    "bitext_means": bitext_means,
-    "bitext_udhr_fvt": lambda: bitext_languages("bitext_udhr", "fvt"),
-    "bitext_udhr_hypernet": lambda: bitext_languages("bitext_udhr", "hypernet"),
-    "bitext_lohelp_fvt": lambda: bitext_languages("bitext_lohelp", "fvt"),
-    "bitext_lohelp_hypernet": lambda: bitext_languages("bitext_lohelp", "hypernet"),
+    **LANGUAGE_TABLES,
     "retention_summary": retention_summary,
     "retention_fvt": lambda: retention_shares("fvt"),
     "retention_hypernet": lambda: retention_shares("hypernet"),

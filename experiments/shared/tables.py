@@ -15,7 +15,8 @@ from pathlib import Path
 
 import tyro
 
-from experiments.shared.result_tables import TABLES, figures_of
+from experiments.shared.recorded import figures_of
+from experiments.shared.result_tables import TABLES
 
 ROOT = Path(__file__).parent.parent.parent
 RUN = "<!-- run -->"

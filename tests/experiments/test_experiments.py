@@ -4,9 +4,7 @@ import json
 from importlib import import_module
 from io import StringIO
 from math import isfinite
-from pathlib import Path
 
-import numpy as np
 import pytest
 from rich.console import Console
 
@@ -51,18 +49,6 @@ def quiet() -> Console:
     return Console(file=StringIO())
 
 
-def aligned_file(folder: Path) -> Path:
-    path = folder / "some.jsonl"
-    rows = [
-        {"en": "All are born free.", "de": "Alle sind frei geboren.", "fr": "Tous naissent libres."},
-        {"en": "Everyone has the right to life.", "de": "Jeder hat das Recht auf Leben."},
-        {"en": "No one shall be held in slavery.", "fr": "Nul ne sera tenu en esclavage."},
-        {"de": "Niemand darf gefoltert werden."},
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
 @pytest.mark.slow
 def test_bitext_writes_agreeing_figures(bitext, tiny_folders, tmp_path):
     model, hypernet = tiny_folders
@@ -96,22 +82,6 @@ def test_bitext_writes_agreeing_figures(bitext, tiny_folders, tmp_path):
     table = outputs["md"].read_text(encoding="utf-8")
     assert f"{figures['static_accuracy_percent_mean']:.1f}" in table
     assert outputs["png"].stat().st_size > 1000
-
-
-def test_bitext_pools_are_the_english_of_a_languages_own_pairs(bitext, tmp_path):
-    _, rows = bitext.load_pairs(str(aligned_file(tmp_path)), (), None)
-    assert {language: of_language.tolist() for language, of_language in rows.items()} == {"de": [0, 1], "fr": [0, 2]}
-
-
-def test_bitext_names_languages_that_are_not_there(bitext, tmp_path):
-    with pytest.raises(InputError, match="has no xx"):
-        bitext.load_pairs(str(aligned_file(tmp_path)), ("xx",), None)
-
-
-def test_accuracy_counts_rows_nearest_to_their_own(bitext):
-    english = np.eye(4, dtype=np.float32)
-    assert bitext.accuracy(english, english) == 100
-    assert bitext.accuracy(english[[0, 1, 3, 2]], english) == 50
 
 
 def test_bench_data_writes_agreeing_figures(bench_data, tiny_folders, tmp_path):
