@@ -2,6 +2,7 @@ from .device import (
     merge_batch as merge_batch,
 )
 from .goals import (
+    FirstMerges as FirstMerges,
     MergeLimits as MergeLimits,
     limits_of as limits_of,
 )

@@ -9,7 +9,9 @@ import numpy as np
 from jaxtyping import Bool, Int, Int32
 
 from dyntok_jax.errors import InputError, TooLongError
+from dyntok_jax.merging.goals import FirstMerges
 from dyntok_jax.merging.host import merge_ragged
+from dyntok_jax.merging.segments import within_pretokens
 from dyntok_jax.merging.truncate import truncate_tokens
 from dyntok_jax.options import Budget, Merging
 from dyntok_jax.text import ByteLevelTokenizer, RaggedSubwords, pad_ragged, rows_end_to_end
@@ -219,27 +221,30 @@ def _merge(subwords: RaggedSubwords, first: int, end: int, merging: Merging) -> 
     """The length of the token that begins at each subword of texts `first` to `end`; 0 elsewhere."""
     offsets = subwords.offsets[first : end + 1]
     chosen = slice(offsets[0], offsets[-1])
-    ids_N, segment_N = subwords.ids_N[chosen], subwords.segment_N[chosen]
+    ids_N, segment_N, pretoken_N = (a[chosen] for a in (subwords.ids_N, subwords.segment_N, subwords.pretoken_N))
     if not merging.merge_last:
-        segment_N = _without_last(segment_N, offsets - offsets[0])
+        # where the whole text is one segment, only its last pretoken may be unfinished
+        narrow_N = within_pretokens(segment_N, pretoken_N) if merging.boundary == "sentence" else segment_N
+        segment_N = np.where(_is_last(narrow_N, offsets - offsets[0]), NO_SEGMENT, segment_N).astype(np.int32)
     arrays = ids_N, segment_N, offsets - offsets[0]
     if merging.merge_list is not None:
         return merging.merge_list.apply_ragged(*arrays)
     assert merging.goal is not None, "static texts are not merged"
     assert merging.scope != "auto", "merging is resolved before texts are merged"
     assert merging.max_subwords != "auto", "merging is resolved before texts are merged"
-    length_N, _ = merge_ragged(*arrays, merging.goal, max_subwords=merging.max_subwords, scope=merging.scope)
+    first = FirstMerges(pretoken_N, merging.pretoken_merges) if merging.pretoken_merges else None
+    length_N, _ = merge_ragged(
+        *arrays, merging.goal, max_subwords=merging.max_subwords, scope=merging.scope, first=first
+    )
     return length_N
 
 
-def _without_last(
-    segment_N: Int32[np.ndarray, "N"], offsets: Int[np.ndarray, "texts_and_one"]
-) -> Int32[np.ndarray, "N"]:
-    """The segments without the last one of each text, which then does not merge; it may be special tokens."""
+def _is_last(segment_N: Int32[np.ndarray, "N"], offsets: Int[np.ndarray, "texts_and_one"]) -> Bool[np.ndarray, "N"]:
+    """Which subwords lie in the last segment of their text; it may be special tokens."""
     last_R = np.where(
         np.diff(offsets) > 0, segment_N[np.maximum(offsets[1:] - 1, 0)] if len(segment_N) else NO_SEGMENT, NO_SEGMENT
     )
-    return np.where(segment_N == np.repeat(last_R, np.diff(offsets)), NO_SEGMENT, segment_N).astype(np.int32)
+    return segment_N == np.repeat(last_R, np.diff(offsets))
 
 
 def _fit(tokens: RaggedTokens, limit: int, truncate: bool | None) -> RaggedTokens:
