@@ -2,9 +2,9 @@
 
     python -m experiments.arithmetic --json arithmetic.json --table arithmetic.md
 
-200 sums of two numbers of 2 to 4 digits, each after three solved ones, are answered greedily. Shown are how many answers
-are right, and how many are static tokenization's, for prompts that are merged fully with digits protected, which is the
-library's default, and without.
+200 sums of two numbers of 2 to 4 digits, each after three solved ones, are answered greedily. Shown are how many
+answers are right, and how many are static tokenization's, for prompts that are merged fully with digits protected,
+which is the library's default, and without.
 
 Two CPU cores, busy with other work, SmolLM2: some 6 minutes. Expect the protected answers to be static's, all of them.
 """

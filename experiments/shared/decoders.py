@@ -12,6 +12,7 @@ from jaxtyping import Int32
 from dyntok_jax import DynamicDecoder, Merging
 from dyntok_jax.decoding import Prompt, ReadPrompts
 from dyntok_jax.embedding import TokenEmbedder, predict_embeddings
+from dyntok_jax.errors import InputError
 from dyntok_jax.merging import RaggedTokens
 from dyntok_jax.options import Goal
 from dyntok_jax.text import ByteLevelTokenizer, RaggedSubwords
@@ -52,13 +53,19 @@ def predicting_all(decoder: DynamicDecoder) -> TokenEmbedder:
 
 
 def with_predicted_letters(decoder: DynamicDecoder, language: str, letters: str = "ABCD") -> DynamicDecoder:
-    """The same model, whose output rows of ` A`, ` B`, … are the hypernetwork's predictions for these subwords."""
+    """The same model, whose output rows of ` A`, ` B`, … are the hypernetwork's predictions for these subwords.
+
+    Raises:
+      InputError: the model has an output table of its own and the hypernetwork predicts no rows of it.
+    """
     model, hypernet = decoder.decoder, decoder.embedder.hypernet
     assert hypernet is not None, "without a hypernetwork nothing is predicted"
     ids_U1 = jnp.array([[decoder.read(["\n"]).continuation_ids(0, f" {letter}")[0]] for letter in letters], jnp.int32)
     input_VD, output = model.word_embeddings[...], model.output_embeddings
     output_VD = input_VD if output is None else output[...]
     config, parameters = hypernet
+    if output is not None and not config.separate_output:
+        raise InputError("The hypernetwork predicts no output rows, which letters are scored by: use the model's own.")
     source_VM = jnp.concatenate([input_VD, output_VD], axis=1) if config.separate_output else input_VD
     language_U = None
     if decoder.embedder.languages:
