@@ -14,9 +14,9 @@ The words lie in `meaning_words.json`, half of them (`dev`) to choose methods by
 They were drawn by their frequency in texts that nothing is trained on. `--rows` adds rows that other programs made:
 NAME=FILE of safetensors files with `surface` (the subword ids of each word, padded with -1) and `rows`.
 
-With `--positions subwords` what follows the merged word keeps its place. Two CPU cores, busy with other work, SmolLM2, the
-test words in English definitions: 3 to 8 minutes; all else takes some two minutes more a language and template. Expect
-there the same first word in 20.0 % with the packaged hypernetwork and in 17.5 % with FVT, the same five tokens in 3.3 %.
+With `--positions subwords` what follows the merged word keeps its place. Two CPU cores, busy with other work, SmolLM2,
+the test words in English definitions: 3 to 8 minutes; all else takes some two minutes more a language and template.
+Expect there the same first word in 20.0 % with the packaged hypernetwork, 17.5 % with FVT; five tokens in 3.3 %.
 """
 
 import json
