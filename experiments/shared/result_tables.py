@@ -37,7 +37,7 @@ def bitext_means() -> str:
             ["… FVT", "", "", *means[1]],
             ["… tokens saved", "", "", *saved],
         ]
-    return _table(["", "pool", "static", *(f"share {share} %" for share in SHARES[1:])], rows)
+    return markdown_rows(["", "pool", "static", *(f"share {share} %" for share in SHARES[1:])], rows)
 
 
 def bitext_languages(name: str, method: str) -> str:
@@ -56,7 +56,7 @@ def bitext_languages(name: str, method: str) -> str:
     rows = [row(code, code) for code in codes]
     rows.append(row(f"mean of {figures['languages_in_mean']} with spaces", "mean"))
     rows.append(["their mean cosine to static", "1", *cosines])
-    return _table([METHODS[method], "static", *(f"share {share} %" for share in SHARES)], rows)
+    return markdown_rows([METHODS[method], "static", *(f"share {share} %" for share in SHARES)], rows)
 
 
 def retention_summary() -> str:
@@ -76,7 +76,7 @@ def retention_summary() -> str:
         ends = [f"{figures[f'{setting}_bits_per_byte_{code}']:.3f}" for setting in ("static", "floor")]
         rows.append([language, *saved, ends[0], *bits, ends[1], *kept])
     head = ["", "saved at 50 %", "at 100 %", "static", "FVT, 50 %", "100 %", "hypernetwork, 50 %", "100 %"]
-    return _table([*head, "no context", "kept at 50 %, FVT → hypernetwork", "at 100 %"], rows)
+    return markdown_rows([*head, "no context", "kept at 50 %, FVT → hypernetwork", "at 100 %"], rows)
 
 
 def retention_shares(method: str) -> str:
@@ -95,7 +95,7 @@ def retention_shares(method: str) -> str:
         rows.append(["… kept, %", "100.0", *cells("kept_percent", 1), "0.0"])
         floor = figures[f"floor_agreement_percent_{code}"]
         rows.append(["… same next token, %", "100.0", *cells("agreement_percent", 1), f"{floor:.1f}"])
-    return _table([METHODS[method], "static", *(f"share {share} %" for share in SHARES), "no context"], rows)
+    return markdown_rows([METHODS[method], "static", *(f"share {share} %" for share in SHARES), "no context"], rows)
 
 
 def merged_words() -> str:
@@ -114,7 +114,7 @@ def merged_words() -> str:
         )
         rows.append([title, f"{first:.1f} %", f"{five:.1f} %", f"{at_word:.2f}", f"{after:.3f}"])
     head = [f"{figures['words_en_definition']} English words", "first word", "five tokens"]
-    return _table([*head, "divergence at the word, nats", "at the 16 places after it"], rows)
+    return markdown_rows([*head, "divergence at the word, nats", "at the 16 places after it"], rows)
 
 
 def encoder_speed() -> str:
@@ -144,7 +144,7 @@ def encoder_speed() -> str:
             ]
         )
     head = ["", "texts/s", "÷ static", "padded tokens", "tokenize", "merge", "embed", "model", "cache hits"]
-    return _table(head, rows)
+    return markdown_rows(head, rows)
 
 
 def stream_programs() -> str:
@@ -152,7 +152,7 @@ def stream_programs() -> str:
     figures = figures_of("bench_stream")
     modes = {"static": "static", "fvt": "FVT", "fvt_half": "FVT, share 50 %", "hypernet": "hypernetwork"}
     rows = [[title, str(figures[f"stream_{mode}_compiled_programs"])] for mode, title in modes.items()]
-    return _table([f"stream of {figures['stream_batches']} batches", "programs compiled"], rows)
+    return markdown_rows([f"stream of {figures['stream_batches']} batches", "programs compiled"], rows)
 
 
 def merging_speed() -> str:
@@ -166,7 +166,7 @@ def merging_speed() -> str:
             for place, digits in (("host", 2), ("device", 1))
         ]
         rows.append([size.replace("x", " × "), f"{figures[f'{name}_oracle_ms']:,.0f} ms", *cells])
-    return _table(["sequences × subwords", "plain Python", "host (numba)", "device (jitted, on the CPU)"], rows)
+    return markdown_rows(["sequences × subwords", "plain Python", "host (numba)", "device (jitted, on the CPU)"], rows)
 
 
 def decoder_speed() -> str:
@@ -181,7 +181,7 @@ def decoder_speed() -> str:
     seconds = [f"{figures[f'prefill_{mode}_seconds']:.3f} s" for mode in ("ours", "torch")]
     ratios = [f"{figures[f'prefill_throughput_ours_per_torch{of}']:.2f} ×" for of in ("", "_median")]
     rows.append([f"prefill of {figures['prefill_tokens']} tokens", *seconds, *ratios])
-    return _table(["", "ours", "PyTorch", "ours ÷ PyTorch", "median of rounds"], rows)
+    return markdown_rows(["", "ours", "PyTorch", "ours ÷ PyTorch", "median of rounds"], rows)
 
 
 def first_token() -> str:
@@ -196,7 +196,7 @@ def first_token() -> str:
             seconds = [f"{figures[f'{name}_{mode}_seconds']:.3f} s" for mode in modes]
             ratios = [f"{figures[f'{name}_{of}_ratio']:.2f} ×" for of in ("token", "time")]
             rows.append([LANGUAGES[code], *tokens, *seconds, *ratios])
-    return _table(["", "static tokens", "merged", "static", "merged", "fewer tokens", "faster"], rows)
+    return markdown_rows(["", "static tokens", "merged", "static", "merged", "fewer tokens", "faster"], rows)
 
 
 def start_up() -> str:
@@ -214,7 +214,7 @@ def start_up() -> str:
     ]
     helps = [seconds for name, seconds in figures.items() if name.endswith("help_seconds")]
     rows.append(["`--help`, the slowest command", "", f"{max(helps):.2f} s"])
-    return _table(["from the start of the process", "first time", "later"], rows)
+    return markdown_rows(["from the start of the process", "first time", "later"], rows)
 
 
 def data_speed() -> str:
@@ -228,7 +228,7 @@ def data_speed() -> str:
         ["a training step", f"{figures['step_s']:.2f} s"],
         ["batches in the time of a step", f"{figures['batches_a_step']:.0f}"],
     ]
-    return _table(["", ""], rows)
+    return markdown_rows(["", ""], rows)
 
 
 def vocabulary_steps() -> str:
@@ -243,7 +243,7 @@ def vocabulary_steps() -> str:
             for n in (1, 8)
         ]
         rows.append([way, *cells[0], *cells[1]])
-    return _table(["chosen from", "batch 1", "÷ own", "batch 8", "÷ own"], rows)
+    return markdown_rows(["chosen from", "batch 1", "÷ own", "batch 8", "÷ own"], rows)
 
 
 def vocabulary_growth() -> str:
@@ -263,7 +263,7 @@ def vocabulary_growth() -> str:
             ("all_pairs_and_words", "all pairs, and wordfreq's lists of 16 languages"),
         )
     ]
-    return _table(["", "entries", "time", "peak memory", "static tokens a text", "tokens"], rows)
+    return markdown_rows(["", "entries", "time", "peak memory", "static tokens a text", "tokens"], rows)
 
 
 def written_bits() -> str:
@@ -284,7 +284,7 @@ def written_bits() -> str:
         for way, title in ways.items()
     ]
     head = ["a text written in", "bits per byte, FVT", "hypernetwork", "bytes per token", "new tokens"]
-    return _table(head, rows)
+    return markdown_rows(head, rows)
 
 
 def written_texts(name: str) -> str:
@@ -306,7 +306,7 @@ def written_texts(name: str) -> str:
                 ]
             )
     head = ["vocabulary", "tokens/s", "characters/s", "characters per token", "new tokens", "distinct-2", "repeated"]
-    return _table(head, rows)
+    return markdown_rows(head, rows)
 
 
 def index_agreement() -> str:
@@ -318,7 +318,7 @@ def index_agreement() -> str:
         name = search.replace(",", "").replace(" ", "_")
         steps, texts = figures[f"{name}_same_steps_percent"], figures[f"{name}_same_texts_percent"]
         rows.append([search, f"{steps:.2f} %", f"{texts:.0f} %"])
-    return _table(["search", "steps with the token of exact search", "texts that are the same"], rows)
+    return markdown_rows(["search", "steps with the token of exact search", "texts that are the same"], rows)
 
 
 def index_search() -> str:
@@ -343,7 +343,7 @@ def index_search() -> str:
                 f"{size:,.0f} MB" if size else "",
             ]
         )
-    return _table(["search", "recall@20", "batch 1, exact ÷", "batch 32, exact ÷", "build", "memory"], rows)
+    return markdown_rows(["search", "recall@20", "batch 1, exact ÷", "batch 32, exact ÷", "build", "memory"], rows)
 
 
 def compiled_programs() -> str:
@@ -372,7 +372,7 @@ def compiled_programs() -> str:
                 ]
             )
     head = ["", "devices", "parameters, GiB", "cache", "temporaries", "the largest, MiB", "in all, of the chip's"]
-    return _table([*head, "GFLOP", "GB moved", "collectives", "at least"], rows)
+    return markdown_rows([*head, "GFLOP", "GB moved", "collectives", "at least"], rows)
 
 
 def compiled_large_vocabularies() -> str:
@@ -402,7 +402,7 @@ def compiled_large_vocabularies() -> str:
             "" if estimate is None else _time(estimate),
         ]
     head = ["", "devices", "tables, GiB", "index", "in all, of the chip's", "GB moved", "at least"]
-    return _table([*head, "million cycles", "compiler's estimate"], rows)
+    return markdown_rows([*head, "million cycles", "compiler's estimate"], rows)
 
 
 def compiled_training() -> str:
@@ -421,7 +421,7 @@ def compiled_training() -> str:
         _time(figures[f"{of}_least_seconds"]),
     ]
     head = ["", "devices", "model, GiB", "hypernetwork", "moments", "temporaries", "the largest, MiB"]
-    return _table([*head, "in all, of the chip's", "GFLOP", "GB moved", "at least"], [row])
+    return markdown_rows([*head, "in all, of the chip's", "GFLOP", "GB moved", "at least"], [row])
 
 
 def entry_costs() -> str:
@@ -437,7 +437,7 @@ def entry_costs() -> str:
         read = [f"{size / devices / 1e6:,.0f} MB" for size in (ranking, probes * 256 * width)]
         rows.append([title, f"{blocks:,}", *sizes, f"{each:.{0 if each > 100 else 1}f}", *read])
     head = ["entries", "blocks", "tables", "index and ranking", "GiB a device", "ranking read a step, a device"]
-    return _table([*head, "blocks read, 32 × 64, a device"], rows)
+    return markdown_rows([*head, "blocks read, 32 × 64, a device"], rows)
 
 
 def _collectives(figures: Figures, of: str) -> list[str]:
@@ -466,13 +466,13 @@ def _only(values: Iterable) -> str:
     return str(value)
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_rows(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table with its numbers to the right."""
     ruler = [":--", *["--:"] * (len(head) - 1)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ruler, *rows])
 
 
-TABLES = {
+RESULT_TABLES = {
     "bitext_means": bitext_means,
     "bitext_udhr_fvt": lambda: bitext_languages("bitext_udhr", "fvt"),
     "bitext_udhr_hypernet": lambda: bitext_languages("bitext_udhr", "hypernet"),
