@@ -16,6 +16,9 @@ Boundary = Literal["pretoken", "word", "word_hyphen", "sentence"]
 Scope = Literal["batch", "example"]
 """`batch`: the sequences of a batch are counted together (the paper). `example`: each sequence is merged by itself."""
 
+Positions = Literal["tokens", "subwords"]
+"""What a model's positions count: the tokens before, or their subwords."""
+
 
 def whole_number(
     name: str, value: object, *, least: int = 1, or_else: str = "", error: type[DyntokError] = InputError
@@ -182,12 +185,17 @@ class Merging:
       merge_list: apply these merges instead of finding the texts' own; goal and limit are then the list's.
       protect: text that keeps its own subwords: a regular expression, or `digits`, so that `1234567` is never one
         token; None for nothing; `auto`: digits for decoders, nothing for encoders.
-      merge_last: let a text's last segment merge; `auto`: yes for whole texts, no for prompts, whose last word may be
-        unfinished.
+      merge_last: let a text's last segment merge (where the whole text is one, its last pretoken); `auto`: yes for
+        whole texts, no for prompts, whose last word may be unfinished.
+      pretoken_merges: the first so many merges stay within pretokens, all later ones only within the boundary; fewer
+        where pretokens have no pair left. In scope `example` they are counted in each sequence.
+      positions: what the model's positions count. `tokens`: a merged token takes one position, like any other.
+        `subwords`: each token takes the position of its first subword, so that text after a merged token lies as far
+        from the beginning as unmerged; the model's limit then counts subwords, too.
 
     Raises:
-      InputError: a value is not one of these, or a merge list is given together with a goal, or `protect` is no regular
-        expression.
+      InputError: a value is not one of these, or a merge list is given together with a goal or stages of its own, or
+        `protect` is no regular expression.
 
     >>> Merging(Share(50), boundary="word").scope
     'auto'
@@ -200,6 +208,8 @@ class Merging:
     merge_list: "MergeList | None" = None
     merge_last: bool | Literal["auto"] = "auto"
     protect: str | None = "auto"
+    pretoken_merges: int = 0
+    positions: Positions = "tokens"
 
     def __post_init__(self):
         if not isinstance(self.goal, Goal | None):
@@ -213,6 +223,11 @@ class Merging:
             object.__setattr__(self, "max_subwords", limit)
         if self.merge_list is not None and self.goal != FULL:
             raise InputError("A merge list decides itself how far to merge: give it without a goal.")
+        least = whole_number("pretoken_merges", self.pretoken_merges, least=0)
+        object.__setattr__(self, "pretoken_merges", least)
+        if self.merge_list is not None and least:
+            raise InputError("A merge list decides itself in which order to merge: give it without pretoken_merges.")
+        check_choice("positions", self.positions, get_args(Positions))
         if self.protect is not None:
             protected_pattern(self.protect)
 

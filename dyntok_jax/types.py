@@ -41,6 +41,7 @@ class SubwordBatch(Generic[ArrayT]):
       ids_BL: subword ids; the padding id under a False mask.
       segment_BL: number of the segment of a subword, counted from 0 within its sequence (through both texts of a
         pair); `NO_SEGMENT` for special tokens and padding.
+      pretoken_BL: number of its pretoken within its text; -1 for special tokens around texts, and padding.
       mask_BL: True for subwords and special tokens, False for padding; padding is always on the right.
       type_BL: the model's token types: BERT's have 1 in the second text of a pair, XLM-R's are all 0.
       text_BL: 0 in the first text of a pair and in single texts, 1 in the second, whatever the model's types; -1 for
@@ -56,6 +57,7 @@ class SubwordBatch(Generic[ArrayT]):
 
     ids_BL: Int32[ArrayT, "B L"]
     segment_BL: Int32[ArrayT, "B L"]
+    pretoken_BL: Int32[ArrayT, "B L"]
     mask_BL: Bool[ArrayT, "B L"]
     type_BL: Int32[ArrayT, "B L"]
     text_BL: Int32[ArrayT, "B L"]

@@ -14,9 +14,9 @@ The words lie in `meaning_words.json`, half of them (`dev`) to choose methods by
 They were drawn by their frequency in texts that nothing is trained on. `--rows` adds rows that other programs made:
 NAME=FILE of safetensors files with `surface` (the subword ids of each word, padded with -1) and `rows`.
 
-Two CPU cores, busy with other work, SmolLM2, the test words in English definitions: 3 to 8 minutes; all else takes some
-two minutes more a language and template. Expect there the same first word in 20.0 % with the packaged hypernetwork and
-in 17.5 % with FVT, the same five tokens in 3.3 % with both.
+With `--positions subwords` what follows the merged word keeps its place. Two CPU cores, busy with other work, SmolLM2,
+the test words in English definitions: 3 to 8 minutes; all else takes some two minutes more a language and template.
+Expect there the same first word in 20.0 % with the packaged hypernetwork, 17.5 % with FVT; five tokens in 3.3 %.
 """
 
 import json
@@ -40,7 +40,7 @@ from dyntok_jax.embedding import TokenEmbedder, average_embeddings, predict_embe
 from dyntok_jax.errors import InputError
 from dyntok_jax.files import load_model
 from dyntok_jax.models import Decoder, embed_ids, forward, logits
-from dyntok_jax.options import AUTO, DEFAULT_DECODER
+from dyntok_jax.options import AUTO, DEFAULT_DECODER, Positions
 from dyntok_jax.text import ChatTemplate
 from experiments.shared import Figures, report, run_script
 
@@ -108,6 +108,7 @@ class Options:
       model: a folder, a Hub id, or a packaged model.
       hypernet: a folder or Hub id; by default the one that comes with the model.
       rows: NAME=FILE of safetensors files with rows for the words, from other programs.
+      positions: what the model's positions count after a merged word.
       json: where the figures go.
       table: where the Markdown table goes.
     """
@@ -120,6 +121,7 @@ class Options:
     model: str = DEFAULT_DECODER
     hypernet: str | None = AUTO
     rows: tuple[str, ...] = ()
+    positions: Positions = "tokens"
     json: Path | None = None
     table: Path | None = None
 
@@ -240,9 +242,13 @@ def _padded(rows: Sequence[Sequence[int]], length: int) -> tuple[Int32[np.ndarra
 
 @jax.jit
 def _read(
-    model: Decoder, embeddings_BTD: Float[Array, "B T D"], mask_BT: Bool[Array, "B T"], at_BP: Int[Array, "B P"]
+    model: Decoder,
+    embeddings_BTD: Float[Array, "B T D"],
+    mask_BT: Bool[Array, "B T"],
+    step_BT: Int32[Array, "B T"] | None,
+    at_BP: Int[Array, "B P"],
 ) -> Float[Array, "B P D"]:
-    hidden_BTD = forward(model, embeddings_BTD, mask_BT)
+    hidden_BTD = forward(model, embeddings_BTD, mask_BT, step_BT)
     return jnp.take_along_axis(hidden_BTD, at_BP[..., None], axis=1)
 
 
@@ -257,7 +263,10 @@ def _compare(
 
 
 def hidden_at_places(
-    model: Decoder, prompts: Sequence[WordPrompt], rows_UD: Float[Array, "U D"] | None = None
+    model: Decoder,
+    prompts: Sequence[WordPrompt],
+    rows_UD: Float[Array, "U D"] | None = None,
+    positions: Positions = "tokens",
 ) -> list[Float[Array, "P D"]]:
     """Final hidden states at the word's last token and at all places after it, for each prompt."""
     found = []
@@ -268,7 +277,10 @@ def hidden_at_places(
         rows = None if rows_UD is None else rows_UD[np.minimum(np.arange(first, first + BATCH), len(prompts) - 1)]
         embeddings_BTD, mask_BT, ends_B = laid_out(model, padded, rows)
         at_BP = np.minimum(ends_B[:, None] + np.arange(n_places), mask_BT.shape[1] - 1)
-        found += list(_read(model, embeddings_BTD, mask_BT, at_BP))[: len(some)]
+        step_BT = np.ones(mask_BT.shape, np.int32) if rows is not None and positions == "subwords" else None
+        if step_BT is not None:
+            step_BT[np.arange(len(padded)), ends_B] = [len(prompt.word) for prompt in padded]
+        found += list(_read(model, embeddings_BTD, mask_BT, step_BT, at_BP))[: len(some)]
     return found
 
 
@@ -277,10 +289,11 @@ def measured(
     prompts: Sequence[WordPrompt],
     static: Sequence[Float[Array, "P D"]],
     rows_UD: Float[Array, "U D"],
+    positions: Positions = "tokens",
 ) -> dict[str, float]:
     """The figures of one way to make rows, the mean over prompts."""
-    outcomes = []
-    for prompt, merged_PD, static_PD in zip(prompts, hidden_at_places(model, prompts, rows_UD), static, strict=True):
+    outcomes, merged = [], hidden_at_places(model, prompts, rows_UD, positions)
+    for prompt, merged_PD, static_PD in zip(prompts, merged, static, strict=True):
         best_P, divergence_P = (
             np.asarray(each)[: prompt.n_places + 1] for each in _compare(model, merged_PD, static_PD)
         )
@@ -367,7 +380,7 @@ def run(options: Options, console: Console) -> Figures:
     ends, chat = end_ids(loaded.folder, loaded.tokenizer), ChatTemplate.load(loaded.folder)
     decoder = DynamicDecoder(loaded.config, model, embedder, end_ids=ends, chat=chat)
     by_name = methods(model, embedder, options.rows)
-    figures: Figures = {"model": Path(options.model).name, "part": options.part}
+    figures: Figures = {"model": Path(options.model).name, "part": options.part, "positions": options.positions}
     for language in options.languages:
         for template in options.templates:
             key = f"{language}_{template}"
@@ -379,7 +392,7 @@ def run(options: Options, console: Console) -> Figures:
             static = hidden_at_places(model, prompts)
             forms = [jnp.asarray(each) for each in _padded([prompt.word for prompt in prompts], MOST)]
             for name, predict in by_name.items():
-                found = measured(model, prompts, static, predict(*forms))
+                found = measured(model, prompts, static, predict(*forms), options.positions)
                 figures |= {f"{name}_{key}_{measure}": value for measure, value in found.items()}
             console.print(f"{key}: {len(prompts)} words, {time.perf_counter() - started:.0f} s")
     figures["run_seconds"] = time.perf_counter() - started

@@ -27,11 +27,10 @@ from rich.console import Console
 
 from dyntok_jax import DynamicDecoder, Merging, ScoredText, Share
 from dyntok_jax.assets import load_sample
-from dyntok_jax.embedding import TokenEmbedder
 from dyntok_jax.errors import InputError
 from dyntok_jax.options import AUTO, DEFAULT_DECODER, Boundary
 from dyntok_jax.text import TextEncoder, read_aligned
-from experiments.shared import STATIC, Setting, by_method, progress_bar, report, run_script
+from experiments.shared import STATIC, Setting, by_method, decoders_by_method, progress_bar, report, run_script
 
 FLOOR = "floor"
 NO_CONTEXT = "\n"
@@ -144,15 +143,6 @@ def load_halves(decoder: DynamicDecoder, options: Options) -> dict[str, Halves]:
                 "segments: use more paragraphs, shorter texts or another boundary."
             )
     return halves
-
-
-def decoders_by_method(model: str, hypernet: str | None) -> dict[str, DynamicDecoder]:
-    """The methods, in the order of the table; they share the model's parameters."""
-    loaded = DynamicDecoder.load(model, hypernet)
-    if loaded.embedder.cache is None:
-        return {"fvt": loaded}
-    fvt = TokenEmbedder(loaded.tokenizer, loaded.decoder.word_embeddings[...])
-    return {"fvt": DynamicDecoder(loaded.config, loaded.decoder, fvt, end_ids=loaded.end_ids), "hypernet": loaded}
 
 
 def outcome(scored: Sequence[ScoredText], static: Sequence[ScoredText], floor: Sequence[ScoredText]) -> Outcome:

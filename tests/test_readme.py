@@ -4,8 +4,7 @@ import re
 
 import pytest
 
-from experiments.shared.result_tables import TABLES
-from experiments.shared.tables import ROOT, RUN, differences, filled, marked_files, unknown_marks
+from experiments.shared.tables import ROOT, RUN, TABLES, differences, filled, marked_files, unknown_marks
 
 README = ROOT / "README.md"
 FENCE = re.compile(r"```python\n(.*?)```", flags=re.DOTALL)

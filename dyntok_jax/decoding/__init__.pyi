@@ -19,6 +19,7 @@ from .loaded_vocabulary import (
 )
 from .prompts import (
     Prompt as Prompt,
+    ReadPrompts as ReadPrompts,
     end_ids as end_ids,
 )
 from .query_states import (

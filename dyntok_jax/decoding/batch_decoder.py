@@ -29,11 +29,12 @@ from dyntok_jax.decoding.decode_loop import (
 from dyntok_jax.decoding.prompt_entries import PromptEntries, prompt_vocabulary
 from dyntok_jax.decoding.prompts import ReadPrompts
 from dyntok_jax.decoding.sampling import SamplingConfig, sampling_of
-from dyntok_jax.decoding.scoring import score_continuations
+from dyntok_jax.decoding.scoring import EmbeddedTokens, score_continuations
 from dyntok_jax.decoding.text_stream import TextStream
 from dyntok_jax.decoding.vocabularies import LargeVocabulary, OwnVocabulary, Vocabulary
 from dyntok_jax.embedding import COMPILED_STEPS as EMBEDDING_STEPS, TokenEmbedder, TokenInputs, embed_tokens
 from dyntok_jax.errors import NotANumberError, TooLongError
+from dyntok_jax.merging import common_beginning
 from dyntok_jax.models import Decoder, DecoderConfig
 from dyntok_jax.sharding import data_parts, shard_batch
 from dyntok_jax.text import (
@@ -47,6 +48,8 @@ from dyntok_jax.text import (
 
 PREFILL_CHUNK, LAST_PREFILL_CHUNK = 256, 128
 """Tokens of a prompt that are read at a time, and the same for the rest after its last whole chunk."""
+SHARED_CHUNK = 64
+"""The same where prompts share their beginning, which is then read once; and the fewest tokens to do so for."""
 CHUNK = 32
 """The most steps of generation before control returns to the host."""
 _BAD_NUMBERS = (
@@ -73,11 +76,13 @@ class BatchDecoder:
     end_ids: tuple[int, ...]
     mesh: Mesh | None
 
-    def check_positions(self, prompt: int, n_prompt: int, n_more: int, what: str) -> None:
+    def check_positions(self, read: ReadPrompts, prompt: int, n_more: int, what: str) -> None:
         """Raises TooLongError if a prompt and the tokens after it exceed the model's positions."""
+        n_prompt = int(read.n_positions[prompt])
+        counted = "tokens after merging" if read.positions == "tokens" else "subwords, which positions count here,"
         if n_prompt + n_more > self.config.max_positions:
             raise TooLongError(
-                f"Prompt {prompt} has {n_prompt} tokens after merging and {n_more} more {what}, but the model has "
+                f"Prompt {prompt} has {n_prompt} {counted} and {n_more} more {what}, but the model has "
                 f"positions for {self.config.max_positions}: shorten the prompt, merge more, or ask for less."
             )
 
@@ -181,7 +186,7 @@ class BatchDecoder:
         """
         lengths_B = np.array([len(of_text) for of_text in ids])
         for owner, length in zip(owner_B.tolist(), lengths_B.tolist(), strict=True):
-            self.check_positions(owner, int(read.n_tokens[owner]), length, "to score")
+            self.check_positions(read, owner, length, "to score")
         n_batch = bucket(len(ids), self._batch_buckets())
         length = bucket(max(1, int(lengths_B.max())), CONTINUATION_BUCKETS)
         ids_M = np.fromiter(chain.from_iterable(ids), np.int32, lengths_B.sum())
@@ -189,9 +194,11 @@ class BatchDecoder:
         position = {row: at for at, row in enumerate(rows.tolist())}
         prompt_B = np.array([position[owner] for owner in owner_B.tolist()], np.int32)
         capacity = self._capacity(int(read.n_tokens[rows].max()) + int(lengths_B.max()))
+        shared, prompts = self._shared_inputs(read, rows, capacity)
         log_BO, best_BO = _score(
             self.model,
-            self._inputs(read, rows, bucket(len(rows), self._batch_buckets()), capacity).shard(self.mesh),
+            shared,
+            prompts,
             self._shard(np.pad(prompt_B, (0, n_batch - len(ids)))),
             self._shard(lay_out(ids_M, padding=0)),
             self._shard(lay_out(np.ones(len(ids_M), bool), padding=False)),
@@ -228,18 +235,39 @@ class BatchDecoder:
         return replace(prompt_vocabulary(entries, texts, inputs, output_UD, self.mesh), own=self._own)
 
     def _inputs(
-        self, read: ReadPrompts, rows: Int[np.ndarray, "rows"], n_batch: int, capacity: int
+        self,
+        read: ReadPrompts,
+        rows: Int[np.ndarray, "rows"],
+        n_batch: int,
+        capacity: int,
+        begin: int = 0,
+        end: int | None = None,
     ) -> TokenInputs[np.ndarray]:
         """The prompts of a batch as the model reads them, on the host; padded to the cache: one program serves all."""
         length = -(-capacity // PREFILL_CHUNK) * PREFILL_CHUNK
         return self.embedder.inputs(
-            read.tokens.take(rows),
+            read.tokens.take(rows, begin, end),
             read.language_N[rows],
             n_batch=n_batch,
             length=length,
             n_rows=(length, 4 * length),
             is_static=read.is_static,
+            positions=read.positions,
         )
+
+    def _shared_inputs(
+        self, read: ReadPrompts, rows: Int[np.ndarray, "rows"], capacity: int
+    ) -> tuple[TokenInputs | None, TokenInputs]:
+        """The tokens that all prompts of a batch begin with, if these are many; and the prompts without them."""
+        n_batch, n_shared = bucket(len(rows), self._batch_buckets()), 0
+        if (read.language_N[rows] == read.language_N[rows[0]]).all():
+            n_shared = common_beginning(read.tokens.take(rows))
+        if n_shared < SHARED_CHUNK:
+            return None, self._inputs(read, rows, n_batch, capacity).shard(self.mesh)
+        alike = np.repeat(rows[:1], data_parts(self.mesh))
+        shared = self._inputs(read, alike, len(alike), capacity, end=n_shared)
+        rest = self._inputs(read, rows, n_batch, capacity, begin=n_shared)
+        return shared.shard(self.mesh), rest.shard(self.mesh)
 
     def _seen(self, read: ReadPrompts, rows: Int[np.ndarray, "rows"], n_batch: int) -> Bool[np.ndarray, "B V"]:
         """Which subwords each prompt has; a merged token counts as its constituents."""
@@ -276,6 +304,7 @@ def _start(model, vocabulary, inputs, seen_BV, key_B, sampling, limits, *, capac
         key_B,
         sampling,
         limits,
+        inputs.step_BT,
         vocabulary=vocabulary,
         capacity=capacity,
         # one loop instead of two compiles in half the time
@@ -286,18 +315,20 @@ def _start(model, vocabulary, inputs, seen_BV, key_B, sampling, limits, *, capac
 
 
 @partial(jax.jit, static_argnames=("capacity", "mesh"))
-def _score(model, inputs, prompt_B, continuation_BO, mask_BO, vocabulary, *, capacity, mesh):
-    embeddings_PTD = embed_tokens(model.word_embeddings[...], inputs)
+def _score(model, shared, prompts, prompt_B, continuation_BO, mask_BO, vocabulary, *, capacity, mesh):
+    def embed(inputs: TokenInputs) -> EmbeddedTokens:
+        return EmbeddedTokens(embed_tokens(model.word_embeddings[...], inputs), inputs.mask_BT, inputs.step_BT)
+
     return score_continuations(
         model,
-        embeddings_PTD,
-        inputs.mask_BT,
+        embed(prompts),
         prompt_B,
         continuation_BO,
         mask_BO,
+        shared=None if shared is None else embed(shared),
         vocabulary=vocabulary,
         capacity=capacity,
-        chunk=PREFILL_CHUNK,
+        chunk=PREFILL_CHUNK if shared is None else SHARED_CHUNK,
         mesh=mesh,
     )
 

@@ -83,6 +83,7 @@ def start(
     key_B: Key[Array, "B"],
     sampling: Sampling,
     limits: Limits,
+    step_BT: Int32[Array, "B T"] | None = None,
     *,
     vocabulary: Vocabulary = OWN,
     capacity: int,
@@ -100,6 +101,7 @@ def start(
       key_B: one key a sequence.
       sampling: how tokens are chosen.
       limits: when sequences end.
+      step_BT: subwords of each token, for positions that count subwords, here and in what follows.
       vocabulary: the candidates; by default the model's own vocabulary. All ids, those of `limits.end_E` too, are ids
         of this vocabulary.
       capacity: slots of the cache; at least the longest prompt and its `max_tokens_B` together.
@@ -117,8 +119,8 @@ def start(
     >>> state.n_chosen_B.tolist()
     [1]
     """
-    cache = constrain_cache(empty_cache(model, len(mask_BT), capacity), mesh)
-    hidden_BTD, cache = prefill(model, embeddings_BTD, mask_BT, cache, chunk=chunk, last_chunk=last_chunk)
+    cache = constrain_cache(empty_cache(model, len(mask_BT), capacity, counts_subwords=step_BT is not None), mesh)
+    hidden_BTD, cache = prefill(model, embeddings_BTD, mask_BT, cache, step_BT, chunk=chunk, last_chunk=last_chunk)
     n_batch = len(mask_BT)
     state = GenerationState(
         cache=constrain_cache(cache, mesh),
@@ -174,7 +176,8 @@ def advance(
         is_active_B = ~state.is_done_B
         embeddings_BD = vocabulary.embed(model, state.token_B).astype(model.word_embeddings.dtype)
         embeddings_B1D = constrain_hidden(embeddings_BD[:, None], mesh)
-        hidden_B1D, cache = extend(model, embeddings_B1D, is_active_B[:, None], state.cache)
+        step_B1 = None if state.cache.skipped_B is None else vocabulary.count_subwords(model, state.token_B)[:, None]
+        hidden_B1D, cache = extend(model, embeddings_B1D, is_active_B[:, None], state.cache, step_B1)
         hidden_BD = constrain_hidden(hidden_B1D, mesh)[:, 0]
         state = _choose(model, vocabulary, replace(state, cache=cache), hidden_BD, sampling, limits)
         chosen_B1 = jnp.where(is_active_B, state.token_B, NO_TOKEN)[:, None]

@@ -22,7 +22,7 @@ from dyntok_jax.decoding.results import Choice, GeneratedText, ScoredText
 from dyntok_jax.decoding.sampling import SamplingConfig
 from dyntok_jax.decoding.text_stream import TextStream
 from dyntok_jax.decoding.vocabularies import LargeVocabulary
-from dyntok_jax.decoding.vocabulary_choice import VocabularyChoice, candidates_of
+from dyntok_jax.decoding.vocabulary_choice import VocabularyChoice, candidates_of, longest_token
 from dyntok_jax.embedding import DEFAULT_CACHE_ROWS, TokenEmbedder
 from dyntok_jax.errors import InputError
 from dyntok_jax.files import load_model
@@ -278,7 +278,7 @@ class DynamicDecoder:
         started = time.perf_counter()
         max_tokens, batch_size = whole_number("max_tokens", max_tokens), whole_number("batch_size", batch_size)
         read = self.read(prompts, goal=goal, merging=merging, language=language, batch_size=batch_size)
-        self._check_room(read, max_tokens)
+        self._check_room(read, max_tokens, vocabulary)
         streams, candidates = self._streams(read, stop, sampling, vocabulary)
         seed_N = _seeds(seed, len(prompts))
         written: dict[int, GeneratedText] = {}
@@ -320,7 +320,7 @@ class DynamicDecoder:
         """
         max_tokens = whole_number("max_tokens", max_tokens)
         read = self.read([prompt], goal=goal, merging=merging, language=language)
-        self._check_room(read, max_tokens)
+        self._check_room(read, max_tokens, vocabulary)
         (streams, candidates), seed_B = self._streams(read, stop, sampling, vocabulary), _seeds(seed, 1)
         for pieces in self._batches.write(read, np.arange(1), streams, max_tokens, sampling, seed_B, 1, candidates):
             yield from filter(None, pieces.values())
@@ -441,9 +441,9 @@ class DynamicDecoder:
         streams = [TextStream(self.tokenizer, end_ids=self.end_ids, stop=stop, entries=one) for one in entries_N]
         return streams, candidates
 
-    def _check_room(self, read: ReadPrompts, max_tokens: int) -> None:
-        longest = int(read.n_tokens.argmax())
-        self._batches.check_positions(longest, int(read.n_tokens[longest]), max_tokens, "to generate")
+    def _check_room(self, read: ReadPrompts, max_tokens: int, vocabulary: VocabularyChoice) -> None:
+        n_more = max_tokens * longest_token(vocabulary, read)
+        self._batches.check_positions(read, int(read.n_positions.argmax()), n_more, "to generate")
 
 
 def _stop_strings(stop: Sequence[str] | None) -> tuple[str, ...]:

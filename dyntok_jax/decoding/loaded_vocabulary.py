@@ -106,9 +106,10 @@ def load_large_vocabulary(
 
 
 def _constituents(entries: GrownVocabulary) -> Int32[np.ndarray, "V S"]:
-    """The model's own subwords of each entry, then -1; also -1 for bytes that the model has no row for."""
+    """The model's own subwords of each entry, -2 for bytes that the model has no row for, then -1."""
     surface_VS, is_subword_VS = entries.surface_forms(0, entries.size)
-    return np.where(is_subword_VS & (surface_VS < entries.tokenizer.n_own), surface_VS, np.int32(-1))
+    known_VS = np.where(surface_VS < entries.tokenizer.n_own, surface_VS, np.int32(-2))
+    return np.where(is_subword_VS, known_VS, np.int32(-1))
 
 
 def _check_model(rows: VocabularyTable, model: Decoder, n_own: int) -> None:

@@ -10,7 +10,7 @@ from jaxtyping import Int, Int32
 
 from dyntok_jax.errors import ConfigError, InputError
 from dyntok_jax.merging import RaggedTokens, merge_texts
-from dyntok_jax.options import Merging, SpecialTokens
+from dyntok_jax.options import Merging, Positions, SpecialTokens
 from dyntok_jax.storage import read_json
 from dyntok_jax.text import (
     CANNOT_WRITE,
@@ -36,6 +36,7 @@ class ReadPrompts:
       tokens: their tokens after merging.
       language_N: index of each one's language, for a hypernetwork.
       is_static: whether they have the tokens of the model's own tokenizer.
+      positions: what the model's positions count.
       text_encoder: of the model.
       inputs: what was tokenized: the texts, or the form that its twin reads (see `SpecialNames`).
       is_twin_read: whether the twin read them.
@@ -47,6 +48,7 @@ class ReadPrompts:
     tokens: RaggedTokens
     language_N: Int32[np.ndarray, "prompts"]
     is_static: bool
+    positions: Positions
     text_encoder: TextEncoder
     inputs: Sequence[str]
     is_twin_read: bool
@@ -57,6 +59,11 @@ class ReadPrompts:
     def n_tokens(self) -> Int[np.ndarray, "prompts"]:
         """Tokens of each after merging, special tokens included."""
         return self.tokens.lengths
+
+    @property
+    def n_positions(self) -> Int[np.ndarray, "prompts"]:
+        """Positions that each takes: its tokens or their subwords, special tokens included."""
+        return self.tokens.n_subwords if self.positions == "subwords" else self.tokens.lengths
 
     @cached_property
     def n_static(self) -> Int[np.ndarray, "prompts"]:
@@ -135,6 +142,7 @@ def read_prompts(
         tokens=tokens,
         language_N=language_N,
         is_static=merging.is_static,
+        positions=merging.positions,
         text_encoder=text_encoder,
         inputs=inputs,
         is_twin_read=is_twin_read,

@@ -1,5 +1,6 @@
-"""Log-probabilities of texts that continue prompts; a prompt that several continuations share is read once."""
+"""Log-probabilities of texts that continue prompts; what prompts have in common is read once."""
 
+from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -10,22 +11,38 @@ from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from dyntok_jax.decoding.decode_loop import last_token
 from dyntok_jax.decoding.vocabularies import OWN, OwnVocabulary
-from dyntok_jax.models import Decoder, embed_ids, empty_cache, logits, prefill
+from dyntok_jax.models import Decoder, KeyValueCache, embed_ids, empty_cache, logits, prefill
 from dyntok_jax.sharding import constrain_cache
 
 POSITIONS = 32
 """Positions whose logits are in memory at a time."""
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class EmbeddedTokens:
+    """Tokens as a decoder reads them.
+
+    Attributes:
+      embeddings_BTD: word embeddings; T is a multiple of the chunk that they are read in.
+      mask_BT: True for tokens, padding on the right.
+      step_BT: subwords of each token, for positions that count subwords; None for positions that count tokens.
+    """
+
+    embeddings_BTD: Float[Array, "B T D"]
+    mask_BT: Bool[Array, "B T"]
+    step_BT: Int32[Array, "B T"] | None = None
+
+
 @partial(jax.jit, static_argnames=("capacity", "chunk", "mesh"))
 def score_continuations(
     model: Decoder,
-    embeddings_PTD: Float[Array, "P T D"],
-    mask_PT: Bool[Array, "P T"],
+    prompts: EmbeddedTokens,
     prompt_B: Int32[Array, "B"],
     continuation_BO: Int32[Array, "B O"],
     mask_BO: Bool[Array, "B O"],
     *,
+    shared: EmbeddedTokens | None = None,
     vocabulary: OwnVocabulary = OWN,
     capacity: int,
     chunk: int,
@@ -35,11 +52,11 @@ def score_continuations(
 
     Args:
       model: the parameters.
-      embeddings_PTD: word embeddings of P prompts; T is a multiple of `chunk`.
-      mask_PT: their tokens, padding on the right.
+      prompts: P prompts, or the rest of each after what they share; none is empty.
       prompt_B: which prompt each continuation follows.
       continuation_BO: ids in the model's own vocabulary; O is a multiple of `chunk`, or less than it.
       mask_BO: their tokens, padding on the right.
+      shared: the tokens that all prompts begin with, in each of its rows alike.
       vocabulary: the model's own.
       capacity: slots of the cache; at least the longest prompt and continuation together.
       chunk: tokens read at a time.
@@ -48,14 +65,29 @@ def score_continuations(
     Returns:
       Natural logarithms, 0 for padding; and the most probable token at each place.
     """
-    cache = constrain_cache(empty_cache(model, len(mask_PT), capacity), mesh)
-    hidden_PTD, cache = prefill(model, embeddings_PTD, mask_PT, cache, chunk=chunk)
-    first_B1D = last_token(hidden_PTD, mask_PT)[prompt_B][:, None]
-    cache = constrain_cache(cache.take(prompt_B), mesh)
+
+    def read(tokens: EmbeddedTokens, cache: KeyValueCache) -> tuple[Float[Array, "B T D"], KeyValueCache]:
+        cache = constrain_cache(cache, mesh)
+        return prefill(model, tokens.embeddings_BTD, tokens.mask_BT, cache, tokens.step_BT, chunk=chunk)
+
+    n_prompts = len(prompts.mask_BT)
+    first = prompts if shared is None else shared
+    cache = empty_cache(model, len(first.mask_BT), capacity, counts_subwords=first.step_BT is not None)
+    hidden_PTD, cache = read(first, cache)
+    if shared is not None:
+        hidden_PTD, cache = read(prompts, cache.take(jnp.zeros(n_prompts, jnp.int32)))
+    first_B1D = last_token(hidden_PTD, prompts.mask_BT)[prompt_B][:, None]
     # the last token of a continuation is scored, but never read: nothing follows it
     is_read_BO = jnp.pad(mask_BO[:, 1:], ((0, 0), (0, 1)))
     width = min(chunk, continuation_BO.shape[1])
-    hidden_BOD, _ = prefill(model, embed_ids(model, continuation_BO), is_read_BO, cache, chunk=width)
+    embeddings_BOD = embed_ids(model, continuation_BO)
+
+    def read_continuations():
+        of_prompts = constrain_cache(cache.take(prompt_B), mesh)
+        return prefill(model, embeddings_BOD, is_read_BO, of_prompts, chunk=width)[0]
+
+    # continuations of one token, such as letters, need no copies of the cache
+    hidden_BOD = lax.cond(is_read_BO.any(), read_continuations, lambda: jnp.zeros_like(embeddings_BOD))
     before_BOD = jnp.concatenate([first_B1D, hidden_BOD[:, :-1]], axis=1)
     return target_log_probabilities(model, before_BOD, continuation_BO, mask_BO, vocabulary)
 

@@ -44,6 +44,10 @@ class Vocabulary(Protocol):
         """Adds each active sequence's token to the subwords it has seen."""
         ...
 
+    def count_subwords(self, model: Decoder, token_B: Int32[Array, "B"]) -> Int32[Array, "B"]:
+        """How many of the tokenizer's subwords each token has."""
+        ...
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -86,6 +90,10 @@ class OwnVocabulary:
         """See `Vocabulary`."""
         return mark_seen(seen_BV, token_B, is_active_B)
 
+    def count_subwords(self, model: Decoder, token_B: Int32[Array, "B"]) -> Int32[Array, "B"]:  # noqa: ARG002
+        """One each."""
+        return jnp.ones_like(token_B)
+
 
 OWN = OwnVocabulary()
 
@@ -102,7 +110,7 @@ class LargeVocabulary:
       input_VD: the row that each token is read as.
       output_VD: the row that it is scored by; None where that is the input row.
       index: of the output rows; None to score all of them.
-      constituents_VS: the model's own subwords that each token is made of, then -1.
+      constituents_VS: the model's own subwords that each token is made of, -2 for a byte without a row, then -1.
       banned_E: tokens that are never chosen.
       k: candidates a step.
       n_probe: blocks of the index that a step reads for each sequence.
@@ -157,6 +165,10 @@ class LargeVocabulary:
     ) -> Bool[Array, "B V"]:
         """A token counts as its constituents."""
         return _mark_parts(seen_BV, self.constituents_VS[token_B], is_active_B)
+
+    def count_subwords(self, model: Decoder, token_B: Int32[Array, "B"]) -> Int32[Array, "B"]:  # noqa: ARG002
+        """See `Vocabulary`."""
+        return _count_parts(self.constituents_VS[token_B])
 
 
 @jax.tree_util.register_dataclass
@@ -215,9 +227,17 @@ class PromptVocabulary:
         n_own = seen_BV.shape[1]
         is_new_B = token_B >= n_own
         seen_BV = mark_seen(seen_BV, jnp.minimum(token_B, n_own - 1), is_active_B & ~is_new_B)
+        return _mark_parts(seen_BV, self._parts(token_B, n_own), is_active_B & is_new_B)
+
+    def count_subwords(self, model: Decoder, token_B: Int32[Array, "B"]) -> Int32[Array, "B"]:
+        """See `Vocabulary`."""
+        n_own = model.word_embeddings.shape[0]
+        return jnp.where(token_B >= n_own, _count_parts(self._parts(token_B, n_own)), 1)
+
+    def _parts(self, token_B: Int32[Array, "B"], n_own: int) -> Int32[Array, "B S"]:
+        """The constituents of new tokens."""
         place_B11 = jnp.maximum(token_B - n_own, 0)[:, None, None]
-        parts_BS = jnp.take_along_axis(jnp.asarray(self.constituents_BNS), place_B11, axis=1)[:, 0]
-        return _mark_parts(seen_BV, parts_BS, is_active_B & is_new_B)
+        return jnp.take_along_axis(jnp.asarray(self.constituents_BNS), place_B11, axis=1)[:, 0]
 
 
 def shard_vocabulary(large: LargeVocabulary, mesh: Mesh | None) -> LargeVocabulary:
@@ -247,6 +267,10 @@ def _all_seen(seen_BV, parts_BKS) -> Bool[Array, "B K"]:
     """Which tokens have all their constituents seen."""
     row_B11 = jnp.arange(len(parts_BKS), dtype=jnp.int32)[:, None, None]
     return (seen_BV[row_B11, jnp.maximum(parts_BKS, 0)] | (parts_BKS < 0)).all(axis=2)
+
+
+def _count_parts(parts_BS) -> Int32[Array, "B"]:
+    return (parts_BS != -1).sum(axis=1, dtype=jnp.int32)
 
 
 def _mark_parts(seen_BV, parts_BS, is_active_B) -> Bool[Array, "B V"]:

@@ -46,3 +46,12 @@ def candidates_of(
         )
     entries = [prompt_entries(tokenizer, tokens, n_own=n_own) for tokens in read.tokens]
     return entries, entries
+
+
+def longest_token(vocabulary: VocabularyChoice, read: ReadPrompts) -> int:
+    """The most positions that a token of a vocabulary can take after these prompts."""
+    if read.positions == "tokens" or vocabulary is None:
+        return 1
+    if isinstance(vocabulary, LoadedVocabulary):
+        return vocabulary.large.constituents_VS.shape[1]
+    return int(read.tokens.length_M.max(initial=1))

@@ -21,7 +21,7 @@ from dyntok_jax.embedding.token_inputs import TokenInputs
 from dyntok_jax.errors import ConfigError, InputError
 from dyntok_jax.merging import RaggedTokens, resolve_merging
 from dyntok_jax.models import Decoder
-from dyntok_jax.options import Merging, Scope, SurfaceMode
+from dyntok_jax.options import Merging, Positions, Scope, SurfaceMode
 from dyntok_jax.parameters import fingerprint
 from dyntok_jax.text import SURFACE_BUCKETS, ByteLevelTokenizer, bucket, pad_ragged
 from dyntok_jax.types import MergedBatch, UniqueTokens
@@ -165,6 +165,7 @@ class TokenEmbedder:
         length: int,
         n_rows: Sequence[int] = (),
         is_static: bool = False,
+        positions: Positions = "tokens",
     ) -> TokenInputs[np.ndarray]:
         """The tokens of a batch as the model reads them, padded to `n_batch` sequences of `length`.
 
@@ -176,6 +177,7 @@ class TokenEmbedder:
           n_rows: sizes to pad the new rows to; the smallest that holds them is used. Without one, there is a row for
             every token of the padded batch, so the number of new tokens compiles nothing.
           is_static: every token is one of the model's own subwords and keeps its source row.
+          positions: what the model's positions count.
         """
 
         def lay_out(values_M, padding):
@@ -195,6 +197,7 @@ class TokenEmbedder:
             row_BT=row_BT,
             rows_RD=rows_RD,
             mask_BT=lay_out(np.ones(len(first_M), bool), False),
+            step_BT=lay_out(tokens.length_M, 0) if positions == "subwords" else None,
         )
 
     def new_rows(

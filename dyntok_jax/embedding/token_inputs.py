@@ -22,6 +22,7 @@ class TokenInputs(Generic[ArrayT]):
       row_BT: index in `rows_RD` of new tokens, -1 for the others; None where there are none.
       rows_RD: rows of new tokens, then zeros; None where `row_BT` is.
       mask_BT: False for padding, on the right.
+      step_BT: subwords of each token, where the model's positions count subwords; None where they count tokens.
 
     >>> inputs = encoder.embedder.inputs(tokens, np.zeros(3, np.int32), n_batch=4, length=12)
     >>> inputs.mask_BT.sum(axis=1), inputs.row_BT[0, :6] >= 0  # `<s>| Freiheit| und| Gleichhe|it|</s>`
@@ -32,6 +33,7 @@ class TokenInputs(Generic[ArrayT]):
     row_BT: Int32[ArrayT, "B T"] | None
     rows_RD: Float32[ArrayT, "R D"] | None
     mask_BT: Bool[ArrayT, "B T"]
+    step_BT: Int32[ArrayT, "B T"] | None = None
 
     def shard(self, mesh: Mesh | None) -> "TokenInputs":
         """Shards the batch over the mesh axis `data` and replicates the rows; without a mesh nothing changes."""
@@ -45,6 +47,7 @@ class TokenInputs(Generic[ArrayT]):
             row_BT=None if self.row_BT is None else shard_batch(self.row_BT, mesh),
             rows_RD=rows_RD,
             mask_BT=shard_batch(self.mask_BT, mesh),
+            step_BT=None if self.step_BT is None else shard_batch(self.step_BT, mesh),
         )
 
 

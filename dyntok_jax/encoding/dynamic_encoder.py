@@ -262,7 +262,7 @@ class DynamicEncoder:
         pending, padded_tokens = [], 0
         for rows in group_by_length(tokens.lengths, batch_size):  # the model's batches have texts of similar length
             with timed(stopwatch, "embed"):
-                inputs, type_BT = self._inputs(tokens.take(rows), language_N[rows], is_static=merging.is_static)
+                inputs, type_BT = self._inputs(tokens.take(rows), language_N[rows], merging)
             with timed(stopwatch, "model"):
                 result = encode_batch(self.encoder, inputs, type_BT, head)
                 pending.append((rows, result if stopwatch is None else jax.block_until_ready(result)))
@@ -283,12 +283,19 @@ class DynamicEncoder:
         )
 
     def _inputs(
-        self, tokens: RaggedTokens, language_B: Int32[np.ndarray, "texts"], *, is_static: bool
+        self, tokens: RaggedTokens, language_B: Int32[np.ndarray, "texts"], merging: Merging
     ) -> tuple[TokenInputs, Int32[AnyArray, "B T"]]:
         """The tokens of a batch as the model reads them, padded to buckets, and which text of a pair each is in."""
         n_batch = bucket(len(tokens), self._batch_buckets())
         length = min(bucket(max(1, int(tokens.lengths.max()))), self.config.max_tokens)
-        inputs = self.embedder.inputs(tokens, language_B, n_batch=n_batch, length=length, is_static=is_static)
+        inputs = self.embedder.inputs(
+            tokens,
+            language_B,
+            n_batch=n_batch,
+            length=length,
+            is_static=merging.is_static,
+            positions=merging.positions,
+        )
         type_M = tokens.subwords.type_N[tokens.start_M]
         type_BT = pad_ragged(type_M, tokens.offsets, n_batch, length, padding=0)
         return inputs.shard(self.mesh), shard_batch(type_BT, self.mesh)
@@ -322,7 +329,7 @@ def encode_batch(
     (4, 32)
     """
     mask_BT = inputs.mask_BT
-    hidden_BTD = encode(encoder, embed_tokens(encoder.word_embeddings[...], inputs), mask_BT, type_BT)
+    hidden_BTD = encode(encoder, embed_tokens(encoder.word_embeddings[...], inputs), mask_BT, type_BT, inputs.step_BT)
     return hidden_BTD if head is None else embed_sentences(head, hidden_BTD, mask_BT)
 
 

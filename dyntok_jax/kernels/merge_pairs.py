@@ -23,31 +23,32 @@ from dyntok_jax.kernels.hash_tables import (
 
 @compiled
 @no_type_check
-def merge_rows(ids_N, segment_N, offset_R, together, longest, max_merges, target_G, budget, learnt_M3):
+def merge_rows(ids_N, segment_N, length_N, offset_R, together, longest, max_merges_G, target_G, budget, learnt_M3):
     """Merges all rows as one batch, or each row alone.
 
     Args:
-      ids_N: subword ids, all rows concatenated (like the next, C-contiguous).
+      ids_N: subword ids, all rows concatenated (like the next two, C-contiguous).
       segment_N: segment of each subword; below 0 nothing merges, and a segment ends with its row.
+      length_N: length of the token that begins at a position, 0 where none does; ones to begin with subwords. Changed
+        in place.
       offset_R: where each row begins, and the end.
       together: whether the rows are one batch; otherwise each is merged separately.
       longest: how many subwords a token may have.
-      max_merges: stop after this number of merges.
+      max_merges_G: stop after this number of merges. One number per batch or per row.
       target_G: stop at this number of tokens, without special ones; -1 never stops. One number per batch or per row.
       budget: stop once all rows have at most this number of tokens, with special ones; -1 never stops.
       learnt_M3: for each merge in order, position, length of the left and of the right token; may be shorter.
 
     Returns:
-      Length of the token that begins at a position (0 where none does), and the number of merges of each group.
+      The number of merges of each group.
     """
     n_rows = offset_R.size - 1
-    length_N = np.zeros(ids_N.size, np.int32)
     if together:
         n_merges_G = np.zeros(1, np.int32)
         n_merges_G[0] = _merge_group(
-            ids_N, segment_N, offset_R, longest, max_merges, target_G[0], budget, length_N, learnt_M3
+            ids_N, segment_N, length_N, offset_R, longest, max_merges_G[0], target_G[0], budget, learnt_M3
         )
-        return length_N, n_merges_G
+        return n_merges_G
     n_merges_G = np.zeros(n_rows, np.int32)
     alone_R = np.zeros(2, offset_R.dtype)
     for row in range(n_rows):
@@ -56,20 +57,20 @@ def merge_rows(ids_N, segment_N, offset_R, together, longest, max_merges, target
         n_merges_G[row] = _merge_group(
             ids_N[begin:end],
             segment_N[begin:end],
+            length_N[begin:end],
             alone_R,
             longest,
-            max_merges,
+            max_merges_G[row],
             target_G[row],
             budget,
-            length_N[begin:end],
             learnt_M3,
         )
-    return length_N, n_merges_G
+    return n_merges_G
 
 
 @compiled
 @no_type_check
-def _merge_group(ids, segment, offset_R, longest, max_merges, target, budget, length, learnt_M3):
+def _merge_group(ids, segment, length, offset_R, longest, max_merges, target, budget, learnt_M3):
     n_positions = ids.size
     n_rows = offset_R.size - 1
 
@@ -81,21 +82,41 @@ def _merge_group(ids, segment, offset_R, longest, max_merges, target, budget, le
     row_tokens = np.zeros(n_rows, np.int32)
     n_tokens = 0
     n_links = 0
+    n_merged = 0
     for row in range(n_rows):
-        row_tokens[row] = offset_R[row + 1] - offset_R[row]
+        previous = NONE
         for position in range(offset_R[row], offset_R[row + 1]):
             row_of[position] = row
-            length[position] = 1
-            if segment[position] >= 0:
-                n_tokens += 1
-                if position > offset_R[row] and segment[position - 1] == segment[position]:
-                    after[position - 1] = position
-                    before[position] = position - 1
-                    n_links += 1
+            if length[position] > 0:
+                row_tokens[row] += 1
+                n_merged += length[position] > 1
+                if segment[position] >= 0:
+                    n_tokens += 1
+                    if previous != NONE and segment[previous] == segment[position]:
+                        after[previous] = position
+                        before[position] = previous
+                        n_links += 1
+                previous = position
     n_over_budget = 0
     for row in range(n_rows):
         if row_tokens[row] > budget:
             n_over_budget += 1
+
+    # Merged kinds, by their subwords: ab + c and a + bc are the same token.
+    max_kinds = n_links + n_merged + 1
+    kind_table = np.full(table_size(max_kinds), NONE, np.int32)
+    kind_position = np.empty(max_kinds, np.int32)
+    kind_length = np.empty(max_kinds, np.int32)
+    n_kinds = 0
+    for position in range(n_positions):
+        if length[position] > 1:
+            slot = find_sequence(kind_table, kind_position, kind_length, ids, position, length[position])
+            if kind_table[slot] == NONE:
+                kind_table[slot] = n_kinds
+                kind_position[n_kinds] = position
+                kind_length[n_kinds] = length[position]
+                n_kinds += 1
+            kind[position] = np.int32(-2 - kind_table[slot])
 
     # Pairs: key, count, and a linked list of occurrences. A merge removes one link and makes at most two occurrences.
     max_pairs = 3 * n_links + 1
@@ -114,29 +135,28 @@ def _merge_group(ids, segment, offset_R, longest, max_merges, target, budget, le
     pair_of = np.empty(max_occurrences, np.int32)
     following = np.empty(max_occurrences, np.int32)
     n_occurrences = 0
-    if longest >= 2:
-        for position in range(n_positions):
-            if after[position] != NONE:
-                key = pair_key(kind[position], kind[after[position]])
-                slot = find_pair(table, key_of, key)
-                pair = table[slot]
-                if pair == NONE:
-                    pair = n_pairs
-                    n_pairs += 1
-                    table[slot] = pair
-                    key_of[pair] = key
-                    pair_head[pair] = n_occurrences
-                    pair_in_order[pair] = True
-                    pair_touched[pair] = NONE
-                else:
-                    following[pair_tail[pair]] = n_occurrences
-                pair_tail[pair] = n_occurrences
-                following[n_occurrences] = NONE
-                pair_count[pair] += 1
-                position_of[n_occurrences] = position
-                pair_of[n_occurrences] = pair
-                occurrence_at[position] = n_occurrences
-                n_occurrences += 1
+    for position in range(n_positions):
+        if after[position] != NONE and length[position] + length[after[position]] <= longest:
+            key = pair_key(kind[position], kind[after[position]])
+            slot = find_pair(table, key_of, key)
+            pair = table[slot]
+            if pair == NONE:
+                pair = n_pairs
+                n_pairs += 1
+                table[slot] = pair
+                key_of[pair] = key
+                pair_head[pair] = n_occurrences
+                pair_in_order[pair] = True
+                pair_touched[pair] = NONE
+            else:
+                following[pair_tail[pair]] = n_occurrences
+            pair_tail[pair] = n_occurrences
+            following[n_occurrences] = NONE
+            pair_count[pair] += 1
+            position_of[n_occurrences] = position
+            pair_of[n_occurrences] = pair
+            occurrence_at[position] = n_occurrences
+            n_occurrences += 1
 
     # The heap may rank a pair too high, never too low: entries are checked, and corrected, when they reach the top.
     heap_rank = np.empty(max_pairs, np.int64)
@@ -147,12 +167,6 @@ def _merge_group(ids, segment, offset_R, longest, max_merges, target, budget, le
     heap_size = n_pairs
     for place in range(heap_size // 2 - 1, -1, -1):
         sink(heap_rank, heap_pair, heap_size, place)
-
-    # Merged kinds, by their subwords: ab + c and a + bc are the same token.
-    kind_table = np.full(table_size(n_links + 1), NONE, np.int32)
-    kind_position = np.empty(n_links + 1, np.int32)
-    kind_length = np.empty(n_links + 1, np.int32)
-    n_kinds = 0
 
     touched = np.empty(max_pairs, np.int32)
     n_merges = 0

@@ -2,6 +2,7 @@ from .device import (
     merge_batch as merge_batch,
 )
 from .goals import (
+    FirstMerges as FirstMerges,
     MergeLimits as MergeLimits,
     limits_of as limits_of,
 )
@@ -16,6 +17,7 @@ from .merge_list import (
 from .ragged_tokens import (
     RaggedTokens as RaggedTokens,
     TextTokens as TextTokens,
+    common_beginning as common_beginning,
     first_tokens as first_tokens,
     merge_texts as merge_texts,
     unmerged_tokens as unmerged_tokens,

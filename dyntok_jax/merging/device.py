@@ -17,13 +17,14 @@ from jaxtyping import Array, Bool, Int32
 
 from dyntok_jax.merging.goals import (
     NO_LIMIT,
+    FirstMerges,
     MergeLimits,
     check_scope,
     limits_of,
     longest_token,
     target_tokens,
 )
-from dyntok_jax.merging.segments import tokens_from_lengths
+from dyntok_jax.merging.segments import tokens_from_lengths, within_pretokens
 from dyntok_jax.options import (
     Goal,
     Scope,
@@ -48,12 +49,13 @@ def merge_batch(
     *,
     max_subwords: int | None = None,
     scope: Scope = "batch",
+    first: FirstMerges | None = None,
 ) -> MergedBatch[Array]:
     """Merges the most frequent pairs until the goal is reached or no pair is left.
 
-    There is one compiled program for each shape and scope: neither the goal nor `max_subwords` is compiled in. Arrays
-    sharded over B on Explicit mesh axes stay so; in scope `batch` every device does the same merges, since each depends
-    on all sequences.
+    There is one compiled program for each shape, scope and number of stages: neither the goal, nor `max_subwords`, nor
+    the number of first merges is compiled in. Arrays sharded over B on Explicit mesh axes stay so; in scope `batch`
+    every device does the same merges, since each depends on all sequences.
 
     Args:
       ids_BL: subword ids, 0 or more.
@@ -63,6 +65,7 @@ def merge_batch(
         an error here: merging ends when nothing is left to merge.
       max_subwords: the longest token there may be, in subwords; None for no limit.
       scope: whether pairs are counted over the batch or in each sequence alone.
+      first: the first of two stages; None for one stage.
 
     Returns:
       T = L tokens a sequence.
@@ -77,17 +80,20 @@ def merge_batch(
     """
     check_scope(scope)
     limits = goal if isinstance(goal, MergeLimits) else limits_of(goal)
-    return _merge(ids_BL, segment_BL, mask_BL, limits, longest_token(max_subwords), scope=scope)
+    if first is not None:
+        count = min(first.count, NO_LIMIT) if isinstance(first.count, int) else first.count
+        first = FirstMerges(first.pretoken, jnp.asarray(count, jnp.int32))
+    return _merge(ids_BL, segment_BL, mask_BL, limits, longest_token(max_subwords), first, scope=scope)
 
 
 @partial(jax.jit, static_argnames="scope")
-def _merge(ids_BL, segment_BL, mask_BL, limits, longest, *, scope):
+def _merge(ids_BL, segment_BL, mask_BL, limits, longest, first=None, *, scope):
     segment_BL = jnp.where(mask_BL, segment_BL, NO_SEGMENT)
     merge = _merge_together if scope == "batch" else _merge_alone
-    return merge(ids_BL, segment_BL, mask_BL, limits, longest)
+    return merge(ids_BL, segment_BL, mask_BL, limits, longest, first)
 
 
-def _merge_together(ids_BL, segment_BL, mask_BL, limits, longest):
+def _merge_together(ids_BL, segment_BL, mask_BL, limits, longest, first):
     sharding = jax.typeof(ids_BL).sharding
     is_explicit = AxisType.Explicit in sharding.mesh.axis_types
     is_auto = set(sharding.mesh.axis_types) == {AxisType.Auto}
@@ -95,16 +101,17 @@ def _merge_together(ids_BL, segment_BL, mask_BL, limits, longest):
         # Each merge depends on all sequences: a copy on every device costs less than communication at every merge.
         replicate = jax.sharding.reshard if is_explicit else lax.with_sharding_constraint
         everywhere = NamedSharding(sharding.mesh, PartitionSpec())
-        ids_BL, segment_BL, mask_BL = replicate((ids_BL, segment_BL, mask_BL), everywhere)
-    length_BL, n_merges = _merge_group(ids_BL, segment_BL, mask_BL, limits, longest)
+        ids_BL, segment_BL, mask_BL, first = replicate((ids_BL, segment_BL, mask_BL, first), everywhere)
+    length_BL, n_merges = _merge_group(ids_BL, segment_BL, mask_BL, limits, longest, first)
     if is_explicit:
         length_BL, mask_BL = jax.sharding.reshard((length_BL, mask_BL), sharding)
     return tokens_from_lengths(length_BL, mask_BL, n_merges)
 
 
-def _merge_alone(ids_BL, segment_BL, mask_BL, limits, longest):
-    def one(ids_L, segment_L, mask_L):
-        length_1L, n_merges = _merge_group(ids_L[None], segment_L[None], mask_L[None], limits, longest)
+def _merge_alone(ids_BL, segment_BL, mask_BL, limits, longest, first):
+    def one(ids_L, segment_L, mask_L, pretoken_L):
+        alone = None if first is None else FirstMerges(pretoken_L[None], first.count)
+        length_1L, n_merges = _merge_group(ids_L[None], segment_L[None], mask_L[None], limits, longest, alone)
         return length_1L[0], n_merges
 
     rows = jax.vmap(one)
@@ -113,7 +120,7 @@ def _merge_alone(ids_BL, segment_BL, mask_BL, limits, longest):
         # On Explicit axes every gather would have to name its sharding; local arrays need no sharding.
         spec = PartitionSpec(sharding.spec[0])
         rows = jax.shard_map(rows, mesh=sharding.mesh, in_specs=spec, out_specs=spec, check_vma=False)
-    length_BL, n_merges_B = rows(ids_BL, segment_BL, mask_BL)
+    length_BL, n_merges_B = rows(ids_BL, segment_BL, mask_BL, None if first is None else first.pretoken)
     return tokens_from_lengths(length_BL, mask_BL, n_merges_B)
 
 
@@ -136,54 +143,95 @@ class _State(NamedTuple):
     at: Int32[Array, ""]  # where it begins first
 
 
-def _merge_group(ids_BL, segment_BL, mask_BL, limits, longest):
+def _merge_group(ids_BL, segment_BL, mask_BL, limits, longest, first):
     """Merges sequences that are counted together; returns lengths at the tokens' first subwords, and the merges."""
-    width = ids_BL.shape[1]
     n = ids_BL.size
     if n == 0:
         return jnp.zeros_like(ids_BL), jnp.zeros((), jnp.int32)
-    pad = -n % _BLOCK
-    ids_P = jnp.pad(ids_BL.reshape(-1), (0, pad))
-    mask_P = jnp.pad(mask_BL.reshape(-1), (0, pad))
-    linked_BL = jnp.pad((segment_BL[:, 1:] == segment_BL[:, :-1]) & (segment_BL[:, 1:] != NO_SEGMENT), ((0, 0), (0, 1)))
-    linked_P = jnp.pad(linked_BL.reshape(-1), (0, pad))
-    state = _start(ids_P, mask_P, linked_P, mask_BL.sum(axis=1, dtype=jnp.int32), longest)
+    is_staged = first is not None
+    ids_P = _end_to_end(ids_BL)
     n_mergeable = (segment_BL != NO_SEGMENT).sum(dtype=jnp.int32)
     target = target_tokens(limits, segment_BL, mask_BL, longest)
+    merge_pair = partial(_merge_pair, ids_P, longest, ids_BL.shape[1], is_staged)
 
-    def goes_on(state):
-        return (
-            (state.best > 0)
-            & (state.n_merges < limits.max_merges)
-            & (n_mergeable - state.removed > target)
-            & ((limits.budget < 0) | (state.tokens_B > limits.budget).any())
-        )
+    def run_stage(state, stage):
+        linked_P, max_merges = stage
+        state = _find_pairs(state, linked_P, longest, is_staged)
 
-    state = lax.while_loop(goes_on, partial(_merge_pair, ids_P, longest, width), state)
+        def goes_on(state):
+            return (
+                (state.best > 0)
+                & (state.n_merges < max_merges)
+                & (n_mergeable - state.removed > target)
+                & ((limits.budget < 0) | (state.tokens_B > limits.budget).any())
+            )
+
+        return lax.while_loop(goes_on, merge_pair, state), None
+
+    state = _unmerged(ids_P, _end_to_end(mask_BL), mask_BL.sum(axis=1, dtype=jnp.int32))
+    whole = _linked(segment_BL), limits.max_merges
+    if first is None:
+        state, _ = run_stage(state, whole)
+    else:  # as a scan, what a stage does is compiled once
+        narrow = _linked(within_pretokens(segment_BL, first.pretoken)), jnp.minimum(first.count, limits.max_merges)
+        state, _ = lax.scan(run_stage, state, jax.tree.map(lambda *of_stages: jnp.stack(of_stages), narrow, whole))
     return state.length_P[:n].reshape(ids_BL.shape), state.n_merges
 
 
-def _start(ids_P, mask_P, linked_P, tokens_B, longest):
+def _end_to_end(values_BL):
+    """Sequences as one row of whole blocks."""
+    return jnp.pad(values_BL.reshape(-1), (0, -values_BL.size % _BLOCK))
+
+
+def _linked(segment_BL):
+    """Which positions lie in the segment of the next one."""
+    is_linked_BL = (segment_BL[:, 1:] == segment_BL[:, :-1]) & (segment_BL[:, 1:] != NO_SEGMENT)
+    return _end_to_end(jnp.pad(is_linked_BL, ((0, 0), (0, 1))))
+
+
+def _unmerged(ids_P, mask_P, tokens_B):
+    """Every subword as a token; pairs are still to be found."""
     n = ids_P.size
+    none_P, zero = jnp.full(n, n, jnp.int32), jnp.zeros((), jnp.int32)
+    return _State(
+        kind_P=_number(ids_P.astype(jnp.uint32)).astype(jnp.int32),
+        length_P=mask_P.astype(jnp.int32),
+        after_P=none_P,
+        before_P=none_P,
+        slot_P=none_P,
+        count_Q=jnp.zeros(3 * n, jnp.int32),
+        tokens_B=tokens_B,
+        removed=zero,
+        n_merges=zero,
+        best=zero,
+        at=zero,
+    )
+
+
+def _find_pairs(state, linked_P, longest, is_staged):
+    """Finds the pairs of the tokens that there are."""
+    n = linked_P.size
     position_P = jnp.arange(n, dtype=jnp.int32)
-    kind_P = _number(ids_P.astype(jnp.uint32))
-    slot_P = _number_pairs(kind_P, jnp.roll(kind_P, -1)).astype(jnp.int32)
-    slot_P = jnp.where(linked_P & (longest >= 2), slot_P, 3 * n)
+    if is_staged:
+        last_P = position_P + jnp.maximum(state.length_P, 1) - 1
+        is_left_P = (state.length_P > 0) & linked_P[last_P]
+        after_P = jnp.where(is_left_P, last_P + 1, n)
+        before_P = jnp.full(n, n, jnp.int32).at[after_P].set(position_P, mode="drop")
+        right_P = jnp.minimum(after_P, n - 1)
+        number_P = _number(state.kind_P.astype(jnp.uint32))
+        right_number_P = number_P[right_P]
+        is_short_P = state.length_P + state.length_P[right_P] <= longest
+    else:  # every token is a subword
+        is_left_P, is_short_P = linked_P, longest >= 2
+        after_P = jnp.where(linked_P, position_P + 1, n)
+        before_P = jnp.where(jnp.concatenate([jnp.zeros(1, bool), linked_P[:-1]]), position_P - 1, n)
+        number_P = state.kind_P.astype(jnp.uint32)
+        right_number_P = jnp.roll(number_P, -1)
+    slot_P = _number_pairs(number_P, right_number_P).astype(jnp.int32)
+    slot_P = jnp.where(is_left_P & is_short_P, slot_P, 3 * n)
     count_Q = jnp.zeros(3 * n, jnp.int32).at[slot_P].add(1, mode="drop")
     best, at = _most_frequent(slot_P, count_Q)
-    return _State(
-        kind_P=kind_P.astype(jnp.int32),
-        length_P=mask_P.astype(jnp.int32),
-        after_P=jnp.where(linked_P, position_P + 1, n),
-        before_P=jnp.where(jnp.concatenate([jnp.zeros(1, bool), linked_P[:-1]]), position_P - 1, n),
-        slot_P=slot_P,
-        count_Q=count_Q,
-        tokens_B=tokens_B,
-        removed=jnp.zeros((), jnp.int32),
-        n_merges=jnp.zeros((), jnp.int32),
-        best=best,
-        at=at,
-    )
+    return state._replace(after_P=after_P, before_P=before_P, slot_P=slot_P, count_Q=count_Q, best=best, at=at)
 
 
 def _number(key_P):
@@ -210,7 +258,7 @@ def _most_frequent(slot_P, count_Q):
     return best, jnp.where(count_P == best, position_P, slot_P.size).min()
 
 
-def _merge_pair(ids_P, longest, width, state):
+def _merge_pair(ids_P, longest, width, is_staged, state):
     """Merges the pair at `state.at` everywhere."""
     n = ids_P.size
     left_length = state.length_P[state.at]
@@ -220,7 +268,9 @@ def _merge_pair(ids_P, longest, width, state):
     chosen_P = _when(left == right, partial(_without_overlap, left_length), chosen_P)
 
     # ab + c and a + bc are the same token: look for one with these subwords before making a new kind.
-    known_kind = jnp.where(_tokens_like(ids_P, state.length_P, state.at, new_length), state.kind_P, -1).max()
+    # In one stage, two subwords are joined in one way only, and everywhere at once: then there is nothing to look for.
+    looks_P = (state.length_P == new_length) & (is_staged | (new_length > 2))
+    known_kind = jnp.where(_tokens_like(ids_P, looks_P, state.at, new_length), state.kind_P, -1).max()
     new_kind = jnp.where(known_kind >= 0, known_kind, n + state.after_P[state.at])
 
     # Slots of the pairs (x, new), by kind x, then of (new, y), by kind y. (new, new) is one of the latter.
@@ -255,15 +305,13 @@ def _without_overlap(left_length, chosen_P):
     return chosen_P & ((position_P - run_start_P) // left_length % 2 == 0)
 
 
-def _tokens_like(ids_P, length_P, at, length):
-    """Which tokens consist of the same subwords as the `length` ones from `at` on."""
+def _tokens_like(ids_P, same_P, at, length):
+    """Which of the tokens at `same_P` consist of the same subwords as the `length` ones from `at` on."""
 
     def compare(carry):
         offset, same_P = carry
         return offset + 1, same_P & (jnp.roll(ids_P, -offset) == ids_P[at + offset])
 
-    # Two subwords are joined in one way only, and everywhere at once: nothing to look for.
-    same_P = (length_P == length) & (length > 2)
     carry = (jnp.zeros((), jnp.int32), same_P)
     return lax.while_loop(lambda carry: (carry[0] < length) & carry[1].any(), compare, carry)[1]
 

@@ -40,6 +40,31 @@ class MergeLimits(Generic[ArrayT]):
     budget: Int32[ArrayT, "*batch"]
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class FirstMerges(Generic[ArrayT]):
+    """The first stage of merging in two stages: so many merges stay within pretokens.
+
+    The second stage begins after these merges, or where pretokens have no pair left: it goes on from the tokens of the
+    first, within the segments. In scope `example` each sequence has its own stages. The goal, and so the maximum that
+    a `Share` is part of, is that of the segments. (SuperBPE, Liu et al. 2025, learns a vocabulary in such stages.)
+
+    Attributes:
+      pretoken: number of each subword's pretoken; the first stage crosses neither pretokens nor segments.
+      count: how many merges there may be; an array where it is traced.
+
+    >>> from dyntok_jax.merging import merge_batch_on_host
+    >>> from dyntok_jax.options import Share
+    >>> rows = batch.ids_BL, np.minimum(batch.segment_BL, 0), batch.mask_BL  # a text is one segment
+    >>> first = FirstMerges(batch.pretoken_BL, 1_000)
+    >>> merge_batch_on_host(*rows, Share(20), first=first).length_BT[0, :5]
+    array([1, 4, 1, 4, 1], dtype=int32)
+    """
+
+    pretoken: Int32[ArrayT, "*batch L"]
+    count: int | Int32[AnyArray, ""]
+
+
 def limits_of(goal: Goal) -> MergeLimits[np.ndarray]:
     """The goal as numbers (numpy scalars).
 

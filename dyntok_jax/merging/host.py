@@ -13,12 +13,14 @@ from jaxtyping import Bool, Int, Int32
 from dyntok_jax.errors import TooLongError
 from dyntok_jax.kernels import as_kernel_arrays, merge_rows
 from dyntok_jax.merging.goals import (
+    NO_LIMIT,
+    FirstMerges,
     check_scope,
     limits_of,
     longest_token,
     target_tokens,
 )
-from dyntok_jax.merging.segments import merge_segments, number_apart, tokens_from_lengths
+from dyntok_jax.merging.segments import merge_segments, number_apart, tokens_from_lengths, within_pretokens
 from dyntok_jax.options import (
     Budget,
     Goal,
@@ -38,6 +40,7 @@ def merge_batch_on_host(
     *,
     max_subwords: int | None = None,
     scope: Scope = "batch",
+    first: FirstMerges | None = None,
     count_merges: bool = False,
     over_budget: Literal["error", "keep"] = "error",
 ) -> MergedBatch[np.ndarray]:
@@ -50,6 +53,7 @@ def merge_batch_on_host(
       goal: when to stop.
       max_subwords: the longest token there may be, in subwords; None for no limit.
       scope: whether pairs are counted over the batch or in each sequence alone.
+      first: the first of two stages; None for one stage.
       count_merges: full merging (`Share(100)`) without a limit needs no loop unless the number of merges is asked for;
         every other goal counts them anyway.
       over_budget: what to do with a sequence that stays longer than a `Budget`: raise, or keep it (to be cut by
@@ -71,8 +75,10 @@ def merge_batch_on_host(
     if goal == Share(100) and max_subwords is None and not count_merges:
         return merge_segments(segment_BL, mask_BL)
     offsets = np.append(0, np.cumsum(mask_BL.sum(axis=1)))
+    if first is not None:
+        first = FirstMerges(first.pretoken[mask_BL], first.count)
     length_N, n_merges_G = merge_ragged(
-        ids_BL[mask_BL], segment_BL[mask_BL], offsets, goal, max_subwords=max_subwords, scope=scope
+        ids_BL[mask_BL], segment_BL[mask_BL], offsets, goal, max_subwords=max_subwords, scope=scope, first=first
     )
     length_BL = np.zeros(ids_BL.shape, np.int32)
     length_BL[mask_BL] = length_N
@@ -90,6 +96,7 @@ def merge_ragged(
     *,
     max_subwords: int | None,
     scope: Scope,
+    first: FirstMerges | None = None,
 ) -> tuple[Int32[np.ndarray, "N"], Int32[np.ndarray, "groups"]]:
     """The same on sequences laid end to end, without padding; sequences that stay over a budget are kept.
 
@@ -100,6 +107,7 @@ def merge_ragged(
       goal: when to stop.
       max_subwords: the longest token there may be, in subwords; None for no limit.
       scope: whether pairs are counted over all sequences or in each alone.
+      first: the first of two stages; None for one stage.
 
     Returns:
       Length of the token that begins at each subword (0 where none does); and the merges done, one number in scope
@@ -116,15 +124,21 @@ def merge_ragged(
         everything_N = np.ones(len(ids_N), bool)
         for group, (begin, end) in enumerate(pairwise(bounds)):
             target_G[group] = target_tokens(limits, number_N[None, begin:end], everything_N[None, begin:end], longest)
-    return merge_rows(
-        *as_kernel_arrays(ids_N, segment_N, offsets.astype(np.int64)),
-        scope == "batch",
-        int(longest),
-        int(limits.max_merges),
-        target_G,
-        int(limits.budget),
-        _NOT_LEARNING,
-    )
+    ids_N, segment_N, offsets = as_kernel_arrays(ids_N, segment_N, offsets.astype(np.int64))
+    length_N, n_merges_G = np.ones(len(ids_N), np.int32), np.zeros(len(target_G), np.int32)
+
+    def merge(segment_N: Int32[np.ndarray, "N"], count_G: Int32[np.ndarray, "groups"]) -> None:
+        """Merges further, in place."""
+        stops = count_G, target_G, int(limits.budget)
+        n_merges_G[:] += merge_rows(
+            ids_N, segment_N, length_N, offsets, scope == "batch", int(longest), *stops, _NOT_LEARNING
+        )
+
+    most_G = np.full(len(target_G), limits.max_merges, np.int32)
+    if first is not None:
+        merge(within_pretokens(segment_N, first.pretoken), np.minimum(most_G, min(int(first.count), NO_LIMIT)))
+    merge(segment_N, most_G - n_merges_G)
+    return length_N, n_merges_G
 
 
 def _check_budget(merged: MergedBatch[np.ndarray], goal: Budget) -> None:

@@ -153,8 +153,9 @@ def learn_merges(
     longest = longest_token(max_subwords)
     ids_N, segment_N = _as_one_sequence(batches)
     learnt_M3 = np.zeros((min(count, ids_N.size), 3), np.int32)
-    stop_never, whole = np.array([-1], np.int32), np.array([0, ids_N.size])
-    _, n_merges = merge_rows(ids_N, segment_N, whole, True, int(longest), len(learnt_M3), stop_never, -1, learnt_M3)
+    length_N, whole = np.ones(ids_N.size, np.int32), np.array([0, ids_N.size])
+    stops = np.array([len(learnt_M3)], np.int32), np.array([-1], np.int32), -1
+    n_merges = merge_rows(ids_N, segment_N, length_N, whole, True, int(longest), *stops, learnt_M3)
     ids = ids_N.tolist()
     pairs = []
     for start, left, right in learnt_M3[: n_merges[0]].tolist():

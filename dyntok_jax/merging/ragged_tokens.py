@@ -9,7 +9,9 @@ import numpy as np
 from jaxtyping import Bool, Int, Int32
 
 from dyntok_jax.errors import InputError, TooLongError
+from dyntok_jax.merging.goals import FirstMerges
 from dyntok_jax.merging.host import merge_ragged
+from dyntok_jax.merging.segments import within_pretokens
 from dyntok_jax.merging.truncate import truncate_tokens
 from dyntok_jax.options import Budget, Merging
 from dyntok_jax.text import ByteLevelTokenizer, RaggedSubwords, pad_ragged, rows_end_to_end
@@ -87,6 +89,11 @@ class RaggedTokens(Sequence[TextTokens]):
         return np.diff(self.offsets)
 
     @property
+    def n_subwords(self) -> Int[np.ndarray, "texts"]:
+        """Subwords of each text's tokens, special tokens included."""
+        return np.diff(np.append(0, np.cumsum(self.length_M))[self.offsets])
+
+    @property
     def counts(self) -> Int[np.ndarray, "texts"]:
         """Tokens of each text, special tokens and prefixes left out."""
         return np.diff(np.append(0, np.cumsum(self.subwords.is_counted_N[self.start_M]))[self.offsets])
@@ -123,10 +130,37 @@ class RaggedTokens(Sequence[TextTokens]):
     def __iter__(self) -> Iterator[TextTokens]:
         return (self[row] for row in range(len(self)))
 
-    def take(self, rows: Int[np.ndarray, "rows"]) -> "RaggedTokens":
-        """The tokens of some texts, in the order of `rows`; their subwords stay where they are."""
+    def take(self, rows: Int[np.ndarray, "rows"], begin: int = 0, end: int | None = None) -> "RaggedTokens":
+        """The tokens of some texts, in the order of `rows`, from `begin` to `end` of each; their subwords stay."""
         index_M, offsets = rows_end_to_end(self.offsets, rows)
+        if begin > 0 or end is not None:
+            place_M = np.arange(len(index_M)) - np.repeat(offsets[:-1], np.diff(offsets))
+            is_kept_M = (place_M >= begin) & (place_M < (len(place_M) if end is None else end))
+            index_M, offsets = index_M[is_kept_M], np.append(0, np.cumsum(is_kept_M))[offsets]
         return RaggedTokens(self.subwords, self.start_M[index_M], self.length_M[index_M], offsets)
+
+
+def common_beginning(tokens: RaggedTokens) -> int:
+    """How many tokens all texts begin with; the last one of a text never counts.
+
+    >>> common_beginning(tokens.take(np.array([0, 2])))  # `<s>| Freiheit| und …` and `<s>| Freiheit|</s>`
+    2
+    """
+    count = int(tokens.lengths.min()) - 1 if len(tokens) else 0
+    if count < 1:
+        return 0
+    beginnings = tokens.take(np.arange(len(tokens)), end=count)
+    length_RT = beginnings.length_M.reshape(len(tokens), count)
+    end_T = np.cumsum(length_RT[0, : _alike(length_RT)])
+    # tokens of the same lengths have their subwords at the same places
+    first_R1 = beginnings.start_M.reshape(len(tokens), count)[:, :1]
+    subword_RL = tokens.subwords.ids_N[first_R1 + np.arange(end_T.max(initial=0))]
+    return int(np.searchsorted(end_T, _alike(subword_RL), side="right"))
+
+
+def _alike(values_RT: Int32[np.ndarray, "texts T"]) -> int:
+    """How many columns from the first on have the same value in all rows."""
+    return int(np.cumprod((values_RT == values_RT[:1]).all(axis=0)).sum())
 
 
 def unmerged_tokens(subwords: RaggedSubwords) -> RaggedTokens:
@@ -189,7 +223,7 @@ def merge_texts(
       subwords: the texts; static ones for static tokenization.
       merging: how, resolved (see `resolve_merging`).
       batch_size: texts whose pairs are counted together in scope `batch`.
-      limit: the most tokens a text, special tokens included.
+      limit: the most positions that a text may take, special tokens included: tokens or subwords, as `merging` counts.
       truncate: cut texts that stay longer; None if the caller has no such option, which the error then does not name.
 
     Raises:
@@ -200,8 +234,6 @@ def merge_texts(
     >>> merge_texts(subwords, merging, batch_size=3, limit=64, truncate=None).lengths.max()
     np.int64(9)
     """
-    if isinstance(merging.goal, Budget):
-        limit = min(limit, merging.goal.tokens)
     if merging.is_static:
         tokens = unmerged_tokens(subwords)
     else:
@@ -212,56 +244,63 @@ def merge_texts(
         length_N = np.concatenate(lengths) if lengths else np.zeros(0, np.int32)
         start_M = np.flatnonzero(length_N).astype(np.int32)
         tokens = RaggedTokens(subwords, start_M, length_N[start_M], np.searchsorted(start_M, subwords.offsets))
-    return _fit(tokens, limit, truncate)
+    n_tokens = min(limit, merging.goal.tokens) if isinstance(merging.goal, Budget) else limit
+    tokens = _fit(tokens, n_tokens, truncate)
+    return _fit(tokens, limit, truncate, counts_subwords=True) if merging.positions == "subwords" else tokens
 
 
 def _merge(subwords: RaggedSubwords, first: int, end: int, merging: Merging) -> Int32[np.ndarray, "n"]:
     """The length of the token that begins at each subword of texts `first` to `end`; 0 elsewhere."""
     offsets = subwords.offsets[first : end + 1]
     chosen = slice(offsets[0], offsets[-1])
-    ids_N, segment_N = subwords.ids_N[chosen], subwords.segment_N[chosen]
+    ids_N, segment_N, pretoken_N = (a[chosen] for a in (subwords.ids_N, subwords.segment_N, subwords.pretoken_N))
     if not merging.merge_last:
-        segment_N = _without_last(segment_N, offsets - offsets[0])
+        # where the whole text is one segment, only its last pretoken may be unfinished
+        narrow_N = within_pretokens(segment_N, pretoken_N) if merging.boundary == "sentence" else segment_N
+        segment_N = np.where(_is_last(narrow_N, offsets - offsets[0]), NO_SEGMENT, segment_N).astype(np.int32)
     arrays = ids_N, segment_N, offsets - offsets[0]
     if merging.merge_list is not None:
         return merging.merge_list.apply_ragged(*arrays)
     assert merging.goal is not None, "static texts are not merged"
     assert merging.scope != "auto", "merging is resolved before texts are merged"
     assert merging.max_subwords != "auto", "merging is resolved before texts are merged"
-    length_N, _ = merge_ragged(*arrays, merging.goal, max_subwords=merging.max_subwords, scope=merging.scope)
+    first = FirstMerges(pretoken_N, merging.pretoken_merges) if merging.pretoken_merges else None
+    length_N, _ = merge_ragged(
+        *arrays, merging.goal, max_subwords=merging.max_subwords, scope=merging.scope, first=first
+    )
     return length_N
 
 
-def _without_last(
-    segment_N: Int32[np.ndarray, "N"], offsets: Int[np.ndarray, "texts_and_one"]
-) -> Int32[np.ndarray, "N"]:
-    """The segments without the last one of each text, which then does not merge; it may be special tokens."""
+def _is_last(segment_N: Int32[np.ndarray, "N"], offsets: Int[np.ndarray, "texts_and_one"]) -> Bool[np.ndarray, "N"]:
+    """Which subwords lie in the last segment of their text; it may be special tokens."""
     last_R = np.where(
         np.diff(offsets) > 0, segment_N[np.maximum(offsets[1:] - 1, 0)] if len(segment_N) else NO_SEGMENT, NO_SEGMENT
     )
-    return np.where(segment_N == np.repeat(last_R, np.diff(offsets)), NO_SEGMENT, segment_N).astype(np.int32)
+    return segment_N == np.repeat(last_R, np.diff(offsets))
 
 
-def _fit(tokens: RaggedTokens, limit: int, truncate: bool | None) -> RaggedTokens:
-    """Checks the limit, which counts tokens, and cuts longer texts if that was asked for."""
-    lengths = tokens.lengths
+def _fit(tokens: RaggedTokens, limit: int, truncate: bool | None, *, counts_subwords: bool = False) -> RaggedTokens:
+    """Checks the limit, which counts tokens or their subwords, and cuts longer texts if that was asked for."""
+    lengths = tokens.n_subwords if counts_subwords else tokens.lengths
     rows = np.flatnonzero(lengths > limit)
     if not rows.size:
         return tokens
     if truncate:
-        return _cut(tokens, rows, limit)
+        return _cut(tokens, rows, limit, counts_subwords=counts_subwords)
     worst = int(lengths.argmax())
-    advice = "shorten it, or merge more"
-    if truncate is not None:
-        advice = "split it, merge more, or ask for truncation (truncate=True, --truncate)"
+    advice = "count positions in tokens" if counts_subwords else "merge more"
+    if truncate is None:
+        advice = f"shorten it, or {advice}"
+    else:
+        advice = f"split it, {advice}, or ask for truncation (truncate=True, --truncate)"
+    what = "subwords, which positions count here" if counts_subwords else "tokens after merging"
     raise TooLongError(
-        f"Text {worst} has {lengths[worst]} tokens after merging, special tokens included, and there is room "
-        f"for {limit}: {advice}."
+        f"Text {worst} has {lengths[worst]} {what}, special tokens included, and there is room for {limit}: {advice}."
     )
 
 
-def _cut(tokens: RaggedTokens, rows: Int[np.ndarray, "rows"], limit: int) -> RaggedTokens:
-    """Cuts some texts to `limit` tokens."""
+def _cut(tokens: RaggedTokens, rows: Int[np.ndarray, "rows"], limit: int, *, counts_subwords: bool) -> RaggedTokens:
+    """Cuts some texts to `limit` tokens, or to as many tokens as have `limit` subwords."""
     subwords, long = tokens.subwords, tokens.take(rows)
     longest = int(long.lengths.max())
     index_M = np.arange(len(long.start_M), dtype=np.int32)
@@ -280,11 +319,21 @@ def _cut(tokens: RaggedTokens, rows: Int[np.ndarray, "rows"], limit: int) -> Rag
         mask_BT=padded["mask_BT"],
         n_merges=None,
     )
-    kept = truncate_tokens(
-        place_BT,
-        pad_ragged(subwords.text_N[long.start_M], long.offsets, len(rows), longest, padding=-1),
-        limit,
-    )
+    text_BT = pad_ragged(subwords.text_N[long.start_M], long.offsets, len(rows), longest, padding=-1)
+    kept = truncate_tokens(place_BT, text_BT, limit)
+    if counts_subwords:
+        n_special_B = (place_BT.mask_BT & (text_BT == -1)).sum(axis=1)
+        least_B, most_B = n_special_B, kept.mask_BT.sum(axis=1)  # the most tokens that fit lie between these
+        while (least_B < most_B).any():
+            tried_B = (least_B + most_B + 1) // 2
+            fits_B = truncate_tokens(place_BT, text_BT, tried_B).length_BT.sum(axis=1) <= limit
+            least_B, most_B = np.where(fits_B, tried_B, least_B), np.where(fits_B, most_B, tried_B - 1)
+        if (least_B < 1).any():
+            row = rows[int(least_B.argmin())]
+            raise TooLongError(
+                f"The first token of text {row} alone has more than {limit} subwords: limit max_subwords."
+            )
+        kept = truncate_tokens(place_BT, text_BT, least_B)
     keep_M = np.ones(len(tokens.start_M), bool)
     for row, of_row, mask in zip(rows, kept.start_BT, kept.mask_BT, strict=True):
         begin, end = tokens.offsets[row : row + 2]

@@ -68,6 +68,27 @@ def segment_starts(segment_BL: Int32[ArrayT, "B L"]) -> Bool[ArrayT, "B L"]:
     )
 
 
+def within_pretokens(
+    segment: Int32[ArrayT, "*batch L"], pretoken: Int32[ArrayT, "*batch L"]
+) -> Int32[ArrayT, "*batch L"]:
+    """Segments cut at the borders of pretokens, for the first of two stages of merging.
+
+    Args:
+      segment: of each subword; `NO_SEGMENT` stays.
+      pretoken: number of each subword's pretoken.
+
+    Returns:
+      Numbers that differ between neighbours where either of the two does.
+
+    >>> within_pretokens(np.array([-1, 0, 0, 0, 1], np.int32), np.array([-1, 0, 0, 1, 2], np.int32))
+    array([-1,  1,  1,  2,  3], dtype=int32)
+    """
+    xp = _namespace(segment)
+    is_new = (segment[..., 1:] != segment[..., :-1]) | (pretoken[..., 1:] != pretoken[..., :-1])
+    is_new = xp.concatenate([xp.zeros_like(segment[..., :1], dtype=bool), is_new], axis=-1)
+    return xp.where(segment == NO_SEGMENT, NO_SEGMENT, xp.cumsum(is_new, axis=-1, dtype=xp.int32)).astype(xp.int32)
+
+
 def number_apart(
     segment_N: Int32[np.ndarray, "N"], offsets: Int[np.ndarray, "sequences_and_one"]
 ) -> Int32[np.ndarray, "N"]:

@@ -1,7 +1,7 @@
 """Cutting sequences that are still too long after merging."""
 
 import numpy as np
-from jaxtyping import Bool, Int32
+from jaxtyping import Bool, Int, Int32
 
 from dyntok_jax.errors import InputError, TooLongError
 from dyntok_jax.types import MergedBatch
@@ -10,7 +10,7 @@ from dyntok_jax.types import MergedBatch
 def truncate_tokens(
     merged: MergedBatch[np.ndarray],
     text_BL: Int32[np.ndarray, "B L"],
-    limit: int,
+    limit: int | Int[np.ndarray, "B"],
 ) -> MergedBatch[np.ndarray]:
     """Cuts every sequence to at most `limit` tokens: the last tokens of its text are dropped, special tokens kept.
 
@@ -20,7 +20,7 @@ def truncate_tokens(
     Args:
       merged: the tokens, as numpy arrays.
       text_BL: 0 in the first text, 1 in the second, -1 for special tokens.
-      limit: how many tokens a sequence may have, special tokens included.
+      limit: how many tokens a sequence may have, special tokens included; one for all, or one each.
 
     Returns:
       The tokens that are kept; T and `n_merges` as before.
@@ -32,18 +32,20 @@ def truncate_tokens(
     >>> truncate_tokens(merged, batch.text_BL, limit=4).mask_BT.sum(axis=1)
     array([4, 4, 3])
     """
-    if limit < 1:
+    limit_B = np.broadcast_to(limit, len(merged.mask_BT))
+    if (limit_B < 1).any():
         raise InputError(f"The limit must be 1 token or more, got {limit}.")
     text_BT = np.take_along_axis(text_BL, merged.start_BT, axis=1)
     is_first_BT, is_second_BT = merged.mask_BT & (text_BT == 0), merged.mask_BT & (text_BT == 1)
     n_first_B, n_second_B = is_first_BT.sum(axis=1), is_second_BT.sum(axis=1)
     n_special_B = merged.mask_BT.sum(axis=1) - n_first_B - n_second_B
-    if (n_special_B > limit).any():
-        row = int(np.argmax(n_special_B > limit))
+    if (n_special_B > limit_B).any():
+        row = int(np.argmax(n_special_B > limit_B))
         raise TooLongError(
-            f"Sequence {row} cannot be cut to {limit} tokens: it has {n_special_B[row]} special tokens, which are kept."
+            f"Sequence {row} cannot be cut to {limit_B[row]} tokens: it has {n_special_B[row]} special tokens, which "
+            "are kept."
         )
-    room_B = limit - n_special_B
+    room_B = limit_B - n_special_B
     # the shorter text gets half the room, or what it needs, and the longer one the rest
     shorter_B = np.minimum(np.minimum(n_first_B, n_second_B), room_B // 2)
     first_kept_B = np.where(n_first_B > n_second_B, room_B - shorter_B, shorter_B)

@@ -178,6 +178,7 @@ def encode(
     embeddings_BTD: Float[Array, "B T D"],
     mask_BT: Bool[Array, "B T"],
     type_BT: Int[Array, "B T"],
+    step_BT: Int[Array, "B T"] | None = None,
 ) -> Float[Array, "B T D"]:
     """Runs the encoder on word embeddings.
 
@@ -186,6 +187,8 @@ def encode(
       embeddings_BTD: one word embedding a token, without position or type.
       mask_BT: True for tokens; padding is on the right, so position t of a row is its t-th token.
       type_BT: BERT's token types; a model with a single type takes its row 0 for every token.
+      step_BT: subwords of each token, for positions that count subwords; None for positions that count tokens. Past
+        the last position of the model, a position is its last.
 
     Returns:
       Hidden states of the last layer, in the dtype of the embeddings; finite but meaningless under a False mask.
@@ -205,12 +208,16 @@ def encode(
             f"The batch is {length} tokens long and the model has positions for {config.max_tokens}: "
             "merge further, truncate or split the texts."
         )
-    position_TD = model.position_embeddings[...][config.position_offset : config.position_offset + length]
+    own_positions_PD = model.position_embeddings[...][config.position_offset :]
+    if step_BT is None:
+        position_BTD = own_positions_PD[:length][None]
+    else:
+        position_BTD = own_positions_PD.at[jnp.cumsum(step_BT, axis=1) - step_BT].get(mode="clip")
     if config.n_token_types == 1:
         type_11D = model.type_embeddings[...][None]
-        x_BTD = embeddings_BTD + position_TD[None] + type_11D
+        x_BTD = embeddings_BTD + position_BTD + type_11D
     else:
-        x_BTD = embeddings_BTD + position_TD[None] + model.type_embeddings[...][type_BT]
+        x_BTD = embeddings_BTD + position_BTD + model.type_embeddings[...][type_BT]
     x_BTD = layer_norm(model.embedding_norm, x_BTD, config.norm_eps)
 
     def step(x_BTD, layer):

@@ -1,6 +1,7 @@
 """The key/value cache, and attention of new tokens to it and to one another.
 
-Every sequence keeps its tokens in the order of their positions: position p is in slot p mod C. A model with a sliding
+Every sequence keeps its tokens in their order: token p is in slot p mod C. That order, which is what "position" means
+here, is independent of the positions that keys and queries are rotated by (see `AttentionSpan`). A model with a sliding
 window needs no more slots than its window, so its cache is a ring; without one, C is at least the longest sequence and
 nothing wraps. The length of a sequence alone determines the position that each slot holds, so no mask is stored.
 """
@@ -29,6 +30,8 @@ class KeyValueCache:
       key: [layers, B, K, C, H], rotated; or, with unstacked layers, a tuple of one [B, K, C, H] a layer.
       value: the same shapes.
       length_B: how many tokens of each sequence the cache has seen.
+      skipped_B: where positions count subwords, how many more subwords those tokens had; None where positions count
+        tokens.
 
     >>> from dyntok_jax.models import empty_cache
     >>> cache = empty_cache(decoder.decoder, n_batch=2, capacity=16)
@@ -39,6 +42,7 @@ class KeyValueCache:
     key: Any
     value: Any
     length_B: Int32[Array, "B"]
+    skipped_B: Int32[Array, "B"] | None = None
 
     @property
     def capacity(self) -> int:
@@ -48,7 +52,8 @@ class KeyValueCache:
     def take(self, row_B: Int32[Array, "B"]) -> "KeyValueCache":
         """The cache of other sequences: copies of some of these."""
         key, value = (jax.tree.map(lambda a: jnp.take(a, row_B, axis=-4), kept) for kept in (self.key, self.value))
-        return KeyValueCache(key, value, self.length_B[row_B])
+        skipped_B = None if self.skipped_B is None else self.skipped_B[row_B]
+        return KeyValueCache(key, value, self.length_B[row_B], skipped_B)
 
 
 NewTokens = tuple[Float[Array, "B T K H"], Float[Array, "B T K H"]]
@@ -93,16 +98,18 @@ class AttentionSpan:
     """Who attends to whom when T new tokens a sequence follow those in the cache; the same for every layer.
 
     Attributes:
-      position_BT: positions of the new tokens.
+      position_BT: positions of the new tokens, counted in tokens.
       is_new_BT: which of them are tokens, not padding.
       length_B: tokens of each sequence in the cache.
-      window: sliding window, or None.
+      window: sliding window, counted in tokens, or None.
+      rotary_BT: the positions that their queries and keys are rotated by, where those are others.
     """
 
     position_BT: Int32[Array, "B T"]
     is_new_BT: Bool[Array, "B T"]
     length_B: Int32[Array, "B"]
     window: int | None = field(metadata={"static": True})
+    rotary_BT: Int32[Array, "B T"] | None = None
 
 
 def length_after(span: AttentionSpan) -> Int32[Array, "B"]:
@@ -292,7 +299,7 @@ def add_tokens(cache: KeyValueCache, key: Any, value: Any, is_new_BT: Bool[Array
       is_new_BT: True for tokens, padding on the right.
     """
     key, value = _write((cache.key, cache.value), (key, value), cache.length_B, is_new_BT)
-    return KeyValueCache(key, value, cache.length_B + is_new_BT.sum(axis=1, dtype=jnp.int32))
+    return replace(cache, key=key, value=value, length_B=cache.length_B + is_new_BT.sum(axis=1, dtype=jnp.int32))
 
 
 def _write(old: Any, new: Any, length_B: Int32[Array, "B"], is_new_BT: Bool[Array, "B T"]) -> Any:

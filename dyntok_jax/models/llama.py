@@ -2,9 +2,11 @@
 
 Jiang et al. 2023 (Mistral 7B), Touvron et al. 2023 (Llama 2), Grattafiori et al. 2024 (Llama 3): pre-norm layers of
 grouped-query attention with rotary positions and a SwiGLU feed-forward (Shazeer 2020). All functions take word
-embeddings, so a prompt may mix rows of the model's table with predicted ones. Positions count tokens.
+embeddings, so a prompt may mix rows of the model's table with predicted ones. Positions count tokens or, where the
+functions are told how many subwords each token has (`step_BT`), the subwords before a token.
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import overload
 
@@ -13,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Float32, Key
+from jaxtyping import Array, Bool, Float, Float32, Int32, Key
 
 from dyntok_jax.errors import TooLongError
 from dyntok_jax.models.kv_cache import (
@@ -133,8 +135,10 @@ def logits(model: Decoder, hidden: Float[Array, "*rows D"]) -> Float32[Array, "*
     return jnp.einsum("...D,VD->...V", hidden, table[...], preferred_element_type=jnp.float32)
 
 
-def empty_cache(model: Decoder, n_batch: int, capacity: int) -> KeyValueCache:
+def empty_cache(model: Decoder, n_batch: int, capacity: int, *, counts_subwords: bool = False) -> KeyValueCache:
     """A cache for `n_batch` sequences of up to `capacity` tokens; with a sliding window, no more slots than the window.
+
+    With `counts_subwords` the positions of what is read into it count subwords.
 
     >>> cache = empty_cache(decoder.decoder, n_batch=2, capacity=16)
     >>> cache.capacity, cache.length_B.tolist()
@@ -149,11 +153,15 @@ def empty_cache(model: Decoder, n_batch: int, capacity: int) -> KeyValueCache:
         key, value = (tuple(jnp.zeros(shape, dtype) for _ in model.layers) for _ in "kv")
     else:
         key, value = (jnp.zeros((config.n_layers, *shape), dtype) for _ in "kv")
-    return KeyValueCache(key, value, jnp.zeros(n_batch, jnp.int32))
+    zeros_B = jnp.zeros(n_batch, jnp.int32)
+    return KeyValueCache(key, value, zeros_B, zeros_B if counts_subwords else None)
 
 
 def forward(
-    model: Decoder, embeddings_BTD: Float[Array, "B T D"], mask_BT: Bool[Array, "B T"]
+    model: Decoder,
+    embeddings_BTD: Float[Array, "B T D"],
+    mask_BT: Bool[Array, "B T"],
+    step_BT: Int32[Array, "B T"] | None = None,
 ) -> Float[Array, "B T D"]:
     """Reads whole sequences without a cache; differentiable.
 
@@ -161,6 +169,7 @@ def forward(
       model: the parameters.
       embeddings_BTD: one word embedding a token.
       mask_BT: True for tokens; padding is on the right.
+      step_BT: subwords of each token, for positions that count subwords.
 
     Returns:
       Final hidden states, normalised, in the dtype of the embeddings; finite but meaningless under a False mask.
@@ -177,7 +186,8 @@ def forward(
     check_length(model.config, embeddings_BTD.shape[1])
     n_batch, length, _ = embeddings_BTD.shape
     position_BT = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None], (n_batch, length))
-    span = AttentionSpan(position_BT, mask_BT, jnp.zeros(n_batch, jnp.int32), model.config.sliding_window)
+    rotary_BT = None if step_BT is None else jnp.cumsum(step_BT, axis=1) - step_BT
+    span = AttentionSpan(position_BT, mask_BT, jnp.zeros(n_batch, jnp.int32), model.config.sliding_window, rotary_BT)
     hidden_BTD, _ = _run_layers(model, embeddings_BTD, None, span)
     return rms_norm(model.final_norm, hidden_BTD, model.config.norm_eps)
 
@@ -187,6 +197,7 @@ def extend(
     embeddings_BTD: Float[Array, "B T D"],
     is_new_BT: Bool[Array, "B T"],
     cache: KeyValueCache,
+    step_BT: Int32[Array, "B T"] | None = None,
 ) -> tuple[Float[Array, "B T D"], KeyValueCache]:
     """Reads tokens that come after those in the cache: one step of decoding (T = 1), or a prefill chunk.
 
@@ -196,9 +207,13 @@ def extend(
       is_new_BT: True for tokens, padding on the right; a sequence may have none.
       cache: the tokens before; its capacity must suffice for the new tokens too, unless the model has a sliding
         window.
+      step_BT: subwords of each new token, where the cache's positions count subwords; None for one each.
 
     Returns:
       Final hidden states, normalised; and the cache with the new tokens in it.
+
+    Raises:
+      ValueError: `step_BT` is given, but the cache's positions count tokens.
 
     >>> from dyntok_jax.models import embed_ids
     >>> model, mask_BT = decoder.decoder, jnp.array([[True, True, True], [True, True, False]])
@@ -210,6 +225,13 @@ def extend(
     n_tokens = embeddings_BTD.shape[1]
     position_BT = cache.length_B[:, None] + jnp.arange(n_tokens, dtype=jnp.int32)[None]
     span = AttentionSpan(position_BT, is_new_BT, cache.length_B, model.config.sliding_window)
+    if cache.skipped_B is not None:
+        more_BT = jnp.zeros_like(position_BT) if step_BT is None else jnp.where(is_new_BT, step_BT - 1, 0)
+        skipped_BT = cache.skipped_B[:, None] + jnp.cumsum(more_BT, axis=1)
+        span = replace(span, rotary_BT=position_BT + skipped_BT - more_BT)
+        cache = replace(cache, skipped_B=skipped_BT[:, -1])
+    elif step_BT is not None:
+        raise ValueError("The cache's positions count tokens: make it with empty_cache(..., counts_subwords=True).")
     hidden_BTD, cache = _run_layers(model, embeddings_BTD, cache, span)
     return rms_norm(model.final_norm, hidden_BTD, model.config.norm_eps), cache
 
@@ -219,6 +241,7 @@ def prefill(
     embeddings_BTD: Float[Array, "B T D"],
     mask_BT: Bool[Array, "B T"],
     cache: KeyValueCache,
+    step_BT: Int32[Array, "B T"] | None = None,
     *,
     chunk: int,
     last_chunk: int | None = None,
@@ -232,6 +255,7 @@ def prefill(
       embeddings_BTD: word embeddings; T must be a multiple of `chunk`.
       mask_BT: True for tokens; padding is on the right.
       cache: the tokens before; usually empty.
+      step_BT: subwords of each token, where the cache's positions count subwords; None for one each.
       chunk: tokens read at a time.
       last_chunk: the same for what is left after the last whole chunk; it must divide `chunk`. Long chunks keep the
         device busy, short ones read less padding.
@@ -250,9 +274,10 @@ def prefill(
     def read(index, state, size):
         hidden_BTD, cache = state
         start = index * size
-        new_BTD = lax.dynamic_slice_in_dim(embeddings_BTD, start, size, axis=1)
-        is_new_BT = lax.dynamic_slice_in_dim(mask_BT, start, size, axis=1)
-        new_BTD, cache = extend(model, new_BTD, is_new_BT, cache)
+        new_BTD, is_new_BT, new_step_BT = jax.tree.map(
+            lambda array: lax.dynamic_slice_in_dim(array, start, size, axis=1), (embeddings_BTD, mask_BT, step_BT)
+        )
+        new_BTD, cache = extend(model, new_BTD, is_new_BT, cache, new_step_BT)
         return lax.dynamic_update_slice_in_dim(hidden_BTD, new_BTD, start, axis=1), cache
 
     longest = mask_BT.sum(axis=1, dtype=jnp.int32).max()
@@ -287,7 +312,7 @@ def _run_layers(
     """All layers; and the cache with the new tokens in it, None without one."""
     config = model.config
     frequency = rotary_frequencies(config.head_width, config.rope_theta, config.rope_scaling)
-    angles = rotary_angles(span.position_BT, frequency)
+    angles = rotary_angles(span.position_BT if span.rotary_BT is None else span.rotary_BT, frequency)
 
     past = None
     if isinstance(model.layers, tuple):
@@ -309,7 +334,7 @@ def _run_layers(
     if cache is None:
         return x_BTD, None
     if writes_first(past, span):
-        return x_BTD, KeyValueCache(key, value, length_after(span))
+        return x_BTD, replace(cache, key=key, value=value, length_B=length_after(span))
     return x_BTD, add_tokens(cache, key, value, span.is_new_BT)
 
 

@@ -19,6 +19,7 @@ class RaggedSubwords:
     Attributes:
       ids_N: subword ids.
       segment_N: segment numbers, `NO_SEGMENT` for what never merges.
+      pretoken_N: pretoken numbers, -1 for special tokens around texts.
       type_N: the model's token types.
       text_N: which text of a pair, -1 for special tokens around texts.
       span_N2: character ranges.
@@ -34,6 +35,7 @@ class RaggedSubwords:
 
     ids_N: Int32[np.ndarray, "N"]
     segment_N: Int32[np.ndarray, "N"]
+    pretoken_N: Int32[np.ndarray, "N"]
     type_N: Int32[np.ndarray, "N"]
     text_N: Int32[np.ndarray, "N"]
     span_N2: Int32[np.ndarray, "N 2"]
@@ -93,6 +95,7 @@ def pad_batch(
     return SubwordBatch(
         ids_BL=lay_out(subwords.ids_N, pad_id),
         segment_BL=lay_out(subwords.segment_N, NO_SEGMENT),
+        pretoken_BL=lay_out(subwords.pretoken_N, -1),
         mask_BL=np.arange(length)[None, :] < lengths_B[:, None],
         type_BL=lay_out(subwords.type_N, 0),
         text_BL=lay_out(subwords.text_N, -1),

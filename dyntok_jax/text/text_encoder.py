@@ -315,5 +315,13 @@ class _Flat:
         """The sequences, given their segments and words."""
         is_counted_N = ~self.is_special_N & ~is_prefix_N
         return RaggedSubwords(
-            self.ids_N, segment_N, self.type_N, self.text_N, self.span_N2, word_N, is_counted_N, self.offsets
+            ids_N=self.ids_N,
+            segment_N=segment_N,
+            pretoken_N=self.pretoken_N,
+            type_N=self.type_N,
+            text_N=self.text_N,
+            span_N2=self.span_N2,
+            word_N=word_N,
+            is_counted_N=is_counted_N,
+            offsets=self.offsets,
         )

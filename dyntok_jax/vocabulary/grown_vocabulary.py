@@ -161,6 +161,7 @@ class GrownVocabulary:
         return RaggedSubwords(
             ids_N=ids_N,
             segment_N=subwords.segment_N[first_N],
+            pretoken_N=subwords.pretoken_N[first_N],
             type_N=subwords.type_N[first_N],
             text_N=subwords.text_N[first_N],
             span_N2=span_N2,

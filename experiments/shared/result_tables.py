@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from experiments.shared.language_tables import LANGUAGE_TABLES
 from experiments.shared.recorded import METHODS, SHARES, Figures, figures_of, table as _table
 
 LANGUAGES = {"en": "English", "de": "German", "fr": "French", "es": "Spanish", "el": "Greek", "ru": "Russian"}
@@ -411,8 +410,7 @@ def _time(seconds: float) -> str:
     return f"{seconds * 1e3:.2f} ms" if seconds < 0.1 else f"{seconds * 1e3:.0f} ms"
 
 
-TABLES = {
-    **LANGUAGE_TABLES,
+RESULT_TABLES = {
     "retention_summary": retention_summary,
     "retention_fvt": lambda: retention_shares("fvt"),
     "retention_hypernet": lambda: retention_shares("hypernet"),

@@ -3,9 +3,10 @@
     python -m experiments.shared.tables            list what differs, by file and mark; exit code 1 if anything
     python -m experiments.shared.tables --write    correct it
 
-A table is between `<!-- table: NAME -->` and `<!-- end -->`; NAME is one of `TABLES` in `result_tables.py`. A figure
-in a sentence is between `<!-- FILE KEY FORMAT -->` and `<!-- -->`, not at the beginning of a line: the value under KEY
-in `experiments/results/FILE.json`, formatted by Python's FORMAT (`.1f`, `,`; if omitted, unchanged). A second.
+A table is between `<!-- table: NAME -->` and `<!-- end -->`; NAME is one of `TABLES` here: those of `result_tables.py`
+and `prompt_tables.py`. A figure in a sentence is between `<!-- FILE KEY FORMAT -->` and `<!-- -->`, not at the start
+of a line: the value under KEY in `experiments/results/FILE.json`, formatted by Python's FORMAT (`.1f`, `,`; if omitted,
+unchanged). A second.
 """
 
 import re
@@ -15,9 +16,12 @@ from pathlib import Path
 
 import tyro
 
+from experiments.shared.language_tables import LANGUAGE_TABLES
+from experiments.shared.prompt_tables import PROMPT_TABLES
 from experiments.shared.recorded import figures_of
-from experiments.shared.result_tables import TABLES
+from experiments.shared.result_tables import RESULT_TABLES
 
+TABLES = LANGUAGE_TABLES | RESULT_TABLES | PROMPT_TABLES
 ROOT = Path(__file__).parent.parent.parent
 RUN = "<!-- run -->"
 """Before the Python of docs that the tests run."""

@@ -118,6 +118,10 @@ def test_files_hold_what_the_library_computes(run, tiny, tmp_path):
         (["--budget", "20"], {"goal": Budget(20)}),
         (["--boundary", "word", "--scope", "example"], {"merging": Merging(boundary="word", scope="example")}),
         (["--max-subwords", "2", "--batch-size", "2"], {"merging": Merging(max_subwords=2), "batch_size": 2}),
+        (
+            ["--pretoken-merges", "3", "--positions", "subwords"],
+            {"merging": Merging(pretoken_merges=3, positions="subwords")},
+        ),
         (["--prefix", "query: ", "--pooling", "first"], {"prefix": "query: ", "pooling": "first"}),
         (["--pooling", "max", "--truncate-dim", "5"], {"pooling": "max", "truncate_dim": 5}),
         (["--protect", "[a-z]+"], {"merging": Merging(protect="[a-z]+")}),

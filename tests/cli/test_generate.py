@@ -148,6 +148,10 @@ def test_without_a_prompt_there_is_an_example(run, decoder):
             ["--share", "100", "--boundary", "word", "--max-subwords", "3", "--merge-last"],
             {"merging": Merging(boundary="word", max_subwords=3, merge_last=True)},
         ),
+        (
+            ["--share", "50", "--boundary", "sentence", "--pretoken-merges", "4", "--positions", "subwords"],
+            {"merging": Merging(Share(50), "sentence", pretoken_merges=4, positions="subwords")},
+        ),
         (["--stop", "\u03b9", "--stop", "e"], {"stop": ["\u03b9", "e"]}),
         (["--temperature", "2", "--seed", "7"], {"sampling": SamplingConfig(2), "seed": 7}),
         (["--temperature", "2", "--top-k", "3"], {"sampling": SamplingConfig(2, top_k=3)}),
@@ -256,6 +260,7 @@ def test_the_clock_tells_what_was_compiled_until_a_moment():
         (["x", "--share", "50", "--merges", "3"], "give one of them"),
         (["x", "--boundary", "word"], "--boundary would have no effect: turn merging on"),
         (["x", "--scope", "batch", "--max-subwords", "3"], "--scope, --max-subwords would have no effect"),
+        (["x", "--positions", "subwords"], "--positions would have no effect"),
         (["x", "--merge-last"], "--merge-last would have no effect"),
         (["x", "--language", "de"], "--language would have no effect"),
         (["x", "--hypernet", "./gone"], "--hypernet would have no effect"),

@@ -57,7 +57,12 @@ def test_colours_stand_in_for_separators_where_there_are_some(show, monkeypatch)
 
 @pytest.mark.parametrize(
     ("options", "n_tokens"),
-    [(["--boundary", "sentence", "--max-subwords", "none"], 1), (["--merges", 0], None), (["--max-subwords", 1], None)],
+    [
+        (["--boundary", "sentence", "--max-subwords", "none"], 1),
+        (["--boundary", "sentence", "--max-subwords", "none", "--pretoken-merges", 5], 1),
+        (["--merges", 0], None),
+        (["--max-subwords", 1], None),
+    ],
 )
 def test_options_decide_how_far_merging_goes(show, options, n_tokens):
     lines = show(TEXT, *options).splitlines()

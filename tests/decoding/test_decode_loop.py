@@ -24,7 +24,7 @@ from dyntok_jax.decoding.sampling import (
     choose_tokens,
     step_keys,
 )
-from dyntok_jax.decoding.scoring import score_continuations, target_log_probabilities
+from dyntok_jax.decoding.scoring import EmbeddedTokens, score_continuations, target_log_probabilities
 from dyntok_jax.errors import ConfigError
 from dyntok_jax.models import Decoder, DecoderConfig, embed_ids, empty_cache, forward, logits, prefill, unstacked
 from dyntok_jax.sharding import constrain_cache, make_mesh, shard_batch, shardings_for, under_explicit_mesh
@@ -178,7 +178,7 @@ def test_continuations_have_the_probabilities_of_the_full_forward():
     owner, lengths = [0, 1, 1, 0], (3, 8, 1, 0)
     behind, behind_mask = prompts(lengths, width=8, seed=1)
     log_BO, greedy_BO = jax.jit(partial(score_continuations, capacity=32, chunk=4))(
-        decoder, embed_ids(decoder, ids), mask, jnp.array(owner, jnp.int32), behind, behind_mask
+        decoder, EmbeddedTokens(embed_ids(decoder, ids), mask), jnp.array(owner, jnp.int32), behind, behind_mask
     )
     for row, (of, length) in enumerate(zip(owner, lengths, strict=True)):
         n = (5, 12)[of]

@@ -233,7 +233,7 @@ def test_bytes_that_no_text_contains_are_banned_and_never_written(tmp_path):
     write_large(tmp_path, tmp_path / "model")
     vocabulary = loaded(decoder, tmp_path, k=850)
     assert vocabulary.large.banned_E.tolist() == gaps + appended
-    assert (np.asarray(vocabulary.large.constituents_VS)[appended] == -1).all()
+    assert (np.asarray(vocabulary.large.constituents_VS)[appended] < 0).all()
     found = {i for t in written(decoder, vocabulary, sampling=SamplingConfig(100.0), max_tokens=200) for i in t.ids}
     assert len(found) > 200
     assert not found & {*gaps, *appended}

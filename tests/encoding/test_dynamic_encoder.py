@@ -321,3 +321,41 @@ def test_sharded_is_unsharded(folders, with_hypernet, shape):
     assert len(sharded.encoder.word_embeddings[...].sharding.device_set) == 8
     for goal in (None, Share(100)):
         close(sharded.encode(TEXTS, goal=goal).embeddings_ND, with_hypernet.encode(TEXTS, goal=goal).embeddings_ND)
+
+
+SUBWORDS = Merging(Share(100), positions="subwords")
+
+
+def test_positions_that_count_subwords_are_those_of_the_unmerged_text(fvt):
+    found = fvt.encode([TEXTS[0]], merging=SUBWORDS, pooling="none")
+    tokens = found.tokens[0]
+    table = np.asarray(fvt.encoder.word_embeddings[...])
+    rows_TD = np.stack([table[[i if i < fvt.tokenizer.n_own else 3 for i in token]].mean(0) for token in tokens.ids()])
+    mask, step = jnp.ones((1, len(tokens)), bool), jnp.asarray(tokens.length_T)[None]
+    expected = encode(fvt.encoder, jnp.asarray(rows_TD)[None], mask, jnp.zeros_like(step), step)
+    close(found.hidden[0], np.asarray(expected)[0])
+    counted = fvt.encode([TEXTS[0]], pooling="none")
+    assert np.abs(counted.hidden[0] - found.hidden[0]).max() > 1e-3
+
+
+def test_positions_that_count_subwords_leave_unmerged_texts_as_they_are(fvt):
+    static = fvt.encode(TEXTS, goal=None).embeddings_ND
+    close(fvt.encode(TEXTS, merging=Merging(None, positions="subwords")).embeddings_ND, static)
+
+
+def test_where_positions_count_subwords_a_texts_limit_does_too(fvt):
+    text = "Freiheit und Gleichheit " * 11
+    assert len(fvt.encode([text]).tokens[0]) < 64
+    with pytest.raises(TooLongError, match=r"Text 1 has \d+ subwords, which positions count here.*room for 64"):
+        fvt.encode(["x", text], merging=SUBWORDS)
+    pair = ("Freiheit " * 9, text)
+    for texts in (["x", text], [pair, pair]):
+        cut = fvt.encode(texts, merging=SUBWORDS, truncate=True)
+        whole = fvt.encode(texts, merging=Merging(Share(100)), truncate=True)
+        for row in range(2):
+            n_subwords = int(cut.tokens.n_subwords[row])
+            kept, complete = cut.tokens[row].ids(), whole.tokens[row].ids()
+            assert n_subwords <= 64
+            if len(kept) < len(complete):  # one token more would not fit
+                assert n_subwords + max(map(len, complete)) > 64
+            assert kept[-1] == complete[-1]

@@ -65,8 +65,23 @@ def test_a_merged_word_that_reads_like_the_unmerged_one_agrees_fully(meaning, de
     figures = meaning.measured(decoder.decoder, same, static, rows)
     assert figures["first_word_percent"] == figures["five_tokens_percent"] == 100
     assert figures["word_kl_nats"] == pytest.approx(0, abs=1e-5)
+    counted = meaning.measured(decoder.decoder, same, static, rows, "subwords")
+    assert counted["word_kl_nats"] == pytest.approx(0, abs=1e-5)
     other = meaning.measured(decoder.decoder, same, static, -rows)
     assert other["word_kl_nats"] > 1e-4
+
+
+def test_after_a_merged_word_positions_are_those_of_the_unmerged_text(meaning, decoder):
+    (prompt,) = (p for p in meaning.word_prompts(decoder, ["dignity"], "definition", "en"))
+    prompt = meaning.replace(prompt, continuation=prompt.after[:2])
+    rows = decoder.decoder.word_embeddings[...][jnp.array([prompt.word[0]])]
+    found, other = (meaning.hidden_at_places(decoder.decoder, [prompt], rows, p)[0] for p in ("subwords", "tokens"))
+    ids = [*prompt.before, prompt.word[0], *prompt.after, prompt.continuation[0]]
+    step = jnp.array([[*[1] * len(prompt.before), len(prompt.word), *[1] * (len(prompt.after) + 1)]], jnp.int32)
+    embeddings = meaning.embed_ids(decoder.decoder, jnp.array([ids]))
+    expected = meaning.forward(decoder.decoder, embeddings, jnp.ones_like(step, bool), step)[0, len(prompt.before) :]
+    np.testing.assert_allclose(found[: len(expected)], expected, atol=1e-4)
+    assert np.abs(other[: len(expected)] - expected).max() > 1e-3
 
 
 def _text(decoder, prompt):

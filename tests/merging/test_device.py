@@ -10,6 +10,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from dyntok_jax.merging import (
+    FirstMerges,
     merge_batch,
     merge_batch_on_host,
 )
@@ -38,6 +39,12 @@ def batch():
     return pad([row[:48] for row in case["ids"]], [row[:48] for row in case["segments"]], width=48)
 
 
+def staged(batch, count):
+    """Texts as segments; the batch's segments are the pretokens of the first stage."""
+    ids_BL, segment_BL, mask_BL = batch
+    return (ids_BL, np.minimum(segment_BL, 0), mask_BL), FirstMerges(segment_BL, count)
+
+
 @pytest.mark.parametrize("scope", ["batch", "example"])
 def test_neither_goal_nor_limit_is_compiled_in(batch, scope):
     goals = (Merges(3), Merges(9), Share(20), Share(100), Budget(40), limits_of(Merges(4)))
@@ -46,6 +53,40 @@ def test_neither_goal_nor_limit_is_compiled_in(batch, scope):
         for max_subwords in (None, 2, 7):
             merge_batch(*batch, goal, max_subwords=max_subwords, scope=scope)
     assert _merge._cache_size() - before <= 1
+
+
+def test_the_number_of_first_merges_is_not_compiled_in(batch):
+    before = _merge._cache_size()
+    for count in (0, 3, 2**40, jnp.int32(7)):
+        arrays, first = staged(batch, count)
+        merge_batch(*arrays, Merges(9), first=first)
+    assert _merge._cache_size() - before <= 1
+
+
+@pytest.mark.parametrize("scope", ["batch", "example"])
+def test_vmap_of_two_stages_merges_each_batch_alone(batch, scope):
+    arrays, first = staged(batch, 5)
+    batches = [array.reshape(4, 4, 48) for array in (*arrays, first.pretoken)]
+
+    def merge(*of_batch):
+        return merge_batch(*of_batch[:3], Merges(9), scope=scope, first=FirstMerges(of_batch[3], 5))
+
+    merged = jax.vmap(merge)(*batches)
+    for index in range(4):
+        *one, pretoken_BL = (array[index] for array in batches)
+        expected = merge_batch_on_host(*one, Merges(9), scope=scope, first=FirstMerges(pretoken_BL, 5))
+        assert_equal(jax.tree.map(itemgetter(index), merged), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("scope", ["batch", "example"])
+def test_two_stages_sharded_equal_unsharded(batch, axis_type, scope):
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(axis_type,) * 2)
+    arrays, first = staged(batch, 8)
+    expected = merge_batch_on_host(*arrays, Merges(20), scope=scope, first=first)
+    *sharded, pretoken_BL = jax.device_put((*arrays, first.pretoken), NamedSharding(mesh, PartitionSpec("data")))
+    assert_equal(merge_batch(*sharded, Merges(20), scope=scope, first=FirstMerges(pretoken_BL, 8)), expected)
 
 
 @pytest.mark.slow

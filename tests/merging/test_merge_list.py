@@ -25,6 +25,7 @@ def subword_batch(ids_BL, segment_BL, mask_BL):
     return SubwordBatch(
         ids_BL=ids_BL,
         segment_BL=segment_BL,
+        pretoken_BL=segment_BL,
         mask_BL=mask_BL,
         type_BL=np.zeros_like(ids_BL),
         text_BL=np.zeros_like(ids_BL),

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 
 from dyntok_jax.errors import InputError, TooLongError
 from dyntok_jax.merging import (
+    FirstMerges,
     merge_batch,
     merge_batch_on_host,
 )
@@ -30,6 +31,7 @@ from tests.support.merging_cases import (
     pad,
     rows,
     scopes,
+    staged_rows,
     tokens_of,
 )
 from tests.support.oracle import merge
@@ -71,6 +73,35 @@ def test_device_and_host_equal_the_plain_algorithm(batch, goal, max_subwords, sc
         assert np.atleast_1d(merged.n_merges).tolist() == n_merges
         assert not np.asarray(merged.start_BT)[~np.asarray(merged.mask_BT)].any()
         assert not np.asarray(merged.length_BT)[~np.asarray(merged.mask_BT)].any()
+
+
+@settings(max_examples=100, deadline=None)
+@given(staged_rows(), goals, limits, scopes)
+def test_two_stages_on_device_and_host_equal_the_plain_algorithm(batch, goal, max_subwords, scope):
+    ids, segments, stage = batch
+    tokens, n_merges = merge(ids, segments, goal, max_subwords, scope, stage)
+    arrays, (pretoken_BL, *_) = pad(ids, segments, width=WIDTH), pad(stage[0], segments, width=WIDTH)
+    options = {"max_subwords": max_subwords, "scope": scope, "first": FirstMerges(pretoken_BL, stage[1])}
+    on_device = merge_batch(*arrays, goal, **options)
+    on_host = merge_batch_on_host(*arrays, goal, **options, count_merges=True, over_budget="keep")
+    for merged in (on_device, on_host):
+        assert tokens_of(arrays[0], merged) == tokens
+        assert np.atleast_1d(merged.n_merges).tolist() == n_merges
+
+
+def test_the_second_stage_crosses_pretokens_and_finds_the_first_ones_tokens_again():
+    # "ab" within a pretoken, then twice across two; and "abab" of two tokens
+    row, pretoken = [0, 1, 2, 0, 1, 3, 0, 1, 4], [0, 0, 0, 1, 2, 2, 3, 4, 4]
+    batch, (pretoken_BL, *_) = pad([row], [[0] * 9], **SHAPE), pad([pretoken], [[0] * 9], **SHAPE)
+    for function in (merge_batch, merge_batch_on_host):
+        alone = function(*batch, Merges(1), first=FirstMerges(pretoken_BL, 1))
+        assert tokens_of(batch[0], alone)[0] == [(0, 1), (2,), (0,), (1,), (3,), (0,), (1,), (4,)]
+        both = function(*batch, Merges(2), first=FirstMerges(pretoken_BL, 1))
+        assert tokens_of(batch[0], both)[0] == [(0, 1), (2,), (0, 1), (3,), (0, 1), (4,)]
+        # a first stage without pairs ends at once
+        apart_BL = np.broadcast_to(np.arange(batch[0].shape[1], dtype=np.int32), batch[0].shape)
+        early = function(*batch, Merges(2), first=FirstMerges(apart_BL, 1_000))
+        assert tokens_of(batch[0], early)[0] == [(0, 1, 2), (0, 1), (3,), (0, 1), (4,)]
 
 
 @settings(max_examples=100, deadline=None)

@@ -72,6 +72,17 @@ def rows(draw, n_rows=4):
     return all_rows, all_segments
 
 
+@st.composite
+def staged_rows(draw):
+    """Rows and segments, and a first stage: pretokens, also across segments, and the number of its merges."""
+    of_batch = draw(rows())
+    pretokens = []
+    for row in of_batch[0]:
+        is_new = draw(st.lists(st.booleans(), min_size=len(row), max_size=len(row)))
+        pretokens.append(np.cumsum(is_new, dtype=int).tolist())
+    return *of_batch, (pretokens, draw(st.integers(0, 8)))
+
+
 goals = st.one_of(
     st.builds(Merges, st.integers(0, 12)),
     st.just(EVERY_MERGE),

@@ -18,36 +18,61 @@ def merge(
     goal: Goal,
     max_subwords: int | None = None,
     scope: str = "batch",
+    stage: tuple[list[list[int]], int] | None = None,
 ) -> tuple[list[list[Token]], list[int]]:
     """Merges rows of subword ids (no padding); segment -1 stands for special tokens.
+
+    The first stage, if there is one, is the pretokens that it does not leave, and how many merges it has.
 
     Returns:
       The tokens of each row, and the number of merges: one for scope "batch", one a row for scope "example".
     """
+    pretokens, n_first = stage or (segments, 0)
     if scope == "batch":
-        tokens, n_merges = merge_together(rows, segments, goal, max_subwords)
+        tokens, n_merges = merge_together(rows, segments, goal, max_subwords, pretokens, n_first)
         return tokens, [n_merges]
-    alone = [merge_together([row], [segment], goal, max_subwords) for row, segment in zip(rows, segments, strict=True)]
+    alone = [
+        merge_together([row], [segment], goal, max_subwords, [pretoken], n_first)
+        for row, segment, pretoken in zip(rows, segments, pretokens, strict=True)
+    ]
     return [tokens[0] for tokens, _ in alone], [n_merges for _, n_merges in alone]
 
 
 def merge_together(
-    rows: list[list[int]], segments: list[list[int]], goal: Goal, max_subwords: int | None
+    rows: list[list[int]],
+    segments: list[list[int]],
+    goal: Goal,
+    max_subwords: int | None,
+    pretokens: list[list[int]],
+    n_first: int,
 ) -> tuple[list[list[Token]], int]:
     """Merges the rows as one batch; returns the tokens of each row and the number of merges."""
     tokens = [[(subword,) for subword in row] for row in rows]
-    segments = [list(row) for row in segments]
+    narrow = [
+        [-1 if number == -1 else (number, part) for number, part in zip(*labels, strict=True)]
+        for labels in zip(segments, pretokens, strict=True)
+    ]
     n_static = count_tokens(segments)
     n_fewest = count_fewest_tokens(segments, max_subwords)
-    n_merges = 0
-    while not is_reached(goal, n_merges, segments, n_static, n_fewest):
-        pair = most_frequent_pair(tokens, segments, max_subwords)
-        if pair is None:
+    n_merges, is_first = 0, True
+    while not is_reached(goal, n_merges, labels_of(tokens, segments), n_static, n_fewest):
+        is_first = is_first and n_merges < n_first
+        labels = labels_of(tokens, narrow if is_first else segments)
+        pair = most_frequent_pair(tokens, labels, max_subwords)
+        if pair is not None:
+            tokens = [merge_row(row, of_row, pair)[0] for row, of_row in zip(tokens, labels, strict=True)]
+            n_merges += 1
+        elif is_first:
+            is_first = False
+        else:
             break
-        for i in range(len(tokens)):
-            tokens[i], segments[i] = merge_row(tokens[i], segments[i], pair)
-        n_merges += 1
     return tokens, n_merges
+
+
+def labels_of(tokens: list[list[Token]], labels: list[list]) -> list[list]:
+    """The label of each token: that of its first subword."""
+    starts = [[sum(map(len, row[:i])) for i in range(len(row))] for row in tokens]
+    return [[of_row[start] for start in at] for of_row, at in zip(labels, starts, strict=True)]
 
 
 def most_frequent_pair(

@@ -119,7 +119,7 @@ def one_token_each(forms):
     ids_N, lengths = np.concatenate(forms).astype(np.int32), [len(form) for form in forms]
     zeros_N, offsets = np.zeros_like(ids_N), np.append(0, np.cumsum(lengths))
     spans_N2, are_counted_N = np.zeros((len(ids_N), 2), np.int32), np.ones(len(ids_N), bool)
-    subwords = RaggedSubwords(ids_N, zeros_N, zeros_N, zeros_N, spans_N2, zeros_N, are_counted_N, offsets)
+    subwords = RaggedSubwords(ids_N, zeros_N, zeros_N, zeros_N, zeros_N, spans_N2, zeros_N, are_counted_N, offsets)
     return RaggedTokens(subwords, offsets[:-1].astype(np.int32), np.array(lengths, np.int32), np.arange(len(forms) + 1))
 
 

@@ -1,6 +1,6 @@
 """`dyntok encode`: texts in, embeddings and tokens out, and a table of the reduction."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -32,6 +32,7 @@ from dyntok_jax.errors import InputError
 from dyntok_jax.options import (
     DEFAULT_MODEL,
     Pooling,
+    Positions,
     Scope,
     SurfaceMode,
 )
@@ -62,6 +63,9 @@ class Encode:
       scope: count pairs over a batch, or in each text alone.
       max_subwords: the longest token, in subwords (default: what the hypernetwork was trained for, or 7).
       protect: text that keeps its own subwords: digits, a regular expression, or none (default: none).
+      pretoken_merges: the first so many merges stay within pretokens, later ones only within the boundary.
+      positions: what the model's positions count: tokens, or subwords, so that what follows a merged token lies as far
+        from the beginning as unmerged.
       only: codes of the languages to read, from those in the file.
       language: code of the texts' language, for a multilingual hypernetwork (default: the file's own codes).
       special_tokens: special tokens that are written in texts, such as <mask>: read them as such, or as text.
@@ -101,6 +105,8 @@ class Encode:
     scope: Scope = "batch"
     max_subwords: MaxSubwords = None
     protect: Protect = None
+    pretoken_merges: Annotated[int, arg(metavar="N")] = 0
+    positions: Positions = "tokens"
     only: Annotated[tuple[str, ...], arg(metavar="[CODE ...]", help_behavior_hint="")] = ()
     language: Annotated[str | None, arg(metavar="CODE", help_behavior_hint="")] = None
     special_tokens: Literal["special", "text"] = "special"
@@ -143,6 +149,7 @@ class Encode:
             scope=self.scope,
             protect=self.protect,
         )
+        merging = replace(merging, pretoken_merges=self.pretoken_merges, positions=self.positions)
         languages = [self._language(encoder, column) for column in columns]
         n_runs = sum(len(column.texts) for column in columns) * (1 if self.no_static else 2)
         with progress_bar("Encoding", n_runs) as advance:

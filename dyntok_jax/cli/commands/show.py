@@ -1,6 +1,6 @@
 """`dyntok show`: the tokens of a text before and after merging. Needs the tokenizer, not the model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 import tyro
@@ -40,6 +40,7 @@ class Show:
       boundary: what merging may not cross (default: pretoken, or the merge list's own).
       max_subwords: the longest token, in subwords (default: 7).
       protect: text that keeps its own subwords: digits, a regular expression, or none (default: none).
+      pretoken_merges: the first so many merges stay within pretokens, later ones only within the boundary.
     """
 
     EXAMPLES: ClassVar[str] = """\
@@ -57,6 +58,7 @@ class Show:
     boundary: OptionalBoundary = None
     max_subwords: MaxSubwords = None
     protect: Protect = None
+    pretoken_merges: Annotated[int, arg(metavar="N")] = 0
 
     def run(self) -> None:
         """Tokenizes, merges, prints."""
@@ -71,15 +73,16 @@ class Show:
         from dyntok_jax.text import ByteLevelTokenizer
 
         tokenizer = ByteLevelTokenizer.load(find_model(self.model, kind="tokenizer"))
+        asked = merging_of(
+            goal,
+            is_goal_given=(self.share, self.merges) != (None, None),
+            boundary=self.boundary,
+            max_subwords=self.max_subwords,
+            merge_list=self.merge_list,
+            protect=self.protect,
+        )
         merging = resolve_merging(
-            merging_of(
-                goal,
-                is_goal_given=(self.share, self.merges) != (None, None),
-                boundary=self.boundary,
-                max_subwords=self.max_subwords,
-                merge_list=self.merge_list,
-                protect=self.protect,
-            ),
+            replace(asked, pretoken_merges=self.pretoken_merges),
             tokenizer=tokenizer.fingerprint,
             scope="batch",
             merge_last=True,

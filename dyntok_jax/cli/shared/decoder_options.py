@@ -1,7 +1,7 @@
 """Groups of options that the commands for decoders share. Nothing here imports JAX before it is called."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import tyro
@@ -22,7 +22,7 @@ from dyntok_jax.cli.shared.option_types import (
     mesh_shape,
 )
 from dyntok_jax.errors import InputError
-from dyntok_jax.options import DEFAULT_DECODER, STATIC, Merging, Scope, SpecialTokens
+from dyntok_jax.options import DEFAULT_DECODER, STATIC, Merging, Positions, Scope, SpecialTokens
 
 if TYPE_CHECKING:
     from dyntok_jax.decoding import DynamicDecoder, VocabularyChoice
@@ -32,7 +32,7 @@ flattened = tyro.conf.arg(name="")
 
 GOALS = ("share", "merges", "budget", "merge_list")
 """Options that turn merging on."""
-MERGING_DETAILS = ("boundary", "scope", "max_subwords", "protect", "merge_last")
+MERGING_DETAILS = ("boundary", "scope", "max_subwords", "protect", "merge_last", "pretoken_merges", "positions")
 """Options for how prompts are merged, if they are."""
 
 
@@ -172,6 +172,9 @@ class MergingOptions:
       max_subwords: the longest token, in subwords (default: what the hypernetwork was trained for, or 7).
       protect: text that keeps its own subwords: digits, a regular expression, or none (default: digits).
       merge_last: let a prompt's last segment merge too, although the continuation may begin in mid-word.
+      pretoken_merges: the first so many merges stay within pretokens, later ones only within the boundary.
+      positions: what the model's positions count: tokens, or subwords, so that what follows a merged token lies as far
+        from the beginning as unmerged (default: tokens).
       batch_size: prompts per batch.
     """
 
@@ -184,6 +187,10 @@ class MergingOptions:
     max_subwords: MaxSubwords = None
     protect: Protect = None
     merge_last: bool = False
+    pretoken_merges: Count = None
+    positions: Annotated[
+        Positions | None, arg(metavar=f"{{{','.join(get_args(Positions))}}}", help_behavior_hint="")
+    ] = None
     batch_size: Annotated[int, arg(metavar="N")] = 8
 
     @property
@@ -229,4 +236,5 @@ class MergingOptions:
             merge_last=self.merge_last or "auto",
             protect=self.protect,
         )
+        merging = replace(merging, pretoken_merges=self.pretoken_merges or 0, positions=self.positions or "tokens")
         return Reading(merging, language, self.batch_size)
