@@ -14,6 +14,19 @@ from .config_numbers import (
     is_number as is_number,
     read_numbers as read_numbers,
 )
+from .decoder import (
+    Decoder as Decoder,
+    empty_cache as empty_cache,
+    extend as extend,
+    forward as forward,
+    logits as logits,
+    prefill as prefill,
+    unstacked as unstacked,
+)
+from .decoder_config import (
+    MODEL_TYPES as MODEL_TYPES,
+    DecoderConfig as DecoderConfig,
+)
 from .heads import (
     MaskedLmHead as MaskedLmHead,
     SequenceHead as SequenceHead,
@@ -44,19 +57,6 @@ from .layers import (
     normal_param as normal_param,
     post_norm_layer as post_norm_layer,
     stacked_layers as stacked_layers,
-)
-from .llama import (
-    Decoder as Decoder,
-    empty_cache as empty_cache,
-    extend as extend,
-    forward as forward,
-    logits as logits,
-    prefill as prefill,
-    unstacked as unstacked,
-)
-from .llama_config import (
-    MODEL_TYPES as MODEL_TYPES,
-    DecoderConfig as DecoderConfig,
 )
 from .low_rank import (
     LowRank as LowRank,

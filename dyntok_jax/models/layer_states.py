@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from dyntok_jax.models.decoder import Decoder, decoder_layer
 from dyntok_jax.models.kv_cache import AttentionSpan
-from dyntok_jax.models.llama import Decoder, decoder_layer
 from dyntok_jax.models.rotary import rotary_angles, rotary_frequencies
 
 

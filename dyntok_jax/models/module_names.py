@@ -1,8 +1,8 @@
 """Hugging Face's names of the linear maps in layers and heads."""
 
 from dyntok_jax.models.bert import EncoderConfig
+from dyntok_jax.models.decoder_config import DecoderConfig
 from dyntok_jax.models.heads import SequenceHead
-from dyntok_jax.models.llama_config import DecoderConfig
 
 ENCODER_MAPS = {
     "query": "attention.self.query",

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int32
 
-from dyntok_jax.models.llama_config import RopeScaling
+from dyntok_jax.models.decoder_config import RopeScaling
 
 
 def rotary_frequencies(head_width: int, theta: float, scaling: RopeScaling | None) -> Float32[np.ndarray, "H_half"]:

@@ -5,7 +5,7 @@ import pytest
 from dyntok_jax.embedding import HypernetConfig
 from dyntok_jax.errors import ConfigError
 from dyntok_jax.models import DecoderConfig, EncoderConfig
-from dyntok_jax.models.llama_config import RopeScaling
+from dyntok_jax.models.decoder_config import RopeScaling
 
 LLAMA = {
     "model_type": "llama",

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from dyntok_jax.assets import load_sample
 from dyntok_jax.convert import save_hypernet
 from dyntok_jax.convert.bert_checkpoint import save_encoder
-from dyntok_jax.convert.llama_checkpoint import save_decoder
+from dyntok_jax.convert.decoder_checkpoint import save_decoder
 from dyntok_jax.embedding import HypernetConfig, init_hypernet
 from dyntok_jax.models import Decoder, DecoderConfig, Encoder, EncoderConfig
 

@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig
 
 from dyntok_jax.convert import load_decoder
-from tests.models.test_llama import all_logits, batch, close
+from tests.models.test_decoder import all_logits, batch, close
 
 WIDTHS = {
     "vocab_size": 60,

@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Float32, Key
 
 from dyntok_jax.errors import TooLongError
+from dyntok_jax.models.decoder_config import DecoderConfig
 from dyntok_jax.models.kv_cache import (
     AttentionSpan,
     KeyValueCache,
@@ -27,7 +28,6 @@ from dyntok_jax.models.kv_cache import (
     writes_first,
 )
 from dyntok_jax.models.layers import normal_param
-from dyntok_jax.models.llama_config import DecoderConfig
 from dyntok_jax.models.low_rank import LowRank, add_adapters
 from dyntok_jax.models.rotary import rotary_angles, rotary_frequencies, rotate
 

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaModel, MistralC
 from dyntok_jax.convert import (
     load_decoder,
 )
-from dyntok_jax.convert.llama_checkpoint import (
+from dyntok_jax.convert.decoder_checkpoint import (
     decoder_table,
     save_decoder,
 )

@@ -19,7 +19,7 @@ from dyntok_jax.models import (
     prefill,
     unstacked,
 )
-from dyntok_jax.models.llama_config import RopeScaling
+from dyntok_jax.models.decoder_config import RopeScaling
 
 PLAIN = DecoderConfig("llama", 60, 32, 2, 4, 2, 8, 48, max_positions=2048)
 RING = DecoderConfig("mistral", 60, 32, 2, 4, 2, 8, 48, max_positions=2048, sliding_window=8)
