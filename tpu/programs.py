@@ -18,13 +18,13 @@ from jaxtyping import Array
 
 from dyntok_jax.decoding import GenerationState, Limits, SamplingConfig, advance, sampling_of, start
 from dyntok_jax.errors import ConfigError, InputError
-from dyntok_jax.models import Decoder, DecoderConfig, KeyValueCache, block_size, empty_cache
+from dyntok_jax.models import Decoder, DecoderConfig, KeyValueCache, Rope, block_size, empty_cache
 from dyntok_jax.sharding import CACHE, batch_sharding, shardings_for
 from tpu.costs import Loop
 
 MODELS = {
-    "mistral-7b": DecoderConfig("mistral", 32000, 4096, 32, 32, 8, 128, 14336, 32768, 1e-5, 10_000.0, None, 4096),
-    "llama-3-8b": DecoderConfig("llama", 128256, 4096, 32, 32, 8, 128, 14336, 8192, 1e-5, 500_000.0),
+    "mistral-7b": DecoderConfig("mistral", 32000, 4096, 32, 32, 8, 128, 14336, 32768, 1e-5, sliding_window=4096),
+    "llama-3-8b": DecoderConfig("llama", 128256, 4096, 32, 32, 8, 128, 14336, 8192, 1e-5, Rope(500_000.0)),
 }
 """Configs of released models (mistralai/Mistral-7B-v0.1, meta-llama/Meta-Llama-3-8B)."""
 

@@ -67,6 +67,13 @@ from .module_names import (
     head_map_names as head_map_names,
     layer_map_names as layer_map_names,
 )
+from .rotary_config import (
+    DynamicScaling as DynamicScaling,
+    LinearScaling as LinearScaling,
+    Llama3Scaling as Llama3Scaling,
+    Rope as Rope,
+    YarnScaling as YarnScaling,
+)
 from .sentence_head import (
     DENSE_ACTIVATIONS as DENSE_ACTIVATIONS,
     SentenceDense as SentenceDense,

@@ -29,7 +29,7 @@ from dyntok_jax.models.kv_cache import (
 )
 from dyntok_jax.models.layers import normal_param
 from dyntok_jax.models.low_rank import LowRank, add_adapters
-from dyntok_jax.models.rotary import rotary_angles, rotary_frequencies, rotate
+from dyntok_jax.models.rotary import Angles, rotary_angles, rotate
 
 FEW_ROWS = 32
 """The most sequences for which the product with the output table is limited by reading the table."""
@@ -286,8 +286,7 @@ def _run_layers(
 ) -> tuple[Float[Array, "B T D"], KeyValueCache | None]:
     """All layers; and the cache with the new tokens in it, None without one."""
     config = model.config
-    frequency = rotary_frequencies(config.head_width, config.rope_theta, config.rope_scaling)
-    angles = rotary_angles(span.position_BT, frequency)
+    angles = rotary_angles(span.position_BT, config.head_width, config.rope)
 
     past = None
     if isinstance(model.layers, tuple):
@@ -318,7 +317,7 @@ def decoder_layer(
     x_BTD: Float[Array, "B T D"],
     past: LayerCache | None,
     span: AttentionSpan,
-    angles: tuple[Float32[Array, "B T H_half"], Float32[Array, "B T H_half"]],
+    angles: Angles,
     config: DecoderConfig,
 ) -> tuple[Float[Array, "B T D"], tuple[Array, Array]]:
     """One layer for the new tokens; and their keys and values, or the layer's cache if `writes_first`."""

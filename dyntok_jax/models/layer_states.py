@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float
 
 from dyntok_jax.models.decoder import Decoder, decoder_layer
 from dyntok_jax.models.kv_cache import AttentionSpan
-from dyntok_jax.models.rotary import rotary_angles, rotary_frequencies
+from dyntok_jax.models.rotary import rotary_angles
 
 
 def states_after(
@@ -35,7 +35,7 @@ def states_after(
     n_batch, length, _ = embeddings_BTD.shape
     position_BT = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None], (n_batch, length))
     span = AttentionSpan(position_BT, mask_BT, jnp.zeros(n_batch, jnp.int32), config.sliding_window)
-    angles = rotary_angles(position_BT, rotary_frequencies(config.head_width, config.rope_theta, config.rope_scaling))
+    angles = rotary_angles(position_BT, config.head_width, config.rope)
     states = [embeddings_BTD]
     for number in range(max(layers, default=0)):
         if isinstance(model.layers, tuple):

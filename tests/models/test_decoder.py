@@ -19,7 +19,6 @@ from dyntok_jax.models import (
     prefill,
     unstacked,
 )
-from dyntok_jax.models.decoder_config import RopeScaling
 
 PLAIN = DecoderConfig("llama", 60, 32, 2, 4, 2, 8, 48, max_positions=2048)
 RING = DecoderConfig("mistral", 60, 32, 2, 4, 2, 8, 48, max_positions=2048, sliding_window=8)
@@ -159,7 +158,6 @@ def test_what_is_longer_than_the_positions_is_refused():
         ({"n_kv_heads": 3}, "3 key/value heads do not divide 4"),
         ({"head_width": 7}, "odd"),
         ({"sliding_window": 0}, "sliding_window is 0"),
-        ({"rope_theta": 0.0}, "rope_theta"),
         ({"model_type": "gpt2"}, "'gpt2' is not supported"),
         ({"width": 0}, "width is 0"),
     ],
@@ -168,11 +166,3 @@ def test_impossible_shapes_are_refused(change, message):
     fields = {**vars(PLAIN), **change}
     with pytest.raises(ConfigError, match=message):
         DecoderConfig(**fields)
-
-
-def test_unknown_rope_is_named():
-    with pytest.raises(ConfigError, match="'yarn' is not supported"):
-        RopeScaling("yarn", 2.0)
-    hf = PLAIN.to_hf() | {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}
-    with pytest.raises(ConfigError, match="'dynamic' is not supported"):
-        DecoderConfig.from_hf(hf)

@@ -33,6 +33,16 @@ TORCH_MODELS = {
     "mistral, window of 8": MistralConfig(**WIDTHS, sliding_window=8),
     "llama-3 rope": LlamaConfig(**WIDTHS, rope_parameters=LLAMA3_ROPE),
     "linear rope": LlamaConfig(**WIDTHS, rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}),
+    "dynamic rope": LlamaConfig(**WIDTHS, rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}),
+    "yarn": LlamaConfig(
+        **WIDTHS,
+        rope_parameters={
+            "rope_type": "yarn",
+            "rope_theta": 1e4,
+            "factor": 4.0,
+            "original_max_position_embeddings": 32,
+        },
+    ),
     "wide heads": LlamaConfig(**WIDTHS, head_dim=16),
 }
 

@@ -271,7 +271,7 @@ def gguf_config(file: GgufFile) -> dict[str, Any]:
         config[f"{name.removesuffix('ding')}_token_id"] = token_id(file.fields, name)
     scaling = _rope_scaling(file, config)
     config |= {"rope_scaling": scaling} if scaling else {}
-    if layers and (scaling or {}).get("rope_type") != "yarn":  # these are written for others, and not read here
+    if layers:
         try:
             DecoderConfig.from_hf(config)
         except ConfigError as error:
