@@ -1,3 +1,6 @@
+from .attention import (
+    block_size as block_size,
+)
 from .bert import (
     Encoder as Encoder,
     EncoderConfig as EncoderConfig,
@@ -24,8 +27,10 @@ from .decoder import (
     unstacked as unstacked,
 )
 from .decoder_config import (
-    MODEL_TYPES as MODEL_TYPES,
     DecoderConfig as DecoderConfig,
+)
+from .decoder_families import (
+    MODEL_TYPES as MODEL_TYPES,
 )
 from .heads import (
     MaskedLmHead as MaskedLmHead,
@@ -42,7 +47,6 @@ from .heads import (
 )
 from .kv_cache import (
     KeyValueCache as KeyValueCache,
-    block_size as block_size,
 )
 from .layer_states import (
     states_after as states_after,

@@ -23,7 +23,7 @@ DECODER_MAPS = {
     "ffn_up": "mlp.up_proj",
     "ffn_out": "mlp.down_proj",
 }
-"""Maps of a layer of Llama or Mistral."""
+"""Maps of a decoder's layer."""
 
 
 def layer_map_names(config: EncoderConfig | DecoderConfig) -> dict[str, str]:

@@ -229,7 +229,7 @@ def read_ropes_by_kind(
             f"{' and '.join(kinds)}."
         )
     older = (
-        {name: config.get(name) for name in ("rope_theta", "rope_scaling", "partial_rotary_factor")},
+        {name: config.get(name) for name in ("rope_theta", "rope_scaling")},
         {"rope_theta": config.get("rope_local_base_freq")},
     )
     full, sliding = (

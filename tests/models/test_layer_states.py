@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from dyntok_jax.models import embed_ids, forward, states_after, unstacked
-from dyntok_jax.models.decoder import rms_norm
+from dyntok_jax.models.decoder_layer import rms_norm
 from tests.models.test_decoder import PLAIN, batch, random_decoder
 
 
