@@ -206,17 +206,18 @@ class DecoderConfig:
         return written
 
     def _windows_to_hf(self) -> dict[str, Any]:
+        has_flag = "use_sliding_window" in self.family.extra_fields
         if self.family.attention == "full":
             return {}
+        if has_flag and self.sliding_window is None:
+            return {"use_sliding_window": False}
         written: dict[str, Any] = {"sliding_window": self.sliding_window}
         if self.family.attention == "mixed":
-            kinds = [FULL if self.is_full(number) else SLIDING for number in range(self.n_layers)]
-            written["layer_types"] = kinds
-            if "use_sliding_window" in self.family.extra_fields:
-                written |= {"use_sliding_window": self.sliding_window is not None}
-                n_full = kinds.count(FULL)
-                if kinds == [FULL] * n_full + [SLIDING] * (self.n_layers - n_full):
-                    written["max_window_layers"] = n_full  # which is all that older versions know
+            written["layer_types"] = [FULL if self.is_full(number) else SLIDING for number in range(self.n_layers)]
+        if has_flag:
+            written["use_sliding_window"] = True
+            if self.full_layers == tuple(range(len(self.full_layers))):
+                written["max_window_layers"] = len(self.full_layers)  # which is all that older versions know
         return written
 
 
