@@ -76,11 +76,13 @@ def is_gguf(path: str | os.PathLike) -> bool:
     >>> is_gguf(gguf_file), is_gguf(decoder_folder)
     (True, False)
     """
-    path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file, raises no error for an over-long name
         return False
-    with path.open("rb") as file:
-        return path.suffix == ".gguf" or file.read(len(MAGIC)) == MAGIC
+    try:
+        with open(path, "rb") as file:
+            return Path(path).suffix == ".gguf" or file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
 
 
 def read_gguf(source: str | os.PathLike) -> GgufFile:
