@@ -155,6 +155,9 @@ def test_02_windows_are_those_of_all_layers():
         ({"feed_forward_type": "geglu"}, "feed_forward_type"),
         ({"pruned_heads": {"0": [1]}}, "pruned_heads"),
         ({"rope_theta": 10_000.0}, "rope_theta"),
+        ({"model_type": "modernbert"}, "'modernbert' is not supported as an encoder.*ModernBERT's rotary positions"),
+        ({"model_type": "deberta-v2"}, "'deberta-v2' is not supported as an encoder.*mDeBERTa's scores of content"),
+        ({"model_type": "qwen3"}, "'qwen3' is not supported as an encoder.*Decoders are for DynamicDecoder"),
     ],
 )
 def test_02_encoders_refuse_what_they_do_not_compute(fragment, message):

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers.pre_tokenizers import ByteLevel, Digits, PreTokenizer, Split
 
@@ -17,6 +16,8 @@ from dyntok_jax.errors import CheckpointError
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 """The kinds of pieces (`tokenizer.ggml.token_type`)."""
+USER_SCORE = 0.0
+"""SentencePiece's score of pieces of the user's own, as good as the best; llama.cpp writes another."""
 SENTENCEPIECE_IDS = {"unknown": 0, "bos": 1, "eos": 2}
 """Defaults of SentencePiece models, where the file has no ids."""
 
@@ -149,7 +150,7 @@ def _with_written_spaces(tokens: list[str], types: list[int]) -> list[str]:
 def _sentencepiece_bpe(path: Path, fields: Mapping[str, Any], tokens: list[str], types: list[int]) -> Tokenizer:
     """SentencePiece joins the two neighbours whose union has the best score: merges in the order of scores.
 
-    Pieces of the user's own (Gemma's runs of spaces and line breaks) come first.
+    Pieces of the user's own are made like the others: Gemma's are runs of spaces and of line breaks.
     """
     scores = fields.get("tokenizer.ggml.scores")
     if not scores or len(scores) != len(tokens):
@@ -158,7 +159,7 @@ def _sentencepiece_bpe(path: Path, fields: Mapping[str, Any], tokens: list[str],
         )
     parts = {piece for piece, kind in zip(tokens, types, strict=True) if kind in (NORMAL, USER_DEFINED)}
     merges = [
-        (np.inf if kind == USER_DEFINED else score, piece[:at], piece[at:])
+        (USER_SCORE if kind == USER_DEFINED else score, piece[:at], piece[at:])
         for piece, kind, score in zip(tokens, types, scores, strict=True)
         if piece in parts
         for at in range(1, len(piece))
