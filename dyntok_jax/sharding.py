@@ -30,7 +30,7 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"layers\.ffn_in\.bias", P(None, "model")),
     (r"layers\.ffn_out\.kernel", P(None, "model", None)),
     (r"layers\.(output|ffn_out)\.bias", P()),
-    (r"layers\.(attention|ffn)_norm\.(scale|bias)", P()),
+    (r"layers\.(attention|ffn|query|key)(_post)?_norm\.(scale|bias)", P()),
     (r"layers\.ffn_(gate|up)\.kernel", P(None, None, "model")),
     (r"final_norm\.scale", P()),
     # Adapters, by themselves (`maps.`) and beside the maps they adapt: split where the kernel is split.

@@ -37,7 +37,7 @@ jax.config.update("jax_disable_most_optimizations", True)
 settings.register_profile("untimed", deadline=None)  # nothing here says how long an example takes on a busy machine
 settings.load_profile("untimed")
 PARITY = Path(__file__).parent / "parity"
-PACKAGED = {"e5_small_folder", "smollm2_folder"}
+PACKAGED = {"e5_small_folder", "smollm2_folder", "gemma_file"}
 """Fixtures that build a packaged model."""
 
 
@@ -72,6 +72,14 @@ def e5_small_folder() -> Path:
 def smollm2_folder() -> Path:
     """The offline decoder as a Hugging Face folder, built once into the user's cache."""
     return find_model("smollm2")
+
+
+@pytest.fixture(scope="session")
+def gemma_file() -> Path:
+    """Gemma 3 270M (Gemma's terms: to use, not to ship) as a GGUF file, fetched once into the user's cache."""
+    from tests.support.gemma_file import gemma_gguf
+
+    return gemma_gguf()
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 
 from dyntok_jax.convert import load_decoder, load_encoder, read_config
-from dyntok_jax.convert.llama_checkpoint import save_decoder
+from dyntok_jax.convert.decoder_checkpoint import save_decoder
 from dyntok_jax.convert.offline import write_gguf
 from dyntok_jax.embedding import EmbeddingCache
 from dyntok_jax.errors import DyntokError

@@ -58,7 +58,7 @@ class Options:
     """Compiles programs of a full-size model for named TPU topologies.
 
     Attributes:
-      model: mistral-7b, llama-3-8b, or the path of a Mistral's or Llama's config.json.
+      model: mistral-7b, llama-3-8b, qwen2.5-7b, qwen3-8b, gemma-3-1b, or the path of a decoder's config.json.
       program: prefill, decode (default: these two); train-hypernet, a step of distillation into a ZeTT hypernetwork as
         wide as the model; decode-large, a step in a large vocabulary through an index of 8-bit rows; its search alone;
         search-exact, the same without an index.

@@ -18,15 +18,24 @@ from jaxtyping import Array
 
 from dyntok_jax.decoding import GenerationState, Limits, SamplingConfig, advance, sampling_of, start
 from dyntok_jax.errors import ConfigError, InputError
-from dyntok_jax.models import Decoder, DecoderConfig, KeyValueCache, block_size, empty_cache
+from dyntok_jax.models import Decoder, DecoderConfig, KeyValueCache, Rope, block_size, empty_cache
 from dyntok_jax.sharding import CACHE, batch_sharding, shardings_for
 from tpu.costs import Loop
 
 MODELS = {
-    "mistral-7b": DecoderConfig("mistral", 32000, 4096, 32, 32, 8, 128, 14336, 32768, 1e-5, 10_000.0, None, 4096),
-    "llama-3-8b": DecoderConfig("llama", 128256, 4096, 32, 32, 8, 128, 14336, 8192, 1e-5, 500_000.0),
+    "mistral-7b": DecoderConfig("mistral", 32000, 4096, 32, 32, 8, 128, 14336, 32768, 1e-5, sliding_window=4096),
+    "llama-3-8b": DecoderConfig("llama", 128256, 4096, 32, 32, 8, 128, 14336, 8192, 1e-5, Rope(500_000.0)),
+    "qwen2.5-7b": DecoderConfig("qwen2", 152064, 3584, 28, 28, 4, 128, 18944, 32768, 1e-6, Rope(1e6)),
+    "qwen3-8b": DecoderConfig("qwen3", 151936, 4096, 36, 32, 8, 128, 12288, 40960, 1e-6, Rope(1e6)),
+    "gemma-3-1b": DecoderConfig(
+        *("gemma3_text", 262144, 1152, 26, 4, 1, 256, 6912, 32768, 1e-6, Rope(1e6), Rope(1e4)),
+        sliding_window=512,
+        full_layers=(5, 11, 17, 23),
+        ties_embeddings=True,
+    ),
 }
-"""Configs of released models (mistralai/Mistral-7B-v0.1, meta-llama/Meta-Llama-3-8B)."""
+"""Configs of released models (mistralai/Mistral-7B-v0.1, meta-llama/Meta-Llama-3-8B, Qwen/Qwen2.5-7B, Qwen/Qwen3-8B,
+google/gemma-3-1b-pt). Where layers are of two kinds, reports count each as the costlier one."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,7 @@ def find_config(name: str) -> DecoderConfig:
 
     Raises:
       InputError: there is no such config.
-      ConfigError: it is not a config of Mistral or Llama.
+      ConfigError: it is not a config of a decoder.
     """
     if name in MODELS:
         return MODELS[name]
@@ -159,12 +168,8 @@ def abstract_decoder(config: DecoderConfig, mesh: Mesh, dtype: Any) -> Decoder:
 
 def _abstract_cache(model: Decoder, mesh: Mesh, n_batch: int, capacity: int) -> KeyValueCache:
     shapes = jax.eval_shape(lambda: empty_cache(model, n_batch, capacity))
-    rows = NamedSharding(mesh, CACHE)
-    return KeyValueCache(
-        shape(shapes.key.shape, shapes.key.dtype, rows),
-        shape(shapes.value.shape, shapes.value.dtype, rows),
-        shape((n_batch,), jnp.int32, batch_sharding(mesh)),
-    )
+    rows, batch = NamedSharding(mesh, CACHE), batch_sharding(mesh)
+    return jax.tree.map(lambda x: shape(x.shape, x.dtype, batch if x.ndim == 1 else rows), shapes)
 
 
 def _choice(mesh: Mesh, n_batch: int) -> tuple[Any, Limits]:

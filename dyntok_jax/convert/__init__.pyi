@@ -8,15 +8,15 @@ from .bert_checkpoint import (
     plain_name as plain_name,
     save_encoder as save_encoder,
 )
+from .decoder_checkpoint import (
+    load_decoder as load_decoder,
+    load_tables as load_tables,
+    save_decoder as save_decoder,
+)
 from .hypernet_checkpoint import (
     HYPERNET_EXTRAS as HYPERNET_EXTRAS,
     load_hypernet as load_hypernet,
     save_hypernet as save_hypernet,
-)
-from .llama_checkpoint import (
-    load_decoder as load_decoder,
-    load_tables as load_tables,
-    save_decoder as save_decoder,
 )
 from .peft_folder import (
     load_adapter as load_adapter,

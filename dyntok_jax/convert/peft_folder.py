@@ -25,7 +25,7 @@ from dyntok_jax.adapters import (
     rank_and_scale,
 )
 from dyntok_jax.convert.bert_checkpoint import classifier_table, encoder_table, plain_name as plain_encoder_name
-from dyntok_jax.convert.llama_checkpoint import decoder_table, plain_name as plain_decoder_name
+from dyntok_jax.convert.decoder_checkpoint import decoder_table, plain_name as plain_decoder_name
 from dyntok_jax.convert.safetensors import DTYPES, Checkpoint, Table, open_checkpoint, read_config
 from dyntok_jax.convert.safetensors_writer import LazyTensor, write_file
 from dyntok_jax.errors import CheckpointError

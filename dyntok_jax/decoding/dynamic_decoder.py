@@ -110,7 +110,7 @@ class DynamicDecoder:
         """Loads a model, its tokenizer and a hypernetwork.
 
         Args:
-          model: a folder, a Hub id, or an offline package's name (`smollm2`).
+          model: a folder, a GGUF file, a Hub id, or a packaged model's name (`smollm2`).
           hypernet: a folder or Hub id of a ZeTT hypernetwork; `auto` for the one that comes with the model, if any;
             None for FVT.
           adapter: a folder of peft with a LoRA adapter of the model, which is multiplied into its weights.

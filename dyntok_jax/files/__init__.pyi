@@ -7,7 +7,6 @@ from .folders import (
 )
 from .hub import (
     PACKAGED_MODELS as PACKAGED_MODELS,
-    cache_folder as cache_folder,
     find_hypernet as find_hypernet,
     find_model as find_model,
 )
@@ -20,4 +19,7 @@ from .orbax_checkpoint import (
     load_checkpoint as load_checkpoint,
     read_shapes as read_shapes,
     save_checkpoint as save_checkpoint,
+)
+from .unpacked import (
+    cache_folder as cache_folder,
 )

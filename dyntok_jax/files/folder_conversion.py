@@ -34,7 +34,7 @@ from dyntok_jax.convert.offline import is_gguf, write_gguf
 from dyntok_jax.embedding import Hypernet, HypernetConfig
 from dyntok_jax.errors import CheckpointError
 from dyntok_jax.files.folders import new_folder
-from dyntok_jax.files.hub import MANIFEST, PACKAGED_MODELS, PICKLE_SUFFIXES, find_model
+from dyntok_jax.files.hub import PACKAGED_MODELS, PICKLE_SUFFIXES, find_model
 from dyntok_jax.files.orbax_checkpoint import (
     CHECKSUMS,
     fill_checkpoint,
@@ -42,6 +42,7 @@ from dyntok_jax.files.orbax_checkpoint import (
     load_checkpoint,
     read_shapes,
 )
+from dyntok_jax.files.unpacked import MANIFEST
 from dyntok_jax.models import MODEL_TYPES as DECODER_TYPES, Decoder, DecoderConfig, Encoder, EncoderConfig, MaskedLmHead
 from dyntok_jax.storage import check_not_lfs_pointer
 

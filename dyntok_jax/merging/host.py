@@ -136,7 +136,8 @@ def merge_ragged(
 
     most_G = np.full(len(target_G), limits.max_merges, np.int32)
     if first is not None:
-        merge(within_pretokens(segment_N, first.pretoken), np.minimum(most_G, min(int(first.count), NO_LIMIT)))
+        narrow_N = np.asarray(within_pretokens(segment_N, first.pretoken))
+        merge(narrow_N, np.minimum(most_G, min(int(first.count), NO_LIMIT)))
     merge(segment_N, most_G - n_merges_G)
     return length_N, n_merges_G
 

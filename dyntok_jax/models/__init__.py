@@ -1,4 +1,4 @@
-"""The frozen models: BERT and kin, Llama and kin, heads, the key/value cache."""
+"""The frozen models: BERT and kin, decoders of several families, heads, the key/value cache."""
 
 import lazy_loader
 

@@ -1,3 +1,6 @@
+from .attention import (
+    block_size as block_size,
+)
 from .bert import (
     Encoder as Encoder,
     EncoderConfig as EncoderConfig,
@@ -14,6 +17,21 @@ from .config_numbers import (
     is_number as is_number,
     read_numbers as read_numbers,
 )
+from .decoder import (
+    Decoder as Decoder,
+    empty_cache as empty_cache,
+    extend as extend,
+    forward as forward,
+    logits as logits,
+    prefill as prefill,
+    unstacked as unstacked,
+)
+from .decoder_config import (
+    DecoderConfig as DecoderConfig,
+)
+from .decoder_families import (
+    MODEL_TYPES as MODEL_TYPES,
+)
 from .heads import (
     MaskedLmHead as MaskedLmHead,
     SequenceHead as SequenceHead,
@@ -29,7 +47,6 @@ from .heads import (
 )
 from .kv_cache import (
     KeyValueCache as KeyValueCache,
-    block_size as block_size,
 )
 from .layer_states import (
     states_after as states_after,
@@ -45,19 +62,6 @@ from .layers import (
     post_norm_layer as post_norm_layer,
     stacked_layers as stacked_layers,
 )
-from .llama import (
-    Decoder as Decoder,
-    empty_cache as empty_cache,
-    extend as extend,
-    forward as forward,
-    logits as logits,
-    prefill as prefill,
-    unstacked as unstacked,
-)
-from .llama_config import (
-    MODEL_TYPES as MODEL_TYPES,
-    DecoderConfig as DecoderConfig,
-)
 from .low_rank import (
     LowRank as LowRank,
 )
@@ -66,6 +70,13 @@ from .module_names import (
     ENCODER_MAPS as ENCODER_MAPS,
     head_map_names as head_map_names,
     layer_map_names as layer_map_names,
+)
+from .rotary_config import (
+    DynamicScaling as DynamicScaling,
+    LinearScaling as LinearScaling,
+    Llama3Scaling as Llama3Scaling,
+    Rope as Rope,
+    YarnScaling as YarnScaling,
 )
 from .sentence_head import (
     DENSE_ACTIVATIONS as DENSE_ACTIVATIONS,

@@ -28,6 +28,12 @@ from dyntok_jax.models.layers import (
 )
 
 MODEL_TYPES = ("bert", "roberta", "xlm-roberta")
+LACKING = {
+    "modernbert": "ModernBERT's rotary positions, windows of attention and gated feed-forward",
+    "deberta": "DeBERTa's scores of content and relative position",
+    "deberta-v2": "DeBERTa V3's and mDeBERTa's scores of content and relative position",
+}
+"""What models of other encoder families need, by their `model_type`."""
 _NEEDED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 _OPTIONAL = ("max_position_embeddings", "type_vocab_size", "pad_token_id", "layer_norm_eps", "hidden_act")
 _READ = {*_NEEDED, *_OPTIONAL, "position_embedding_type", "is_decoder", "add_cross_attention"}
@@ -103,9 +109,11 @@ class EncoderConfig:
         """
         model_type = config.get("model_type")
         if model_type not in MODEL_TYPES:
+            hint = "Decoders are for DynamicDecoder, `dyntok generate` and `dyntok score`."
+            if isinstance(model_type, str) and model_type in LACKING:
+                hint = f"{LACKING[model_type]} are not computed here."
             raise ConfigError(
-                f"model_type {model_type!r} is not supported as an encoder: use one of {', '.join(MODEL_TYPES)}. "
-                "Decoders are for DynamicDecoder, `dyntok generate` and `dyntok score`."
+                f"model_type {model_type!r} is not supported as an encoder: use one of {', '.join(MODEL_TYPES)}. {hint}"
             )
         optional = {
             "max_position_embeddings": 512,

@@ -16,7 +16,7 @@ INERT = frozenset(
     # how it is run, to the same numbers
     "use_cache _attn_implementation attn_implementation _attn_implementation_autoset _attn_implementation_internal "
     "_flash_attn_2_enabled _experts_implementation_internal use_flash_attention flash_attention torchscript "
-    "use_bfloat16 chunk_size_feed_forward pretraining_tp low_cpu_mem_usage "
+    "cache_implementation use_bfloat16 chunk_size_feed_forward pretraining_tp low_cpu_mem_usage "
     # what its methods return
     "output_attentions output_hidden_states return_dict use_return_dict output_past output_scores "
     # how it is or was trained
@@ -53,6 +53,8 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "rope_interleaved": (False,),
     "rope_traditional": (False,),
     "use_sliding_window": (False,),
+    "use_bidirectional_attention": (False,),
+    "use_mrope": (False,),
     "attn_logit_softcapping": (),
     "final_logit_softcapping": (),
     "qk_norm": (False,),

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from dyntok_jax.models.kv_cache import AttentionSpan
-from dyntok_jax.models.llama import Decoder, decoder_layer
-from dyntok_jax.models.rotary import rotary_angles, rotary_frequencies
+from dyntok_jax.models.attention import AttentionSpan
+from dyntok_jax.models.decoder import Decoder
+from dyntok_jax.models.decoder_layer import decoder_layer
+from dyntok_jax.models.layer_kinds import reading_of_layer, readings_of, scaled_embeddings
 
 
 def states_after(
@@ -34,13 +35,14 @@ def states_after(
     config = model.config
     n_batch, length, _ = embeddings_BTD.shape
     position_BT = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None], (n_batch, length))
-    span = AttentionSpan(position_BT, mask_BT, jnp.zeros(n_batch, jnp.int32), config.sliding_window)
-    angles = rotary_angles(position_BT, rotary_frequencies(config.head_width, config.rope_theta, config.rope_scaling))
-    states = [embeddings_BTD]
+    span = AttentionSpan(position_BT, mask_BT, jnp.zeros(n_batch, jnp.int32), None)
+    readings, states = readings_of(config, span), [scaled_embeddings(embeddings_BTD, config)]
     for number in range(max(layers, default=0)):
         if isinstance(model.layers, tuple):
             layer = model.layers[number]
         else:
             layer = jax.tree.map(lambda stack, at=number: stack[at], model.layers)
-        states.append(decoder_layer(layer, states[-1], None, span, angles, config)[0])
+        reading = reading_of_layer(config, readings, number)
+        states.append(decoder_layer(layer, states[-1], None, *reading, config)[0])
+    states[0] = embeddings_BTD
     return [states[number] for number in layers]

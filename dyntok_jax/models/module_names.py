@@ -1,8 +1,8 @@
 """Hugging Face's names of the linear maps in layers and heads."""
 
 from dyntok_jax.models.bert import EncoderConfig
+from dyntok_jax.models.decoder_config import DecoderConfig
 from dyntok_jax.models.heads import SequenceHead
-from dyntok_jax.models.llama_config import DecoderConfig
 
 ENCODER_MAPS = {
     "query": "attention.self.query",
@@ -23,7 +23,7 @@ DECODER_MAPS = {
     "ffn_up": "mlp.up_proj",
     "ffn_out": "mlp.down_proj",
 }
-"""Maps of a layer of Llama or Mistral."""
+"""Maps of a decoder's layer."""
 
 
 def layer_map_names(config: EncoderConfig | DecoderConfig) -> dict[str, str]:

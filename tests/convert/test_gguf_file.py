@@ -16,7 +16,7 @@ from dyntok_jax.convert.offline import (
     is_gguf,
     write_gguf,
 )
-from dyntok_jax.convert.offline.gguf_file import (
+from dyntok_jax.convert.offline.gguf_reader import (
     read_gguf,
 )
 from dyntok_jax.errors import CheckpointError
@@ -238,7 +238,7 @@ def test_a_failed_write_leaves_the_old_folder_whole(tmp_path, tiny_file, monkeyp
     def full_disk(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("dyntok_jax.convert.offline.gguf_file.read_tensor", full_disk)
+    monkeypatch.setattr("dyntok_jax.convert.offline.gguf_reader.GgufTensor.read", full_disk)
     with pytest.raises(OSError, match="No space left"):
         write_gguf(tiny_file, folder, dtype=np.float16)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

@@ -1,5 +1,6 @@
 """The decoding loop: the tokens of a loop without a cache, wherever it comes up for air and whatever stands beside."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -26,7 +27,7 @@ from dyntok_jax.decoding.sampling import (
 )
 from dyntok_jax.decoding.scoring import EmbeddedTokens, score_continuations, target_log_probabilities
 from dyntok_jax.errors import ConfigError
-from dyntok_jax.models import Decoder, DecoderConfig, embed_ids, empty_cache, forward, logits, prefill, unstacked
+from dyntok_jax.models import Decoder, DecoderConfig, Rope, embed_ids, empty_cache, forward, logits, prefill, unstacked
 from dyntok_jax.sharding import constrain_cache, make_mesh, shard_batch, shardings_for, under_explicit_mesh
 
 PLAIN = DecoderConfig("llama", 60, 32, 2, 4, 2, 8, 48, max_positions=256)
@@ -201,12 +202,17 @@ def test_many_positions_are_scored_a_few_at_a_time():
 
 
 WIDE = DecoderConfig("mistral", 64, 64, 2, 16, 8, 4, 64, max_positions=256, sliding_window=8)
+MIXED = replace(WIDE, model_type="gemma3_text", full_layers=(1,), sliding_rope=Rope(100.0))
+BIASED = replace(WIDE, model_type="qwen2", sliding_window=None)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", [(8, 1), (2, 4), (1, 8)])
-def test_sharded_decoding_is_unsharded_decoding(shape):
-    decoder = random_decoder(WIDE)
+@pytest.mark.parametrize(
+    ("config", "shape"),
+    [(WIDE, (8, 1)), (WIDE, (2, 4)), (WIDE, (1, 8)), (MIXED, (2, 4)), (BIASED, (2, 4))],
+)
+def test_sharded_decoding_is_unsharded_decoding(config, shape):
+    decoder = random_decoder(config)
     ids, mask = prompts((5, 12, 1, 7, 3, 12, 9, 2))
     mesh = make_mesh(*shape)
     placed = jax.device_put(decoder, shardings_for(decoder, mesh))
@@ -215,9 +221,10 @@ def test_sharded_decoding_is_unsharded_decoding(shape):
     hidden, cache = read(placed, embed_ids(placed, shard_batch(ids, mesh)), shard_batch(mask, mesh), cache)
     expected, whole = read(decoder, embed_ids(decoder, ids), mask, empty_cache(decoder, 8, 16))
     np.testing.assert_allclose(hidden[mask], expected[mask], atol=2e-5 * float(jnp.abs(expected).max()))
-    np.testing.assert_allclose(cache.key, whole.key, atol=2e-5 * float(jnp.abs(whole.key).max()))
-    if shape == (2, 4):
-        assert cache.key.sharding.shard_shape(cache.key.shape)[1:3] == (4, 2)  # of 8 sequences and 8 heads
+    for key, expected in zip(jax.tree.leaves(cache.key), jax.tree.leaves(whole.key), strict=True):
+        np.testing.assert_allclose(key, expected, atol=2e-5 * float(jnp.abs(expected).max()))
+        if shape == (2, 4):
+            assert key.sharding.shard_shape(key.shape)[1:3] == (4, 2)  # of 8 sequences and 8 heads
     for sampling in (SamplingConfig(), SamplingConfig(1.0, top_p=0.9)):
         found, _ = generated(placed, shard_batch(ids, mesh), shard_batch(mask, mesh), sampling, mesh=mesh)
         assert found == generated(decoder, ids, mask, sampling)[0]

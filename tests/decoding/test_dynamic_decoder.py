@@ -147,6 +147,20 @@ def test_generation_is_reading_everything_again_at_each_step(decoder, goal):
         assert found.prompt_tokens.is_counted_T.sum() == found.n_tokens <= found.n_static
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", ["qwen2", "qwen3", "gemma3_text"])
+def test_every_family_reads_merged_prompts_and_generates(tmp_path, model_type):
+    windows = {"sliding_window": 8, "full_layers": (1,)} if model_type == "gemma3_text" else {}
+    write_tiny_decoder(tmp_path, model_type=model_type, n_layers=3, ties_embeddings=True, **windows)
+    decoder = DynamicDecoder.load(tmp_path)
+    (found,) = decoder.generate([GREEK], goal=FULL, max_tokens=6)
+    table = np.asarray(decoder.decoder.word_embeddings[...])
+    rows = np.stack([table[ids].mean(axis=0) for ids in found.prompt_tokens.ids()])  # as in the table: not scaled
+    assert len(rows) < found.n_static
+    expected = greedy(decoder, jnp.asarray(rows), 6)
+    assert found.ids == expected[: [*expected, *decoder.end_ids].index(decoder.end_ids[0])]
+
+
 def test_an_answer_never_depends_on_its_neighbours(decoder):
     options = {"max_tokens": 8, "sampling": SamplingConfig(1.0, top_p=0.95), "seed": 3, "goal": FULL}
     together = decoder.generate(PROMPTS, **options)

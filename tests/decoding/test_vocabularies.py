@@ -17,6 +17,7 @@ from dyntok_jax.vocabulary.index import build_index
 from tests.decoding.test_decode_loop import N_TOKENS, PLAIN, WIDE, generated, keys_of, prompts, random_decoder
 
 TIED = replace(PLAIN, ties_embeddings=True)
+GEMMA = replace(TIED, model_type="gemma3_text", sliding_window=8, full_layers=(1,))
 ALL = 10_000
 """More blocks than any index here has."""
 
@@ -80,8 +81,9 @@ def test_the_models_own_vocabulary_gives_the_plain_loops_text(is_indexed):
 
 
 @pytest.mark.slow
-def test_tied_tables_are_one():
-    decoder = random_decoder(TIED)
+@pytest.mark.parametrize("config", [TIED, GEMMA], ids=["llama", "gemma, which scales what it reads"])
+def test_tied_tables_are_one(config):
+    decoder = random_decoder(config)
     own = np.asarray(decoder.word_embeddings[...])
     parts = np.arange(len(own), dtype=np.int32)[:, None]
     queries = np.random.default_rng(0).normal(size=(8, own.shape[1])).astype(np.float32)

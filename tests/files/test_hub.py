@@ -12,6 +12,7 @@ import pytest
 from dyntok_jax.errors import CheckpointError, ModelNotFoundError
 from dyntok_jax.files import find_hypernet, find_model, hub
 from dyntok_jax.options import AUTO
+from tests.support.gguf_files import bpe_fields, llama_fields, tiny_llama, tiny_tensors, write_gguf_file
 
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -237,3 +238,26 @@ def test_offline_mode_is_named_as_the_reason(monkeypatch):
 def test_impossible_names_are_refused(name):
     with pytest.raises(ModelNotFoundError, match="neither a folder nor a possible Hub id"):
         find_model(name)
+
+
+def test_a_gguf_file_is_unpacked_into_the_cache_once_and_anew_if_it_changes(tmp_path, monkeypatch):
+    monkeypatch.setenv("DYNTOK_CACHE", str(tmp_path / "cache"))
+    fields = bpe_fields() | llama_fields()
+    source = write_gguf_file(tmp_path / "tiny.gguf", tiny_tensors(tiny_llama()), fields)
+    folder = find_model(str(source))
+    assert folder.parent == tmp_path / "cache"
+    weights = (folder / "model.safetensors").stat().st_ino
+    assert find_model(source) == folder
+    assert (folder / "model.safetensors").stat().st_ino == weights
+    write_gguf_file(source, tiny_tensors(tiny_llama(tied=True)), fields)
+    assert find_model(source) != folder
+    with pytest.raises(ModelNotFoundError, match="is a file: name the folder"):
+        find_model(source, kind="hypernetwork")
+
+
+def test_a_damaged_gguf_file_leaves_nothing_in_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DYNTOK_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "bad.gguf").write_bytes(b"GGUF\3\0\0\0")
+    with pytest.raises(CheckpointError, match=r"bad\.gguf .* is truncated or damaged"):
+        find_model(tmp_path / "bad.gguf")
+    assert list((tmp_path / "cache").iterdir()) == []

@@ -16,6 +16,7 @@ import pytest
 from dyntok_jax.errors import CheckpointError, InputError, ModelNotFoundError
 from dyntok_jax.files import cache_folder, find_model, hub
 from dyntok_jax.files.hub import PackagedModel
+from dyntok_jax.files.unpacked import LAYOUT
 from dyntok_jax.storage.new_folders import STALE_SECONDS
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
@@ -145,7 +146,7 @@ def test_a_damaged_folder_is_built_again(cache, damage):
             for path in folder.iterdir():
                 path.unlink()
     assert (find_model("tiny") / "model.safetensors").read_bytes() == DATA
-    assert json.loads(manifest.read_text())["layout"] == hub.LAYOUT
+    assert json.loads(manifest.read_text())["layout"] == LAYOUT
     assert leftovers(cache) == []
 
 

@@ -169,7 +169,7 @@ def test_too_long_a_batch_is_told():
         ({"position_embedding_type": "relative_key"}, "position_embedding_type 'relative_key'"),
         ({"is_decoder": True}, "is_decoder"),
         ({"add_cross_attention": True}, "add_cross_attention"),
-        ({"hidden_act": "silu"}, "hidden_act 'silu'"),
+        ({"hidden_act": "mish"}, "hidden_act 'mish'"),
         ({"hidden_size": None}, "hidden_size"),
         ({"num_attention_heads": 5}, "5 attention heads do not divide"),
         ({"num_hidden_layers": 0}, "n_layers is 0"),

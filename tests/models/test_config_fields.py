@@ -4,8 +4,15 @@ import pytest
 
 from dyntok_jax.embedding import HypernetConfig
 from dyntok_jax.errors import ConfigError
-from dyntok_jax.models import DecoderConfig, EncoderConfig
-from dyntok_jax.models.llama_config import RopeScaling
+from dyntok_jax.models import (
+    DecoderConfig,
+    DynamicScaling,
+    EncoderConfig,
+    LinearScaling,
+    Llama3Scaling,
+    Rope,
+    YarnScaling,
+)
 
 LLAMA = {
     "model_type": "llama",
@@ -34,21 +41,40 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8192,
 }
-COMPUTED = {  # of each fragment the base and the scaling of the rotary frequencies
-    "llama 2": ({"rope_scaling": None, "pretraining_tp": 1, "use_cache": True}, 10_000.0, None),
-    "old base": ({"rope_theta": 500_000.0}, 500_000.0, None),
-    "transformers 5": ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}, 1e6, None),
-    "theta alone": ({"rope_parameters": {"rope_theta": 1e6}}, 1e6, None),
-    "whole heads": ({"rope_parameters": {"rope_theta": 1e6, "partial_rotary_factor": 1.0}}, 1e6, None),
-    "linear": ({"rope_scaling": {"type": "linear", "factor": 4.0}}, 10_000.0, RopeScaling("linear", 4.0)),
-    "llama 3.2": ({"rope_theta": 5e5, "rope_scaling": LLAMA3}, 5e5, RopeScaling("llama3", 32.0, 1.0, 4.0, 8192)),
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+COMPUTED = {  # of each fragment the rotary positions
+    "llama 2": ({"rope_scaling": None, "pretraining_tp": 1, "use_cache": True}, Rope()),
+    "old base": ({"rope_theta": 500_000.0}, Rope(500_000.0)),
+    "transformers 5": ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}, Rope(1e6)),
+    "theta alone": ({"rope_parameters": {"rope_theta": 1e6}}, Rope(1e6)),
+    "whole heads": ({"rope_parameters": {"rope_theta": 1e6, "partial_rotary_factor": 1.0}}, Rope(1e6)),
+    "half heads": ({"rope_parameters": {"rope_theta": 1e6, "partial_rotary_factor": 0.5}}, Rope(1e6, share=0.5)),
+    "half heads, old spelling": ({"partial_rotary_factor": 0.5}, Rope(share=0.5)),
+    "linear": ({"rope_scaling": {"type": "linear", "factor": 4.0}}, Rope(scaling=LinearScaling(4.0))),
+    "dynamic": ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, Rope(scaling=DynamicScaling(2.0))),
+    "llama 3.2": (
+        {"rope_theta": 5e5, "rope_scaling": LLAMA3},
+        Rope(5e5, Llama3Scaling(32.0, 1.0, 4.0, 8192)),
+    ),
     "both spellings": (
         {"rope_scaling": LLAMA3, "rope_parameters": LLAMA3 | {"rope_theta": 5e5}, "rope_theta": 5e5},
-        5e5,
-        RopeScaling("llama3", 32.0, 1.0, 4.0, 8192),
+        Rope(5e5, Llama3Scaling(32.0, 1.0, 4.0, 8192)),
     ),
-    "full layers": ({"layer_types": ["full_attention"] * 2}, 10_000.0, None),
-    "neutral": ({"attention_bias": False, "partial_rotary_factor": 1.0, "quantization_config": None}, 10_000.0, None),
+    "qwen 2.5 of long texts": ({"rope_scaling": YARN | {"finetuned": True}}, Rope(scaling=YarnScaling(4.0, 32768))),
+    "yarn by default from all positions": (
+        {"rope_scaling": {"type": "yarn", "factor": 4.0}},
+        Rope(scaling=YarnScaling(4.0, 2048)),
+    ),
+    "yarn with everything": (
+        {
+            "rope_parameters": YARN
+            | {"beta_fast": 16, "beta_slow": 2, "attention_factor": 1.5, "truncate": False, "rope_theta": 1e6}
+            | {"mscale": 0.7, "mscale_all_dim": 0.5, "partial_rotary_factor": 0.25}
+        },
+        Rope(1e6, YarnScaling(4.0, 32768, 16.0, 2.0, 1.5, 0.7, 0.5, truncate=False), share=0.25),
+    ),
+    "full layers": ({"layer_types": ["full_attention"] * 2}, Rope()),
+    "neutral": ({"attention_bias": False, "partial_rotary_factor": 1.0, "quantization_config": None}, Rope()),
 }
 REFUSED = {  # of each fragment what the error names
     "no type": ({"rope_scaling": {"factor": 2.0}}, "factor and no rope_type"),
@@ -57,11 +83,22 @@ REFUSED = {  # of each fragment what the error names
         {"rope_parameters": {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 1e4}}},
         "by kind of layer",
     ),
-    "partial": ({"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5"),
-    "partial, new spelling": ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary"),
-    "yarn": ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "'yarn' is not supported"),
+    "no pairs": ({"partial_rotary_factor": 0.4}, "of which 3 are turned, is odd"),
+    "two shares": (
+        {"partial_rotary_factor": 0.5, "rope_parameters": {"partial_rotary_factor": 0.25}},
+        "several partial_rotary_factor",
+    ),
+    "more than heads": ({"partial_rotary_factor": 2.0}, "partial_rotary_factor is 2.0"),
+    "proportional": ({"rope_parameters": {"rope_type": "proportional"}}, "'proportional' is not supported"),
+    "yarn without a factor": ({"rope_scaling": {"rope_type": "yarn"}}, "'yarn' has no factor"),
+    "yarn upside down": ({"rope_scaling": YARN | {"beta_fast": 1, "beta_slow": 2}}, "beta_slow 2.0 must be"),
+    "yarn with text": ({"rope_scaling": YARN | {"truncate": "no"}}, "truncate of .* must be true or false"),
+    "yarn without sections": ({"rope_scaling": YARN | {"mrope_section": [1, 2]}}, "has mrope_section, which is not"),
     "longrope": ({"rope_scaling": {"type": "longrope", "short_factor": [1.0]}}, "'longrope' is not supported"),
-    "dynamic": ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "'dynamic' is not supported"),
+    "dynamic from elsewhere": (
+        {"rope_scaling": {"type": "dynamic", "factor": 2.0, "original_max_position_embeddings": 64}},
+        "original_max_position_embeddings, which is not",
+    ),
     "attention factor": ({"rope_scaling": {"type": "linear", "factor": 2.0, "attention_factor": 1.2}}, "attention_fac"),
     "default that scales": ({"rope_parameters": {"rope_type": "default", "factor": 2.0}}, "factor, which is not"),
     "llama3 without its factors": ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "no low_freq_factor"),
@@ -88,9 +125,9 @@ REFUSED = {  # of each fragment what the error names
 
 @pytest.mark.parametrize("name", COMPUTED)
 def test_02_fields_that_are_computed(name):
-    fragment, theta, scaling = COMPUTED[name]
+    fragment, rope = COMPUTED[name]
     config = DecoderConfig.from_hf(LLAMA | fragment)
-    assert (config.rope_theta, config.rope_scaling) == (theta, scaling)
+    assert config.rope == rope
     assert DecoderConfig.from_hf(config.to_hf()) == config
 
 
@@ -118,6 +155,9 @@ def test_02_windows_are_those_of_all_layers():
         ({"feed_forward_type": "geglu"}, "feed_forward_type"),
         ({"pruned_heads": {"0": [1]}}, "pruned_heads"),
         ({"rope_theta": 10_000.0}, "rope_theta"),
+        ({"model_type": "modernbert"}, "'modernbert' is not supported as an encoder.*ModernBERT's rotary positions"),
+        ({"model_type": "deberta-v2"}, "'deberta-v2' is not supported as an encoder.*mDeBERTa's scores of content"),
+        ({"model_type": "qwen3"}, "'qwen3' is not supported as an encoder.*Decoders are for DynamicDecoder"),
     ],
 )
 def test_02_encoders_refuse_what_they_do_not_compute(fragment, message):

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from dyntok_jax.models import embed_ids, forward, states_after, unstacked
-from dyntok_jax.models.llama import rms_norm
-from tests.models.test_llama import PLAIN, batch, random_decoder
+from dyntok_jax.models.decoder_layer import rms_norm
+from tests.models.test_decoder import PLAIN, batch, random_decoder
 
 
 @pytest.mark.slow

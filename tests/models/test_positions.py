@@ -9,7 +9,7 @@ import pytest
 
 from dyntok_jax.models import DecoderConfig, embed_ids, empty_cache, encode, extend, forward, prefill, unstacked
 from tests.models.test_bert import fresh, small_config
-from tests.models.test_llama import LENGTHS, PLAIN, RING, batch, close, random_decoder
+from tests.models.test_decoder import LENGTHS, PLAIN, RING, batch, close, random_decoder
 
 CONFIGS = pytest.mark.parametrize("config", [PLAIN, RING], ids=["plain", "ring"])
 

@@ -7,10 +7,16 @@ from safetensors.numpy import load_file
 from transformers import (
     BertConfig,
     BertForMaskedLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
     XLMRobertaConfig,
     XLMRobertaForMaskedLM,
 )
@@ -23,6 +29,13 @@ TINY = {"vocab_size": 50, "hidden_size": 24, "num_hidden_layers": 2, "num_attent
 
 
 TINY |= {"intermediate_size": 40, "max_position_embeddings": 20}
+DECODERS = [
+    (LlamaForCausalLM, LlamaConfig),
+    (MistralForCausalLM, MistralConfig),
+    (Qwen2ForCausalLM, Qwen2Config),
+    (Qwen3ForCausalLM, Qwen3Config),
+    (Gemma3ForCausalLM, Gemma3TextConfig),
+]
 
 
 def convert(*arguments, status=0):
@@ -30,7 +43,7 @@ def convert(*arguments, status=0):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("family", [(LlamaForCausalLM, LlamaConfig), (MistralForCausalLM, MistralConfig)])
+@pytest.mark.parametrize("family", DECODERS)
 def test_a_decoder_comes_back_bit_by_bit(family, dtype, tmp_path):
     model, config = family
     config = config(**TINY, num_key_value_heads=1, bos_token_id=7, tie_word_embeddings=model is LlamaForCausalLM)

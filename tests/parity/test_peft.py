@@ -6,7 +6,14 @@ import peft
 import pytest
 import torch
 from safetensors.numpy import load_file
-from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    Gemma3TextConfig,
+    LlamaConfig,
+    Qwen2Config,
+)
 
 from dyntok_jax.adapters import LoraConfig, apply_adapters, fold_adapters, fresh_adapter
 from dyntok_jax.convert import load_adapter, load_decoder, load_encoder, load_sequence_head, save_adapter
@@ -16,7 +23,10 @@ from tests.parity.test_bert import FAMILIES, torch_model
 
 # peft asks transformers for what transformers will rename
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-LLAMA = LlamaConfig(**TINY, num_key_value_heads=1, tie_word_embeddings=False, pad_token_id=0)
+OF_DECODERS = TINY | {"num_key_value_heads": 1, "tie_word_embeddings": False, "pad_token_id": 0}
+LLAMA, QWEN2 = LlamaConfig(**OF_DECODERS), Qwen2Config(**OF_DECODERS)
+KINDS = ["sliding_attention", "full_attention", "sliding_attention"]
+GEMMA3 = Gemma3TextConfig(**OF_DECODERS, head_dim=8, sliding_window=4, layer_types=KINDS)
 CONFIGS = {
     "plain": {"r": 4, "target_modules": ["query", "value"]},
     "two ranks": {
@@ -90,9 +100,9 @@ def test_a_classifier_with_an_adapter_equals_peft_s(family, case, tmp_path):
         assert np.array_equal(again(**inputs).logits.numpy(), expected)
 
 
-@pytest.mark.parametrize("is_stacked", [True, False])
-def test_a_decoder_with_two_adapters_equals_peft_s(is_stacked, tmp_path):
-    base = torch_model(LLAMA, tmp_path / "base", AutoModelForCausalLM)
+@pytest.mark.parametrize(("base", "is_stacked"), [(LLAMA, True), (LLAMA, False), (QWEN2, False), (GEMMA3, True)])
+def test_a_decoder_with_two_adapters_equals_peft_s(base, is_stacked, tmp_path):
+    base = torch_model(base, tmp_path / "base", AutoModelForCausalLM)
     one = peft.LoraConfig(
         task_type="CAUSAL_LM", r=4, target_modules="all-linear", rank_pattern={"layers.0.mlp.up_proj": 2}
     )

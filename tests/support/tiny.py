@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from dyntok_jax.assets import load_sample
 from dyntok_jax.convert import save_hypernet
 from dyntok_jax.convert.bert_checkpoint import save_encoder
-from dyntok_jax.convert.llama_checkpoint import save_decoder
+from dyntok_jax.convert.decoder_checkpoint import save_decoder
 from dyntok_jax.embedding import HypernetConfig, init_hypernet
 from dyntok_jax.models import Decoder, DecoderConfig, Encoder, EncoderConfig
 
@@ -167,6 +167,7 @@ def write_tiny_decoder(
     max_positions: int = 512,
     model_type: str = "llama",
     sliding_window: int | None = None,
+    full_layers: tuple[int, ...] = (),
     ties_embeddings: bool = False,
     n_heads: int = 4,
     n_kv_heads: int = 2,
@@ -174,7 +175,7 @@ def write_tiny_decoder(
     has_template: bool = True,
     n_rows: int | None = None,
 ) -> DecoderConfig:
-    """A small Llama or Mistral with its tokenizer and chat template, as a Hugging Face folder.
+    """A small decoder with its tokenizer and chat template, as a Hugging Face folder.
 
     `</s>` ends a text; with `begins` the tokenizer puts `<s>` before one. `n_rows` makes the tables longer than the
     vocabulary.
@@ -197,6 +198,7 @@ def write_tiny_decoder(
         max_positions=max_positions,
         norm_eps=1e-5,
         sliding_window=sliding_window,
+        full_layers=full_layers,
         ties_embeddings=ties_embeddings,
     )
     folder.mkdir(parents=True, exist_ok=True)
@@ -218,7 +220,7 @@ def _random_decoder(config: DecoderConfig, seed: int) -> Decoder:
     shapes = jax.eval_shape(partial(Decoder, config), jax.random.key(0))
     decoder = jax.tree.map(lambda leaf: random.normal(0, WIDTH**-0.5, leaf.shape).astype(leaf.dtype), shapes)
     for norm in (decoder.final_norm, decoder.layers.attention_norm, decoder.layers.ffn_norm):
-        norm.scale[...] = np.ones_like(norm.scale[...])
+        norm.scale[...] = np.full_like(norm.scale[...], 0 if norm.adds_one else 1)
     return decoder
 
 

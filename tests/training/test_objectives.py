@@ -10,7 +10,7 @@ from flax import nnx
 
 from dyntok_jax.embedding import average_embeddings, init_hypernet, predict_embeddings
 from dyntok_jax.errors import ConfigError
-from dyntok_jax.models import llama as mistral, mlm_features
+from dyntok_jax.models import decoder as decoders, mlm_features
 from dyntok_jax.training import (
     Objectives,
 )
@@ -320,7 +320,7 @@ def test_equal_readings_do_not_diverge():
     frozen = tiny_frozen("decoder")
     hidden_BTD = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, D)), jnp.float32)
     assert next_subword_divergence(frozen.body, hidden_BTD, hidden_BTD, jnp.ones((2, 3), bool)) == 0
-    assert mistral.logits(frozen.body, hidden_BTD).shape == (2, 3, V)
+    assert decoders.logits(frozen.body, hidden_BTD).shape == (2, 3, V)
 
 
 @pytest.mark.slow

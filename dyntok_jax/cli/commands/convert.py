@@ -24,7 +24,7 @@ class Convert:
   dyntok convert e5-small e5-orbax                                a packaged model to orbax
   dyntok convert e5-orbax e5-small-hf                             and back: safetensors, config.json, tokenizer
   dyntok convert xlm-roberta-base xlmr-orbax --dtype bfloat16     half the size
-  dyntok convert model.gguf model-hf                              a Llama or Mistral of llama.cpp, with its tokenizer
+  dyntok convert model.gguf model-hf                              a Llama, Mistral or Gemma 3 of llama.cpp
   dyntok convert model-hf model-orbax                             and on to orbax
   dyntok convert benjamin/zett-hypernetwork-xlm-roberta-base zett-orbax
 """

@@ -56,7 +56,7 @@ class ModelOptions:
     """Which model, and where it runs.
 
     Attributes:
-      model: a folder, a Hugging Face Hub id, or a packaged model.
+      model: a folder, a GGUF file, a Hugging Face Hub id, or a packaged model.
       hypernet: folder or Hub id of a ZeTT hypernetwork; auto: the one that comes with the model, if any; none: a new
         token is the mean of its subwords (FVT).
       adapter: folder of peft with a LoRA adapter of the model.

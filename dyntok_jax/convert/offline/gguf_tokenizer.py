@@ -16,6 +16,8 @@ from dyntok_jax.errors import CheckpointError
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 """The kinds of pieces (`tokenizer.ggml.token_type`)."""
+USER_SCORE = 0.0
+"""SentencePiece's score of pieces of the user's own, as good as the best; llama.cpp writes another."""
 SENTENCEPIECE_IDS = {"unknown": 0, "bos": 1, "eos": 2}
 """Defaults of SentencePiece models, where the file has no ids."""
 
@@ -95,7 +97,8 @@ def gguf_tokenizer(path: Path, fields: Mapping[str, Any]) -> Tokenizer:
                 text_pieces = [piece for piece, kind in zip(tokens, types, strict=True) if kind == NORMAL]
                 tokenizer = _byte_level_bpe(path, fields, text_pieces)
             case "llama":
-                tokenizer = _sentencepiece_bpe(path, fields, types)
+                tokens = _with_written_spaces(tokens, types)
+                tokenizer = _sentencepiece_bpe(path, fields, tokens, types)
             case _:
                 raise CheckpointError(
                     f"{path} has a tokenizer of kind {kind!r}; only 'gpt2' (byte-level BPE) and 'llama' "
@@ -136,25 +139,37 @@ def _splitting(path: Path, fields: Mapping[str, Any]) -> Splitting:
     return SPLITTINGS[name]
 
 
-def _sentencepiece_bpe(path: Path, fields: Mapping[str, Any], types: list[int]) -> Tokenizer:
-    """SentencePiece joins the two neighbours whose union has the best score: merges in the order of scores."""
-    tokens, scores = fields["tokenizer.ggml.tokens"], fields.get("tokenizer.ggml.scores")
+def _with_written_spaces(tokens: list[str], types: list[int]) -> list[str]:
+    """SentencePiece's spelling of runs of spaces, in which llama.cpp writes spaces if they are of their own kind."""
+    return [
+        piece.replace(" ", "▁") if kind == USER_DEFINED and not piece.strip(" ") else piece
+        for piece, kind in zip(tokens, types, strict=True)
+    ]
+
+
+def _sentencepiece_bpe(path: Path, fields: Mapping[str, Any], tokens: list[str], types: list[int]) -> Tokenizer:
+    """SentencePiece joins the two neighbours whose union has the best score: merges in the order of scores.
+
+    Pieces of the user's own are made like the others: Gemma's are runs of spaces and of line breaks.
+    """
+    scores = fields.get("tokenizer.ggml.scores")
     if not scores or len(scores) != len(tokens):
         raise CheckpointError(
             f"{path} is damaged: {len(tokens)} pieces, but {len(scores or [])} scores. Fetch it again."
         )
-    ids = _ids(tokens)
-    parts = {piece for piece, kind in zip(tokens, types, strict=True) if kind == NORMAL}
+    parts = {piece for piece, kind in zip(tokens, types, strict=True) if kind in (NORMAL, USER_DEFINED)}
     merges = [
-        (piece[:at], piece[at:])
-        for index in sorted(range(len(tokens)), key=lambda index: (-scores[index], index))
-        for piece in (tokens[index],)
-        if types[index] == NORMAL
+        (USER_SCORE if kind == USER_DEFINED else score, piece[:at], piece[at:])
+        for piece, kind, score in zip(tokens, types, scores, strict=True)
+        if piece in parts
         for at in range(1, len(piece))
         if piece[:at] in parts and piece[at:] in parts
     ]
+    merges.sort(key=lambda merge: (-merge[0], -len(merge[1]), -len(merge[2])))  # as transformers' converters
     unknown = _token(fields, "unknown")
-    tokenizer = Tokenizer(models.BPE(ids, merges, unk_token=unknown, fuse_unk=True, byte_fallback=BYTE in types))
+    pairs = [(left, right) for _, left, right in merges]
+    model = models.BPE(_ids(tokens), pairs, unk_token=unknown, fuse_unk=True, byte_fallback=BYTE in types)
+    tokenizer = Tokenizer(model)
     adds_space = fields.get("tokenizer.ggml.add_space_prefix", True)
     write_spaces = [normalizers.Replace(" ", "▁")]
     tokenizer.normalizer = normalizers.Sequence([*([normalizers.Prepend("▁")] if adds_space else []), *write_spaces])
@@ -225,7 +240,7 @@ def gguf_tokenizer_config(fields: Mapping[str, Any]) -> dict[str, Any]:
         "model_input_names": ["input_ids", "attention_mask"],
         "clean_up_tokenization_spaces": False,
     }
-    if (limit := fields.get("llama.context_length")) is not None:
+    if (limit := fields.get(f"{fields.get('general.architecture')}.context_length")) is not None:
         config["model_max_length"] = limit
     names = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_token": "unknown"}
     config |= {key: token for key, name in names.items() if (token := _token(fields, name)) is not None}

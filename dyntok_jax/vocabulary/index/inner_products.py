@@ -303,7 +303,7 @@ def _probe(blocks, queries_BD, n_probe):
 
 
 def _scores(queries_BD, table_VD):
-    """The whole product; for several queries the table's rows come first, as in `models/llama.py`."""
+    """The whole product; for several queries the table's rows come first, as in `models/decoder.py`."""
     if len(queries_BD) == 1:
         return _product(queries_BD, table_VD)
     return lax.optimization_barrier(_product(table_VD, queries_BD)).T

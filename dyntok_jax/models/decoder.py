@@ -1,74 +1,41 @@
-"""Mistral and Llama: one parameter tree, and pure functions that read tokens with and without a cache.
+"""Decoders: one parameter tree for all families, and pure functions that read tokens with and without a cache.
 
-Jiang et al. 2023 (Mistral 7B), Touvron et al. 2023 (Llama 2), Grattafiori et al. 2024 (Llama 3): pre-norm layers of
-grouped-query attention with rotary positions and a SwiGLU feed-forward (Shazeer 2020). All functions take word
-embeddings, so a prompt may mix rows of the model's table with predicted ones. Positions count tokens or, where the
-functions are told how many subwords each token has (`step_BT`), the subwords before a token.
+Touvron et al. 2023 (Llama 2), Grattafiori et al. 2024 (Llama 3), Jiang et al. 2023 (Mistral 7B), and the families of
+`decoder_families`. All functions take word embeddings, so a prompt may mix rows of the model's table with predicted
+ones; both are in the units of the table. A family that scales its embeddings does so here, when they are read.
+Positions count tokens or, where the functions are told how many subwords each token has (`step_BT`), the subwords
+before a token.
 """
 
 from dataclasses import replace
 from functools import partial
-from typing import overload
+from typing import Any, overload
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Float32, Int32, Key
 
 from dyntok_jax.errors import TooLongError
-from dyntok_jax.models.kv_cache import (
-    AttentionSpan,
-    KeyValueCache,
-    LayerCache,
-    add_tokens,
-    attend,
-    length_after,
-    write_and_attend,
-    writes_first,
+from dyntok_jax.models.attention import AttentionSpan, length_after
+from dyntok_jax.models.decoder_config import DecoderConfig
+from dyntok_jax.models.decoder_layer import DecoderLayer, RmsNorm, decoder_layer, rms_norm
+from dyntok_jax.models.kv_cache import ByKind, KeyValueCache, LayerCache, add_tokens
+from dyntok_jax.models.layer_kinds import (
+    chosen_cache,
+    chosen_reading,
+    kinds_of_layers,
+    reading_of_layer,
+    readings_of,
+    scaled_embeddings,
 )
 from dyntok_jax.models.layers import normal_param
-from dyntok_jax.models.llama_config import DecoderConfig
-from dyntok_jax.models.low_rank import LowRank, add_adapters
-from dyntok_jax.models.rotary import rotary_angles, rotary_frequencies, rotate
 
 FEW_ROWS = 32
 """The most sequences for which the product with the output table is limited by reading the table."""
-
-
-class Kernel(nnx.Module):
-    """A linear map without bias; `inputs` and `outputs` may each be several axes (heads stay apart)."""
-
-    adapters: tuple[LowRank, ...] = ()
-
-    def __init__(self, key: Key[Array, ""], inputs: tuple[int, ...], outputs: tuple[int, ...], dtype: DTypeLike):
-        self.kernel = normal_param(key, (*inputs, *outputs), dtype)
-
-
-class RmsNorm(nnx.Module):
-    """Scale of a normalisation over the last axis."""
-
-    def __init__(self, width: int, dtype: DTypeLike):
-        self.scale = nnx.Param(jnp.ones((width,), dtype))
-
-
-class DecoderLayer(nnx.Module):
-    """Parameters of one layer."""
-
-    def __init__(self, key: Key[Array, ""], config: DecoderConfig, dtype: DTypeLike):
-        keys = jax.random.split(key, 7)
-        width, heads = (config.width,), (config.n_heads, config.head_width)
-        kv_heads, ffn = (config.n_kv_heads, config.head_width), (config.ffn_width,)
-        self.attention_norm = RmsNorm(config.width, dtype)
-        self.query = Kernel(keys[0], width, heads, dtype)
-        self.key = Kernel(keys[1], width, kv_heads, dtype)
-        self.value = Kernel(keys[2], width, kv_heads, dtype)
-        self.output = Kernel(keys[3], heads, width, dtype)
-        self.ffn_norm = RmsNorm(config.width, dtype)
-        self.ffn_gate = Kernel(keys[4], width, ffn, dtype)
-        self.ffn_up = Kernel(keys[5], width, ffn, dtype)
-        self.ffn_out = Kernel(keys[6], ffn, width, dtype)
 
 
 class Decoder(nnx.Module):
@@ -91,7 +58,7 @@ class Decoder(nnx.Module):
         self.word_embeddings = normal_param(keys[0], (config.vocab_size, config.width), dtype)
         one_layer = partial(DecoderLayer, config=config, dtype=dtype)
         self.layers = nnx.data(jax.vmap(one_layer)(jax.random.split(keys[1], config.n_layers)))
-        self.final_norm = RmsNorm(config.width, dtype)
+        self.final_norm = RmsNorm(config.width, dtype, adds_one=config.family.norm_adds_one)
         self.output_embeddings = nnx.data(None)
         if not config.ties_embeddings:
             self.output_embeddings = normal_param(keys[2], (config.vocab_size, config.width), dtype)
@@ -113,13 +80,6 @@ def unstacked(model: Decoder) -> Decoder:
     return copy
 
 
-def rms_norm(module: RmsNorm, x: Float[Array, "*rows D"], eps: float) -> Float[Array, "*rows D"]:
-    """Divides x by its root mean square, times the scale (Zhang & Sennrich 2019, eq. 4), in float32 up to the scale."""
-    wide = x.astype(jnp.float32)
-    normed = (wide * lax.rsqrt(jnp.square(wide).mean(axis=-1, keepdims=True) + eps)).astype(x.dtype)
-    return normed * jnp.expand_dims(module.scale[...], tuple(range(x.ndim - 1)))
-
-
 def logits(model: Decoder, hidden: Float[Array, "*rows D"]) -> Float32[Array, "*rows V"]:
     """Scores of the vocabulary for the token that follows each hidden state.
 
@@ -136,7 +96,7 @@ def logits(model: Decoder, hidden: Float[Array, "*rows D"]) -> Float32[Array, "*
 
 
 def empty_cache(model: Decoder, n_batch: int, capacity: int, *, counts_subwords: bool = False) -> KeyValueCache:
-    """A cache for `n_batch` sequences of up to `capacity` tokens; with a sliding window, no more slots than the window.
+    """A cache for `n_batch` sequences of up to `capacity` tokens; layers with a sliding window get no more slots.
 
     With `counts_subwords` the positions of what is read into it count subwords.
 
@@ -144,17 +104,22 @@ def empty_cache(model: Decoder, n_batch: int, capacity: int, *, counts_subwords:
     >>> cache.capacity, cache.length_B.tolist()
     (16, [0, 0])
     """
-    config = model.config
-    if config.sliding_window is not None:
-        capacity = min(capacity, config.sliding_window)
-    shape = (n_batch, config.n_kv_heads, capacity, config.head_width)
-    dtype = model.word_embeddings.dtype
-    if isinstance(model.layers, tuple):
-        key, value = (tuple(jnp.zeros(shape, dtype) for _ in model.layers) for _ in "kv")
-    else:
-        key, value = (jnp.zeros((config.n_layers, *shape), dtype) for _ in "kv")
+    config, dtype = model.config, model.word_embeddings.dtype
+    ring = capacity if config.sliding_window is None else min(capacity, config.sliding_window)
+
+    def zeros(n_slots: int, *stack: int) -> Array:
+        return jnp.zeros((*stack, n_batch, config.n_kv_heads, n_slots, config.head_width), dtype)
+
+    def rows() -> Any:
+        if isinstance(model.layers, tuple):
+            return tuple(zeros(capacity if config.is_full(i) else ring) for i in range(config.n_layers))
+        if not config.full_layers:
+            return zeros(ring, config.n_layers)
+        n_full = len(config.full_layers)
+        return ByKind(zeros(capacity, n_full), zeros(ring, config.n_layers - n_full))
+
     zeros_B = jnp.zeros(n_batch, jnp.int32)
-    return KeyValueCache(key, value, zeros_B, zeros_B if counts_subwords else None)
+    return KeyValueCache(rows(), rows(), zeros_B, zeros_B if counts_subwords else None)
 
 
 def forward(
@@ -187,7 +152,7 @@ def forward(
     n_batch, length, _ = embeddings_BTD.shape
     position_BT = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None], (n_batch, length))
     rotary_BT = None if step_BT is None else jnp.cumsum(step_BT, axis=1) - step_BT
-    span = AttentionSpan(position_BT, mask_BT, jnp.zeros(n_batch, jnp.int32), model.config.sliding_window, rotary_BT)
+    span = AttentionSpan(position_BT, mask_BT, jnp.zeros(n_batch, jnp.int32), None, rotary_BT)
     hidden_BTD, _ = _run_layers(model, embeddings_BTD, None, span)
     return rms_norm(model.final_norm, hidden_BTD, model.config.norm_eps)
 
@@ -224,7 +189,7 @@ def extend(
     """
     n_tokens = embeddings_BTD.shape[1]
     position_BT = cache.length_B[:, None] + jnp.arange(n_tokens, dtype=jnp.int32)[None]
-    span = AttentionSpan(position_BT, is_new_BT, cache.length_B, model.config.sliding_window)
+    span = AttentionSpan(position_BT, is_new_BT, cache.length_B, None)
     if cache.skipped_B is not None:
         more_BT = jnp.zeros_like(position_BT) if step_BT is None else jnp.where(is_new_BT, step_BT - 1, 0)
         skipped_BT = cache.skipped_B[:, None] + jnp.cumsum(more_BT, axis=1)
@@ -310,73 +275,47 @@ def _run_layers(
     model: Decoder, x_BTD: Float[Array, "B T D"], cache: KeyValueCache | None, span: AttentionSpan
 ) -> tuple[Float[Array, "B T D"], KeyValueCache | None]:
     """All layers; and the cache with the new tokens in it, None without one."""
+    config, x_BTD = model.config, scaled_embeddings(x_BTD, model.config)
+    readings = readings_of(config, span)
+    if not isinstance(model.layers, tuple):
+        x_BTD, (key, value) = _scan_layers(model, x_BTD, cache, readings)
+        return x_BTD, None if cache is None else add_tokens(cache, key, value, span.is_new_BT)
+    kept = []
+    for number, layer in enumerate(model.layers):
+        past = None if cache is None else LayerCache(cache.key[number], cache.value[number], None)
+        reading = reading_of_layer(config, readings, number)
+        x_BTD, own = _traced_once(layer, x_BTD, past, *reading, config)
+        kept.append(own)
+    key, value = zip(*kept, strict=True)
+    return x_BTD, None if cache is None else replace(cache, key=key, value=value, length_B=length_after(span))
+
+
+def _scan_layers(
+    model: Decoder, x_BTD: Float[Array, "B T D"], cache: KeyValueCache | None, readings: ByKind
+) -> tuple[Float[Array, "B T D"], tuple[Any, Any]]:
+    """Stacked layers; and the keys and values of the new tokens, in stacks as the cache has them."""
     config = model.config
-    frequency = rotary_frequencies(config.head_width, config.rope_theta, config.rope_scaling)
-    angles = rotary_angles(span.position_BT if span.rotary_BT is None else span.rotary_BT, frequency)
+    is_full_L, number_L = kinds_of_layers(config)
+    if not config.full_layers:
+        reading = reading_of_layer(config, readings, 0)
 
-    past = None
-    if isinstance(model.layers, tuple):
-        kept = []
-        for index, layer in enumerate(model.layers):
-            past = None if cache is None else LayerCache(cache.key[index], cache.value[index], None)
-            x_BTD, own = _traced_once(layer, x_BTD, past, span, angles, config)
-            kept.append(own)
-        key, value = zip(*kept, strict=True)
-    else:
-
-        def numbered_step(x_BTD, layer_and_number):
+        def step(x_BTD, layer_and_number):
             layer, number = layer_and_number
             past = None if cache is None else LayerCache(cache.key, cache.value, number)
-            return decoder_layer(layer, x_BTD, past, span, angles, config)
+            return decoder_layer(layer, x_BTD, past, *reading, config)
 
-        numbered = model.layers, jnp.arange(config.n_layers, dtype=jnp.int32)
-        x_BTD, (key, value) = lax.scan(numbered_step, x_BTD, numbered)
-    if cache is None:
-        return x_BTD, None
-    if writes_first(past, span):
-        return x_BTD, replace(cache, key=key, value=value, length_B=length_after(span))
-    return x_BTD, add_tokens(cache, key, value, span.is_new_BT)
+        return lax.scan(step, x_BTD, (model.layers, jnp.asarray(number_L)))
 
+    def step_of_either_kind(x_BTD, layer_and_kind):
+        layer, number, is_full = layer_and_kind
+        past = chosen_cache(cache, number, is_full)
+        return decoder_layer(layer, x_BTD, past, *chosen_reading(readings, is_full), config)
 
-def decoder_layer(
-    layer: DecoderLayer,
-    x_BTD: Float[Array, "B T D"],
-    past: LayerCache | None,
-    span: AttentionSpan,
-    angles: tuple[Float32[Array, "B T H_half"], Float32[Array, "B T H_half"]],
-    config: DecoderConfig,
-) -> tuple[Float[Array, "B T D"], tuple[Array, Array]]:
-    """One layer for the new tokens; and their keys and values, or the layer's cache if `writes_first`."""
-    normed_BTD = rms_norm(layer.attention_norm, x_BTD, config.norm_eps)
-    query_BTNH = rotate(_to_heads(layer.query, normed_BTD), angles)
-    key_BTKH = rotate(_to_heads(layer.key, normed_BTD), angles)
-    value_BTKH = _to_heads(layer.value, normed_BTD)
-    own = key_BTKH, value_BTKH
-    if writes_first(past, span):
-        mixed_BTNH, kept = write_and_attend(query_BTNH, own, past, span)
-    else:
-        mixed_BTNH, kept = attend(query_BTNH, own, past, span), own
-    x_BTD = x_BTD + _from_heads(layer.output, mixed_BTNH)
-    normed_BTD = rms_norm(layer.ffn_norm, x_BTD, config.norm_eps)
-    inner_BTF = jax.nn.silu(_linear(layer.ffn_gate, normed_BTD)) * _linear(layer.ffn_up, normed_BTD)
-    return x_BTD + _linear(layer.ffn_out, inner_BTF), kept
+    scanned = model.layers, jnp.asarray(number_L), jnp.asarray(is_full_L)
+    x_BTD, (key, value) = lax.scan(step_of_either_kind, x_BTD, scanned)
+    full, sliding = np.flatnonzero(is_full_L), np.flatnonzero(~is_full_L)
+    return x_BTD, (ByKind(key[full], key[sliding]), ByKind(value[full], value[sliding]))
 
 
 _traced_once = jax.jit(decoder_layer, static_argnames="config")
-"""`decoder_layer` for layers that are no stack: they differ in their arrays alone, so one trace serves all."""
-
-
-def _linear(module: Kernel, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T F"]:
-    return add_adapters(module, x_BTD, jnp.einsum("BTD,DF->BTF", x_BTD, module.kernel[...]))
-
-
-def _to_heads(module: Kernel, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T N H"]:
-    return add_adapters(module, x_BTD, jnp.einsum("BTD,DNH->BTNH", x_BTD, module.kernel[...]))
-
-
-def _from_heads(module: Kernel, x_BTNH: Float[Array, "B T N H"]) -> Float[Array, "B T D"]:
-    # joins heads and their widths by hand: einsum would contract them in an order that copies the kernel at every step
-    kernel_NHD = module.kernel[...]
-    joined_BTM = x_BTNH.reshape(*x_BTNH.shape[:2], -1)
-    x_BTD = jnp.einsum("BTM,MD->BTD", joined_BTM, kernel_NHD.reshape(-1, kernel_NHD.shape[-1]))
-    return add_adapters(module, x_BTNH, x_BTD)
+"""`decoder_layer` for layers that are no stack: those of a kind differ in their arrays alone, and share one trace."""

@@ -11,6 +11,8 @@ from dyntok_jax.errors import ConfigError, TooLongError
 from dyntok_jax.models import (
     Decoder,
     DecoderConfig,
+    LinearScaling,
+    Rope,
     embed_ids,
     empty_cache,
     extend,
@@ -19,11 +21,30 @@ from dyntok_jax.models import (
     prefill,
     unstacked,
 )
-from dyntok_jax.models.llama_config import RopeScaling
+from dyntok_jax.models.layer_kinds import scaled_embeddings
 
 PLAIN = DecoderConfig("llama", 60, 32, 2, 4, 2, 8, 48, max_positions=2048)
 RING = DecoderConfig("mistral", 60, 32, 2, 4, 2, 8, 48, max_positions=2048, sliding_window=8)
+QWEN2 = DecoderConfig("qwen2", 60, 32, 2, 4, 2, 8, 48, max_positions=2048)
+QWEN3 = DecoderConfig(
+    "qwen3", 60, 32, 3, 4, 2, 16, 48, max_positions=2048, sliding_window=8, full_layers=(0,), ties_embeddings=True
+)
+GEMMA = DecoderConfig(
+    *("gemma3_text", 60, 32, 5, 4, 1, 16, 48),
+    max_positions=2048,
+    rope=Rope(1e6, LinearScaling(2.0)),
+    sliding_rope=Rope(1e4),
+    sliding_window=8,
+    full_layers=(1, 4),
+    query_scalar=24,
+    ties_embeddings=True,
+)
+CONFIGS = {"plain": PLAIN, "ring": RING, "qwen2": QWEN2, "qwen3": QWEN3, "gemma": GEMMA}
 LENGTHS = (1, 17, 40, 6)
+
+
+def of_all(configs=CONFIGS):
+    return pytest.mark.parametrize("config", configs.values(), ids=configs)
 
 
 def random_decoder(config, dtype=jnp.float32):
@@ -48,7 +69,7 @@ def all_logits(decoder, ids, mask):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", [PLAIN, RING], ids=["plain", "ring"])
+@of_all()
 @pytest.mark.parametrize("is_stacked", [True, False], ids=["stacked", "apart"])
 def test_cached_decoding_is_the_full_forward(config, is_stacked):
     decoder = random_decoder(config)
@@ -57,7 +78,7 @@ def test_cached_decoding_is_the_full_forward(config, is_stacked):
     if not is_stacked:
         decoder = unstacked(decoder)
     cache = empty_cache(decoder, len(ids), 48)
-    assert cache.capacity == (8 if config.sliding_window else 48)
+    assert cache.capacity == (8 if config is RING else 48)
     step = jax.jit(extend)
     for t in range(ids.shape[1]):
         hidden, cache = step(decoder, embed_ids(decoder, ids[:, t : t + 1]), mask[:, t : t + 1], cache)
@@ -66,7 +87,7 @@ def test_cached_decoding_is_the_full_forward(config, is_stacked):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", [PLAIN, RING], ids=["plain", "ring"])
+@of_all()
 @pytest.mark.parametrize(("chunk", "last"), [(5, None), (40, None), (20, 5), (8, 8)])
 def test_prompts_read_by_chunks_are_the_full_forward(config, chunk, last):
     decoder = random_decoder(config)
@@ -88,13 +109,36 @@ def test_prompts_read_by_chunks_are_the_full_forward(config, chunk, last):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", [PLAIN, RING], ids=["plain", "ring"])
+@of_all()
 def test_a_padded_batch_is_each_sequence_alone(config):
     decoder = random_decoder(config)
     ids, mask = batch()
     together = all_logits(decoder, ids, mask)
     for row, length in enumerate(LENGTHS):
         close(together[row, :length], all_logits(decoder, ids[row : row + 1, :length], mask[row : row + 1, :length])[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_stacked", [True, False], ids=["stacked", "apart"])
+def test_layers_with_a_window_keep_no_more_than_it(is_stacked):
+    decoder = random_decoder(GEMMA)
+    decoder = decoder if is_stacked else unstacked(decoder)
+    key = empty_cache(decoder, 2, 48).key
+    slots = [array.shape[-2] for array in key]
+    assert slots == ([48, 8] if is_stacked else [8, 48, 8, 8, 48])
+    n_rows = sum(array.size for array in key)
+    assert n_rows == (2 * 48 + 3 * 8) * 2 * GEMMA.n_kv_heads * GEMMA.head_width
+
+
+def test_word_embeddings_are_scaled_by_the_decoder_that_reads_them():
+    """So rows of the table, predicted rows and means of rows are all in one unit."""
+    decoder, plain = (Decoder(config, jax.random.key(0)) for config in (GEMMA, PLAIN))
+    ids, _ = batch((3,), width=3)
+    for model in (decoder, plain):
+        np.testing.assert_array_equal(embed_ids(model, ids), model.word_embeddings[...][ids])
+    rows = jnp.ones((1, 3, 32))
+    np.testing.assert_allclose(scaled_embeddings(rows, GEMMA), 32**0.5 * rows, rtol=1e-7)
+    np.testing.assert_array_equal(scaled_embeddings(rows, PLAIN), rows)
 
 
 @pytest.mark.slow
@@ -118,8 +162,9 @@ def test_no_array_of_all_pairs_lies_in_memory():
 
 
 @pytest.mark.slow
-def test_gradients_are_those_of_layers_apart_and_of_finite_differences():
-    decoder = random_decoder(PLAIN)
+@of_all({"plain": PLAIN, "gemma": GEMMA})
+def test_gradients_are_those_of_layers_apart_and_of_finite_differences(config):
+    decoder = random_decoder(config)
     ids, mask = batch()
 
     def loss(embeddings, model):
@@ -159,20 +204,19 @@ def test_what_is_longer_than_the_positions_is_refused():
         ({"n_kv_heads": 3}, "3 key/value heads do not divide 4"),
         ({"head_width": 7}, "odd"),
         ({"sliding_window": 0}, "sliding_window is 0"),
-        ({"rope_theta": 0.0}, "rope_theta"),
         ({"model_type": "gpt2"}, "'gpt2' is not supported"),
         ({"width": 0}, "width is 0"),
+        ({"sliding_window": 8}, "A llama model cannot have a sliding window"),
+        ({"model_type": "mistral", "sliding_window": 8, "full_layers": (0,)}, "cannot have layers of two kinds"),
+        ({"model_type": "qwen2", "full_layers": (0,)}, r"full_layers are \(0,\)"),
+        ({"model_type": "qwen2", "sliding_window": 8, "full_layers": (0, 1)}, "some of the 2 layers"),
+        ({"model_type": "qwen2", "sliding_window": 8, "full_layers": (2,)}, "some of the 2 layers"),
+        ({"sliding_rope": Rope(1e4)}, "cannot have rotary positions by kind of layer"),
+        ({"query_scalar": 24}, "cannot have a query_scalar"),
+        ({"model_type": "gemma3_text", "query_scalar": 0}, "query_scalar is 0"),
     ],
 )
 def test_impossible_shapes_are_refused(change, message):
     fields = {**vars(PLAIN), **change}
     with pytest.raises(ConfigError, match=message):
         DecoderConfig(**fields)
-
-
-def test_unknown_rope_is_named():
-    with pytest.raises(ConfigError, match="'yarn' is not supported"):
-        RopeScaling("yarn", 2.0)
-    hf = PLAIN.to_hf() | {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}
-    with pytest.raises(ConfigError, match="'dynamic' is not supported"):
-        DecoderConfig.from_hf(hf)

@@ -1,4 +1,4 @@
-"""Mistral and Llama checkpoints of Hugging Face: the name table, load and save."""
+"""Decoders' checkpoints of Hugging Face, of all families: the name table, load and save."""
 
 import os
 from functools import partial
@@ -26,27 +26,31 @@ from dyntok_jax.errors import CheckpointError
 from dyntok_jax.models import DECODER_MAPS, Decoder, DecoderConfig, unstacked
 
 WORD_TABLE, OUTPUT_TABLE = "model.embed_tokens.weight", "lm_head.weight"
-ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
 EXTRAS = (r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",)
 """Tensors of older files that nobody reads: the rotary frequencies follow from the config."""
 
 
 def layer_table(config: DecoderConfig, prefix: str = "model.layers.{i}.") -> Table:
     """Names of the layers."""
-    kernels = {
+    family = config.family
+    heads = {
         "query": split_heads(config.n_heads),
         "key": split_heads(config.n_kv_heads),
         "value": split_heads(config.n_kv_heads),
-        "output": join_heads(config.n_heads),
     }
-    return {
-        f"{prefix}input_layernorm.weight": ("layers.attention_norm.scale", AS_IS),
-        f"{prefix}post_attention_layernorm.weight": ("layers.ffn_norm.scale", AS_IS),
-        **{
-            f"{prefix}{theirs}.weight": (f"layers.{ours}.kernel", kernels.get(ours, TRANSPOSED))
-            for ours, theirs in DECODER_MAPS.items()
-        },
-    }
+    kernels = heads | {"output": join_heads(config.n_heads)}
+    norms = {"input_layernorm": "attention_norm", "post_attention_layernorm": "ffn_norm"}
+    if family.has_post_norms:
+        norms |= {"post_attention_layernorm": "attention_post_norm", "pre_feedforward_layernorm": "ffn_norm"}
+        norms |= {"post_feedforward_layernorm": "ffn_post_norm"}
+    if family.has_head_norms:
+        norms |= {"self_attn.q_norm": "query_norm", "self_attn.k_norm": "key_norm"}
+    table = {f"{prefix}{theirs}.weight": (f"layers.{ours}.scale", AS_IS) for theirs, ours in norms.items()}
+    for ours, theirs in DECODER_MAPS.items():
+        table[f"{prefix}{theirs}.weight"] = (f"layers.{ours}.kernel", kernels.get(ours, TRANSPOSED))
+        if family.has_qkv_bias and ours in heads:
+            table[f"{prefix}{theirs}.bias"] = (f"layers.{ours}.bias", heads[ours])
+    return table
 
 
 def decoder_table(config: DecoderConfig) -> Table:
@@ -71,7 +75,7 @@ def load_decoder(
     shardings: Shardings | None = None,
     is_stacked: bool = True,
 ) -> tuple[DecoderConfig, Decoder]:
-    """Loads a Mistral or Llama model.
+    """Loads a decoder.
 
     Args:
       folder: holds `config.json` and `model.safetensors`, or its shards and their index.
@@ -155,7 +159,7 @@ def save_decoder(
     if isinstance(decoder.layers, tuple):
         table = _unstacked_table(table, config.n_layers)
     dtype = np.dtype(decoder.word_embeddings.dtype).name
-    written = config.to_hf() | {"architectures": [ARCHITECTURES[config.model_type]], "dtype": dtype}
+    written = config.to_hf() | {"architectures": [config.family.architecture], "dtype": dtype}
     write_checkpoint(folder, written, export_tensors(decoder, table), max_shard_bytes=max_shard_bytes)
 
 
