@@ -313,7 +313,8 @@ def draw(figures: Figures, settings: Sequence[PromptSetting], title: str, path: 
             for what in ("reduction", "accuracy", "accuracy_low", "accuracy_high", "same_choice")
         )
         style = {"marker": "o", "ms": 4, "lw": 1.4, "color": f"C{number}", "label": method.replace("_", " ")}
-        accuracy.errorbar(saved, right, yerr=[right - low, high - right], capsize=2, elinewidth=0.7, **style)
+        ends = np.maximum([right - low, high - right], 0)  # all wrong, or all right, are ends themselves
+        accuracy.errorbar(saved, right, yerr=ends, capsize=2, elinewidth=0.7, **style)
         agreement.plot(saved, same, **style)
     accuracy.axhline(figures[f"{STATIC}_accuracy_percent"], color="0.4", ls="--", lw=1, label="static")
     accuracy.axhline(25, color="0.7", ls=":", lw=1, label="chance")

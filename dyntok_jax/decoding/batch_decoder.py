@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Bool, Float32, Int, Int32, UInt32
+from jaxtyping import Array, Bool, Float32, Int, Int32, UInt32
 
 from dyntok_jax.decoding.decode_loop import (
     NO_TOKEN,
@@ -316,7 +316,7 @@ def _start(model, vocabulary, inputs, seen_BV, key_B, sampling, limits, *, capac
 
 @partial(jax.jit, static_argnames=("capacity", "mesh"))
 def _score(model, shared, prompts, prompt_B, continuation_BO, mask_BO, vocabulary, *, capacity, mesh):
-    def embed(inputs: TokenInputs) -> EmbeddedTokens:
+    def embed(inputs: TokenInputs[Array]) -> EmbeddedTokens:
         return EmbeddedTokens(embed_tokens(model.word_embeddings[...], inputs), inputs.mask_BT, inputs.step_BT)
 
     return score_continuations(

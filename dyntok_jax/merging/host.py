@@ -40,7 +40,7 @@ def merge_batch_on_host(
     *,
     max_subwords: int | None = None,
     scope: Scope = "batch",
-    first: FirstMerges | None = None,
+    first: FirstMerges[np.ndarray] | None = None,
     count_merges: bool = False,
     over_budget: Literal["error", "keep"] = "error",
 ) -> MergedBatch[np.ndarray]:
@@ -96,7 +96,7 @@ def merge_ragged(
     *,
     max_subwords: int | None,
     scope: Scope,
-    first: FirstMerges | None = None,
+    first: FirstMerges[np.ndarray] | None = None,
 ) -> tuple[Int32[np.ndarray, "N"], Int32[np.ndarray, "groups"]]:
     """The same on sequences laid end to end, without padding; sequences that stay over a budget are kept.
 

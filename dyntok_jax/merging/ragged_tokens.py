@@ -264,9 +264,9 @@ def _merge(subwords: RaggedSubwords, first: int, end: int, merging: Merging) -> 
     assert merging.goal is not None, "static texts are not merged"
     assert merging.scope != "auto", "merging is resolved before texts are merged"
     assert merging.max_subwords != "auto", "merging is resolved before texts are merged"
-    staged = FirstMerges(pretoken_N, merging.pretoken_merges) if merging.pretoken_merges else None
+    stage = FirstMerges(pretoken_N, merging.pretoken_merges) if merging.pretoken_merges else None
     length_N, _ = merge_ragged(
-        *arrays, merging.goal, max_subwords=merging.max_subwords, scope=merging.scope, first=staged
+        *arrays, merging.goal, max_subwords=merging.max_subwords, scope=merging.scope, first=stage
     )
     return length_N
 

@@ -71,7 +71,8 @@ def with_predicted_letters(decoder: DynamicDecoder, language: str, letters: str 
     if decoder.embedder.languages:
         language_U = jnp.asarray(decoder.embedder.language_indices(language, len(letters)))
     rows = predict_embeddings(parameters, ids_U1, jnp.ones_like(ids_U1, bool), source_VM, language_U, model)
-    predicted_UD = rows.input_UD if rows.output_UD is None else rows.output_UD
+    predicted_UD = rows.output_UD if config.separate_output else rows.input_UD
+    assert predicted_UD is not None, "it has a head for each table"
     copy = nnx.merge(*nnx.split(model))
     copy.output_embeddings = nnx.data(nnx.Param(output_VD.at[ids_U1[:, 0]].set(predicted_UD.astype(output_VD.dtype))))
     kept = {"end_ids": decoder.end_ids, "chat": decoder.chat, "special_tokens": decoder.special_tokens}
