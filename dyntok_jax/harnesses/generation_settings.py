@@ -34,8 +34,8 @@ class GenerationSettings:
     def of(cls, given: Mapping[str, Any], default_tokens: int) -> "GenerationSettings":
         """The settings that a task gives.
 
-        As in the harness's other models, greedy choice leaves temperature and cuts out of account, and the empty string
-        stops nothing.
+        As in the harness's other models, greedy choice leaves temperature and cuts out of account. The empty string stops
+        nothing.
 
         Args:
           given: `until`, `max_gen_toks` (or one of its other names), `do_sample`, `temperature`, `top_k`, `top_p`,
