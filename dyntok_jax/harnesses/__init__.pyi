@@ -1,0 +1,12 @@
+from .decoder_arguments import (
+    DecoderArguments as DecoderArguments,
+)
+from .generation_settings import (
+    GenerationSettings as GenerationSettings,
+)
+from .lm_eval_decoder import (
+    LmEvalDecoder as LmEvalDecoder,
+)
+from .mteb_encoder import (
+    MtebEncoder as MtebEncoder,
+)
