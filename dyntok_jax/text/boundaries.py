@@ -16,7 +16,7 @@ from jaxtyping import Bool, Int32
 
 from dyntok_jax.errors import InputError
 from dyntok_jax.options import Boundary
-from dyntok_jax.text.byte_characters import to_byte_level, to_bytes
+from dyntok_jax.text.byte_characters import BYTE_CHARACTERS, for_all, to_byte_level, to_bytes
 from dyntok_jax.text.byte_level import ByteLevelTokenizer
 from dyntok_jax.types import NO_SEGMENT
 
@@ -42,20 +42,17 @@ class PieceClasses:
 
 def classify_pieces(tokenizer: ByteLevelTokenizer) -> PieceClasses:
     """Looks at every piece of a vocabulary once, so that segmenting a text is array work."""
-    classes = np.zeros((4, tokenizer.vocab_size), dtype=bool)
-    for index, piece in enumerate(tokenizer.pieces):
-        if index in tokenizer.added_ids or not piece:
-            continue
-        if tokenizer.is_wordpiece:
-            piece = piece.removeprefix("##")
-        text = to_bytes(piece).decode(errors="replace").strip()
-        classes[:, index] = (
-            piece[0] in _WHITE_SPACE,
-            not piece.strip(_WHITE_SPACE),
-            text != "" and _is_punctuation(text[0]),
-            text != "" and _is_punctuation(text[-1]),
-        )
-    return PieceClasses(*classes)
+    pieces = ["" if index in tokenizer.added_ids else piece for index, piece in enumerate(tokenizer.pieces)]
+    if tokenizer.is_wordpiece:
+        pieces = [piece.removeprefix("##") for piece in pieces]
+    texts = for_all(lambda piece: to_bytes(piece).decode(errors="replace"), pieces, BYTE_CHARACTERS[0], "\0")
+    stripped = [text.strip() for text in texts]
+    return PieceClasses(
+        starts_with_space_V=np.array([piece[:1] in _WHITE_SPACE and piece != "" for piece in pieces]),
+        is_space_V=np.array([piece != "" and not piece.strip(_WHITE_SPACE) for piece in pieces]),
+        starts_with_punctuation_V=np.array([text != "" and _is_punctuation(text[0]) for text in stripped]),
+        ends_with_punctuation_V=np.array([text != "" and _is_punctuation(text[-1]) for text in stripped]),
+    )
 
 
 @cache

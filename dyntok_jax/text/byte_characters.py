@@ -1,5 +1,7 @@
 """The 256 printable characters that stand for bytes, GPT-2's table (Radford et al. 2019)."""
 
+from collections.abc import Callable, Sequence
+
 
 def _byte_characters() -> list[str]:
     """GPT-2's table: printable Latin-1 stands for itself, the other 68 bytes for U+0100 and up."""
@@ -40,3 +42,23 @@ def to_bytes(byte_level: str) -> bytes:
     ' é'
     """
     return byte_level.translate(_TO_BYTE).encode("latin-1")
+
+
+def for_all(convert: Callable[[str], str], texts: Sequence[str], separator: str, converted: str) -> list[str]:
+    r"""Converts many short texts at once, joined by a separator, which must not change how its neighbours convert.
+
+    Args:
+      convert: the function of one text.
+      texts: a vocabulary's pieces, say; those that contain the separator are converted alone.
+      separator: a character.
+      converted: what `convert` makes of it, and of nothing else.
+
+    >>> for_all(to_byte_level, [" é", "a"], "\0", to_byte_level("\0"))
+    ['ĠÃ©', 'a']
+    """
+    if not texts:
+        return []
+    alone = {index: convert(text) for index, text in enumerate(texts) if separator in text}
+    joined = separator.join("" if index in alone else text for index, text in enumerate(texts))
+    parts = convert(joined).split(converted)
+    return [alone.get(index, part) for index, part in enumerate(parts)]

@@ -120,7 +120,8 @@ class ByteLevelTokenizer:
         pad_token = pad_token or (own.padding or {}).get("pad_token")
         own.no_truncation()
         own.no_padding()
-        n_own = _checked_ids(own)
+        by_id = _pieces_by_id(own)
+        n_own = max([own.get_vocab_size(with_added_tokens=True) - 1, *by_id]) + 1
         spec = json.loads(own.to_str())
         model = spec["model"]
         is_wordpiece = model["type"] == "WordPiece"
@@ -129,7 +130,7 @@ class ByteLevelTokenizer:
             unknown_id = model.get("unk_id")
         else:
             unknown_id = own.token_to_id(model["unk_token"]) if model.get("unk_token") else None
-        spec["model"], spellings = byte_level_model(own, spec, n_own)
+        spec["model"], spellings = byte_level_model(own, spec, by_id, n_own)
         spec["normalizer"] = byte_level_normalizer(spec, keep=keep_normalizer, space=space)
         spec["pre_tokenizer"] = byte_level_pre_tokenizer(is_wordpiece=is_wordpiece)
         spec["post_processor"] = byte_level_post_processor(spec["post_processor"])
@@ -232,23 +233,24 @@ def refused_by_rust(what: str) -> Iterator[None]:
         raise TokenizerError(f"{what}: {error}") from error
 
 
-def _checked_ids(own: Tokenizer) -> int:
-    """The number of ids up to the last one, which may leave some out.
+def _pieces_by_id(own: Tokenizer) -> dict[int, str]:
+    """The piece of each id, added tokens included; ids may leave some out.
 
     Raises:
       TokenizerError: there is no piece, two have one id, or most ids have no piece.
     """
     pieces = own.get_vocab(with_added_tokens=True)
-    piece_of: dict[int, str] = {}
-    for piece, index in pieces.items():
-        if piece_of.setdefault(index, piece) != piece:
-            raise TokenizerError(f"The pieces {piece_of[index]!r} and {piece!r} have one id, {index}: fetch it again.")
-    n_own = max([own.get_vocab_size(with_added_tokens=True) - 1, *piece_of]) + 1
+    by_id = {index: piece for piece, index in pieces.items()}
+    if len(by_id) < len(pieces):
+        other = next(piece for piece, index in pieces.items() if by_id[index] != piece)
+        index = pieces[other]
+        raise TokenizerError(f"The pieces {other!r} and {by_id[index]!r} have one id, {index}: fetch it again.")
     if not pieces:
         raise TokenizerError("The tokenizer has no piece: fetch it again.")
-    if n_own > 2 * len(pieces) + MOST_GAPS:
+    last = max(by_id)
+    if last >= 2 * len(pieces) + MOST_GAPS:
         raise TokenizerError(
-            f"The piece {piece_of[n_own - 1]!r} has the id {n_own - 1:,}, and there are {len(pieces):,} pieces: the "
-            "file is damaged. Fetch it again."
+            f"The piece {by_id[last]!r} has the id {last:,}, and there are {len(pieces):,} pieces: the file is "
+            "damaged. Fetch it again."
         )
-    return n_own
+    return by_id

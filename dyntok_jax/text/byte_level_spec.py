@@ -9,7 +9,7 @@ from typing import Any, Literal
 from tokenizers import Tokenizer
 
 from dyntok_jax.errors import TokenizerError
-from dyntok_jax.text.byte_characters import BYTE_CHARACTERS, CHARACTER_BYTES, SPACE, to_byte_level
+from dyntok_jax.text.byte_characters import BYTE_CHARACTERS, CHARACTER_BYTES, SPACE, for_all, to_byte_level
 
 PRETOKEN_REGEX = r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 SpaceRule = Literal["none", "always", "unless_there", "first"]
@@ -29,8 +29,14 @@ def first_pretoken(tokenizer: Tokenizer, text: str) -> str:
     return text
 
 
-def byte_level_model(own: Tokenizer, spec: dict, n_own: int) -> tuple[dict, list[str]]:
+def byte_level_model(own: Tokenizer, spec: dict, by_id: dict[int, str], n_own: int) -> tuple[dict, list[str]]:
     """The tokenizer's model over byte characters, as tokenizer.json writes it.
+
+    Args:
+      own: the tokenizer.
+      spec: the same as tokenizer.json writes it.
+      by_id: its pieces, added tokens included.
+      n_own: the number of its ids, which may have gaps.
 
     Returns:
       The model; and the byte-level string that each of the tokenizer's own ids stands for, whatever it is called in the
@@ -46,9 +52,8 @@ def byte_level_model(own: Tokenizer, spec: dict, n_own: int) -> tuple[dict, list
     )
     spell = _speller(own, model, is_byte_level)
 
-    by_id = {index: piece for piece, index in own.get_vocab(with_added_tokens=True).items()}
-    spelt = [by_id.get(index, f"<unused {index}>") for index in range(n_own)]  # ids may have gaps
-    spelt = [piece if piece in special else spell(piece) for piece in spelt]
+    named = [by_id.get(index) or f"<unused {index}>" for index in range(n_own)]
+    spelt = [piece if piece in special else spelling for piece, spelling in zip(named, spell(named), strict=True)]
     bytes_of = {f"<0x{byte:02X}>": BYTE_CHARACTERS[byte] for byte in range(256)} if model.get("byte_fallback") else {}
     spellings = [bytes_of.get(piece, piece) if index in by_id else "" for index, piece in enumerate(spelt)]
     pieces, taken = list(spelt), set()
@@ -74,14 +79,15 @@ def byte_level_model(own: Tokenizer, spec: dict, n_own: int) -> tuple[dict, list
         case "BPE":
             pieces += [character for character in BYTE_CHARACTERS if character not in taken]
             merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
-            merges = [(spell(left), spell(right)) for left, right in merges]
+            merges = list(zip(spell([left for left, _ in merges]), spell([right for _, right in merges]), strict=True))
             composed, extra = _compositions(pieces[:n_own], merges, special) if not is_byte_level else ([], [])
             pieces += extra
             model["merges"] = [list(merge) for merge in composed + merges]
             model["vocab"] = {piece: index for index, piece in enumerate(pieces)}
             # an added token that merges build too (Gemma's runs of spaces) is found by its spelling as well
             products = {left + right for left, right in merges}
-            twins = {spell(by_id[index]): index for index in range(n_own) if by_id.get(index) in special}
+            added = [index for index in range(n_own) if by_id.get(index) in special]
+            twins = dict(zip(spell([by_id[index] for index in added]), added, strict=True))
             model["vocab"] |= {
                 twin: index for twin, index in twins.items() if twin in products and twin not in model["vocab"]
             }
@@ -97,19 +103,23 @@ def byte_level_model(own: Tokenizer, spec: dict, n_own: int) -> tuple[dict, list
     return model, spellings
 
 
-def _speller(own: Tokenizer, model: dict[str, Any], is_byte_level: bool) -> Callable[[str], str]:
-    """The function from a piece as the tokenizer writes it to its byte-level string."""
+def _speller(own: Tokenizer, model: dict[str, Any], is_byte_level: bool) -> Callable[[Sequence[str]], list[str]]:
+    """The function from pieces as the tokenizer writes them to their byte-level strings."""
     if is_byte_level:
-        return lambda piece: piece
+        return list
     if model["type"] == "WordPiece":
         if model["continuing_subword_prefix"] != "##":
             raise TokenizerError(f"WordPiece with prefix {model['continuing_subword_prefix']!r} is not supported.")
-        return lambda piece: (
+        return lambda pieces: [
             "##" + to_byte_level(piece[2:]) if piece.startswith("##") and len(piece) > 2 else to_byte_level(piece)
-        )
-    if "▁" in first_pretoken(own, " a") or "▁a" in model["vocab"]:
-        return lambda piece: to_byte_level(piece.replace("▁", " "))
-    return to_byte_level
+            for piece in pieces
+        ]
+    marks_spaces = "▁" in first_pretoken(own, " a") or "▁a" in model["vocab"]
+
+    def spell(text: str) -> str:
+        return to_byte_level(text.replace("▁", " ") if marks_spaces else text)
+
+    return lambda pieces: for_all(spell, pieces, "\0", BYTE_CHARACTERS[0])
 
 
 def _compositions(
