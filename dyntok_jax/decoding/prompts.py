@@ -86,8 +86,8 @@ class ReadPrompts:
         """The ids of a text after a prompt, by the model's own tokenizer; special tokens are read as in the prompt.
 
         Raises:
-          InputError: special tokens are text, and it has a character that stands for one; or it is given as ids, and one
-            is not an id of the model's own tokens.
+          InputError: special tokens are text, and it has a character that stands for one; or it is given as ids, and
+            one is not an id of the model's own tokens.
         """
         if not isinstance(text, str):
             return checked_ids(text, self.text_encoder.tokenizer, "A continuation")

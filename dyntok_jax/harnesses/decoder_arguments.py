@@ -35,12 +35,12 @@ PLATFORMS = {"cuda": "gpu"}
 
 @dataclass(frozen=True)
 class DecoderArguments:
-    """What `--model_args` may hold, and what the harness adds. On its command line `none` is None.
+    """What `--model_args` may hold, and what the harness adds.
 
     Attributes:
       pretrained: a folder, a Hub id, or a packaged model.
-      hypernet: a folder or Hub id of a ZeTT hypernetwork; `auto` for the one that comes with the model, if any; None for
-        FVT.
+      hypernet: a folder or Hub id of a ZeTT hypernetwork; `auto` for the one that comes with the model, if any; None
+        for FVT.
       adapter: a folder of peft with a LoRA adapter of the model.
       dtype: of parameters and computation: `float32`, `bfloat16` or `float16`.
       share: merge prompts until this share of the maximum reduction, in percent; None, like the other goals, is static.
@@ -102,23 +102,21 @@ class DecoderArguments:
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> "DecoderArguments":
-        """The arguments that a user gave by name.
+        """The arguments that a user gave by name; `none` is None.
 
         Raises:
           InputError: a name is unknown, or a value cannot be used.
 
         >>> DecoderArguments.of({"pretrained": "smollm2", "shares": 50})
         Traceback (most recent call last):
-        dyntok_jax.errors.InputError: The model dyntok has no argument shares: did you mean share? It takes pretrained, ...
+        dyntok_jax.errors.InputError: The model dyntok has no argument shares: did you mean share? ...
         """
         known = [field.name for field in fields(cls)]
         if unknown := [name for name in given if name not in known]:
             close = difflib.get_close_matches(unknown[0], known, n=1)
             hint = f"did you mean {close[0]}? It" if close else "it"
-            raise InputError(
-                f"The model dyntok has no argument {', '.join(unknown)}: {hint} takes {', '.join(known)}."
-            )
-        return cls(**given)
+            raise InputError(f"The model dyntok has no argument {', '.join(unknown)}: {hint} takes {', '.join(known)}.")
+        return cls(**{name: None if value in ("none", "None") else value for name, value in given.items()})
 
     @property
     def merging(self) -> Merging:
@@ -158,8 +156,8 @@ class DecoderArguments:
             if idle:
                 names = " and ".join(idle)
                 raise InputError(
-                    f"Prompts are static by default, so {names} would have no effect: give a goal, such as share=100, or "
-                    f"leave out {names}."
+                    f"Prompts are static by default, so {names} would have no effect: give a goal, such as share=100, "
+                    f"or leave out {names}."
                 )
 
     def _check_device(self) -> None:
@@ -169,6 +167,6 @@ class DecoderArguments:
         platform = self.device.partition(":")[0]
         if PLATFORMS.get(platform, platform) != jax.default_backend():
             raise InputError(
-                f"device={self.device} is not what JAX runs on here ({jax.default_backend()}): leave it out, or choose by "
-                "JAX_PLATFORMS."
+                f"device={self.device} is not what JAX runs on here ({jax.default_backend()}): leave it out, or choose "
+                "by JAX_PLATFORMS."
             )

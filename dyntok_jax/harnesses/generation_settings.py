@@ -15,15 +15,15 @@ CUTS = ("top_k", "top_p", "min_p")
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """How a request is to be continued.
+    r"""How a request is to be continued.
 
     Attributes:
       max_tokens: the most tokens.
       stop: strings that end the text.
       sampling: how tokens are chosen.
 
-    >>> GenerationSettings.of({"until": ["\\n"], "max_gen_toks": 8, "do_sample": False, "top_p": 0.9}, 256)
-    GenerationSettings(max_tokens=8, stop=('\\n',), sampling=SamplingConfig(temperature=0.0, ...))
+    >>> GenerationSettings.of({"until": ["\n"], "max_gen_toks": 8, "do_sample": False, "top_p": 0.9}, 256)
+    GenerationSettings(max_tokens=8, stop=('\n',), sampling=SamplingConfig(temperature=0.0, ...))
     """
 
     max_tokens: int
@@ -34,8 +34,8 @@ class GenerationSettings:
     def of(cls, given: Mapping[str, Any], default_tokens: int) -> "GenerationSettings":
         """The settings that a task gives.
 
-        As in the harness's other models, greedy choice leaves temperature and cuts out of account. The empty string stops
-        nothing.
+        As in the harness's other models, greedy choice leaves temperature and cuts out of account. The empty string
+        stops nothing.
 
         Args:
           given: `until`, `max_gen_toks` (or one of its other names), `do_sample`, `temperature`, `top_k`, `top_p`,

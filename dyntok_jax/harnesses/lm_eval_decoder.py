@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +123,8 @@ class LmEvalDecoder(TemplateLM):
 
         Args:
           string: the text.
-          add_special_tokens: put the tokenizer's special tokens around it; None: unless it begins with the first of them
-            already, as a rendered chat does.
+          add_special_tokens: put the tokenizer's special tokens around it; None: unless it begins with the first of
+            them already, as a rendered chat does.
         """
         if add_special_tokens is None:
             add_special_tokens = not self._begins(string)
@@ -157,9 +157,7 @@ class LmEvalDecoder(TemplateLM):
             after = self.tok_encode(space + continuation, add_special_tokens=False)
         return before, after
 
-    def _loglikelihood_tokens(
-        self, requests: Sequence[Request], disable_tqdm: bool = False, **_: Any
-    ) -> list[Answer]:
+    def _loglikelihood_tokens(self, requests: Sequence[Request], disable_tqdm: bool = False, **_: Any) -> list[Answer]:
         """Scores requests whose ids are known; those with one context share its reading."""
 
         def context_of(row: int) -> tuple[int, list[int]]:
@@ -167,7 +165,7 @@ class LmEvalDecoder(TemplateLM):
 
         rows = sorted(range(len(requests)), key=lambda row: (*context_of(row), -len(requests[row][2])))
         together = [list(members) for _, members in groupby(rows, context_of)]
-        batches = [sum(some, []) for some in _parts(together, self.arguments.batch_size)]
+        batches = [list(chain.from_iterable(some)) for some in _parts(together, self.arguments.batch_size)]
         return self._answers(requests, batches, "Running loglikelihood requests", disable_tqdm)
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
@@ -180,8 +178,8 @@ class LmEvalDecoder(TemplateLM):
         if not self.merging.is_static:
             tasks = ", ".join(sorted({str(request.task_name) for request in requests}))
             raise InputError(
-                f"{tasks}: a whole text is scored without a context, so there is nothing to merge, and the result would "
-                "be that of static tokenization: run these tasks without share, merges and budget."
+                f"{tasks}: a whole text is scored without a context, so there is nothing to merge, and the result "
+                "would be that of static tokenization: run these tasks without share, merges and budget."
             )
         windows: list[Request] = []
         owners: list[int] = []
@@ -228,8 +226,8 @@ class LmEvalDecoder(TemplateLM):
 
         Args:
           chat_history: the turns.
-          add_generation_prompt: end with the start of the model's turn; otherwise the last turn is the model's own and is
-            continued.
+          add_generation_prompt: end with the start of the model's turn; otherwise the last turn is the model's own and
+            is continued.
 
         Raises:
           ConfigError: the model has no chat template, or it is broken.
@@ -340,8 +338,8 @@ class LmEvalDecoder(TemplateLM):
         room = self.max_length - settings.max_tokens
         if room < 1:
             raise TooLongError(
-                f"A task asks for {settings.max_tokens} tokens, and there is room for {self.max_length} with the context: "
-                "ask for fewer (--gen_kwargs max_gen_toks=…)."
+                f"A task asks for {settings.max_tokens} tokens, and there is room for {self.max_length} with the "
+                "context: ask for fewer (--gen_kwargs max_gen_toks=…)."
             )
         prompts = [self._prompt(text, of_text, room) for text, of_text in zip(contexts, ids, strict=True)]
         decoder = self._ending(self._special_ids(settings.stop))

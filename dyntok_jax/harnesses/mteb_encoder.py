@@ -61,8 +61,8 @@ class MtebEncoder(AbsEncoder):
           encoder: the model, loaded.
           name: under which mteb keeps its results; give models and hypernetworks that differ different ones.
           merging: how texts are merged; None for full merging, `STATIC` for none.
-          prompts: what goes before texts, by type of task (`STS`, `Retrieval`), by side (`query`, `document`), or by both
-            (`Retrieval-query`); None for those that the model's folder declares by such names.
+          prompts: what goes before texts, by type of task (`STS`, `Retrieval`), by side (`query`, `document`), or by
+            both (`Retrieval-query`); None for those that the model's folder declares by such names.
           language: code of the texts' language, for a multilingual hypernetwork.
 
         Raises:
@@ -78,8 +78,8 @@ class MtebEncoder(AbsEncoder):
         else:
             if unknown := [key for key in prompts if not _is_known(key)]:
                 raise InputError(
-                    f"mteb has no type of task {unknown[0]!r}: prompts are by type (STS, Retrieval, Classification, …), by "
-                    f"side ({', '.join(SIDES)}), or by both (Retrieval-query)."
+                    f"mteb has no type of task {unknown[0]!r}: prompts are by type (STS, Retrieval, Classification, …), "
+                    f"by side ({', '.join(SIDES)}), or by both (Retrieval-query)."
                 )
             self.model_prompts = dict(prompts)
         self._n_subwords = self._n_tokens = 0
@@ -102,7 +102,7 @@ class MtebEncoder(AbsEncoder):
 
     @property
     def reduction_percent(self) -> float | None:
-        """The tokens saved so far, of those that the texts have before merging; None before the first text."""
+        """The tokens saved so far, of the subwords that the model was given; None before the first text."""
         return 100 * (1 - self._n_tokens / self._n_subwords) if self._n_subwords else None
 
     def prefix(self, task_metadata: TaskMetadata, prompt_type: PromptType | None = None) -> str:
@@ -161,8 +161,10 @@ class MtebEncoder(AbsEncoder):
                 truncate=True,
                 on_progress=bar.update,
             )
-        self._n_subwords += int(encoded.n_subwords.sum())
-        self._n_tokens += int(encoded.n_tokens.sum())
+        tokens = encoded.tokens
+        is_counted_M = tokens.subwords.is_counted_N[tokens.start_M]
+        self._n_tokens += int(is_counted_M.sum())
+        self._n_subwords += int(tokens.length_M[is_counted_M].sum())  # of texts that were cut, what is left
         assert encoded.embeddings_ND is not None, "pooling is not `none`"
         return encoded.embeddings_ND
 
@@ -177,7 +179,10 @@ def _name_of(merging: Merging) -> str:
     """How texts are merged, so that other results get another name."""
     if merging.is_static:
         return "static"
-    parts = [merging.goal if merging.merge_list is None else f"list of {len(merging.merge_list.pairs)}", merging.boundary]
+    parts = [
+        merging.goal if merging.merge_list is None else f"list of {len(merging.merge_list.pairs)}",
+        merging.boundary,
+    ]
     plain = Merging(FULL)
     parts += [
         f"{field}={getattr(merging, field)}"

@@ -89,8 +89,8 @@ class ChatTemplate:
           continue_last: end with the content of the last turn, which is to be continued; not with a generation prompt.
 
         Raises:
-          InputError: a turn lacks its role or content, the template refuses the chat, or leaves out the last turn that is
-            to be continued, or there is none.
+          InputError: a turn lacks its role or content, the template refuses the chat, or leaves out the last turn that
+            is to be continued, or there is none.
           ConfigError: the template itself is broken, or has no end.
         """
         if continue_last:
@@ -111,7 +111,6 @@ class ChatTemplate:
         except Exception as error:  # a template is a program: whatever it raises is a fault of its own
             said = f"{type(error).__name__}: {error}" if not isinstance(error, TemplateError) else str(error)
             raise ConfigError(f"The chat template in {self.where} cannot be used ({said}).") from error
-
 
     def _render_open(self, messages: Sequence[Message]) -> str:
         """The chat up to the end of its last turn's content, as Hugging Face's `continue_final_message` has it."""

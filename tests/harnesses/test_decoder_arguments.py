@@ -17,6 +17,7 @@ def _without_our_checks_of_types(monkeypatch):
 def test_contexts_are_static_unless_a_goal_is_given():
     assert DecoderArguments().merging == STATIC
     assert DecoderArguments.of({"merges": 5}).merging == Merging(Merges(5))
+    assert DecoderArguments.of({"share": "none", "hypernet": "none"}) == DecoderArguments(hypernet=None)
     assert DecoderArguments.of({"budget": 90, "boundary": "word"}).merging == Merging(Budget(90), boundary="word")
 
 

@@ -205,7 +205,9 @@ def test_without_a_chat_template_chats_are_refused(folder, model):
 
 def test_a_system_turn_that_the_template_refuses_is_left_out(folder, caplog):
     lm = LmEvalDecoder(DynamicDecoder.load(folder / "model"))
-    source = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}{{ messages[0].content }}"
+    source = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}{{ messages[0].content }}"
+    )
     object.__setattr__(lm.decoder.chat, "source", source)
     chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
     assert lm.apply_chat_template(chat) == "Hello"
@@ -233,7 +235,11 @@ def test_a_whole_evaluation_runs(folder, tmp_path, monkeypatch, share):
         tasks = [path for path in tasks if "texts" not in path]
     found = simple_evaluate(
         "dyntok",
-        {"pretrained": str(folder / "model"), "hypernet": str(folder / "hypernet") if share else "auto", "share": share},
+        {
+            "pretrained": str(folder / "model"),
+            "hypernet": str(folder / "hypernet") if share else "auto",
+            "share": share,
+        },
         tasks,
         batch_size=4,
         bootstrap_iters=0,

@@ -113,9 +113,9 @@ def test_scores_are_those_of_the_encoder_s_own_embeddings(encoder, evaluated, me
     expected = spearmanr(cosines, [pair["score"] for pair in PAIRS]).statistic
     assert scores["LocalSTS"]["cosine_spearman"] == pytest.approx(expected, abs=1e-6)
 
-    found = embedded([row["text"] for row in QUERIES], "query: ") @ embedded(
-        [row["text"] for row in CORPUS], "passage: "
-    ).T
+    found = (
+        embedded([row["text"] for row in QUERIES], "query: ") @ embedded([row["text"] for row in CORPUS], "passage: ").T
+    )
     documents = [row["id"] for row in CORPUS]
     gains = []
     for query, row in zip(QUERIES, found, strict=True):
@@ -126,7 +126,7 @@ def test_scores_are_those_of_the_encoder_s_own_embeddings(encoder, evaluated, me
     if merging.is_static:
         assert model.reduction_percent == pytest.approx(0, abs=1e-9)
     else:
-        assert 5 < model.reduction_percent < 60
+        assert 20 < model.reduction_percent < 90  # the tiny vocabulary knows few words
 
 
 def test_results_of_other_mergings_are_not_taken_from_the_cache(encoder, evaluated):

@@ -167,3 +167,57 @@ def write_gguf_file(
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+TINY_GEMMA3 = {
+    "vocab_size": 500,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 7,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+    "query_pre_attn_scalar": 32,
+    "max_position_embeddings": 128,
+    "rms_norm_eps": 1e-6,
+    "sliding_window": 8,
+}
+"""Layers of both kinds, in the words of a Hugging Face config."""
+GEMMA3_NAMES = NAMES | {
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
+
+
+def gemma3_fields(**changes: Any) -> dict[str, Any]:
+    """The metadata of a Gemma 3 of `TINY_GEMMA3`'s sizes."""
+    fields = {
+        "block_count": 7,
+        "context_length": 128,
+        "embedding_length": 64,
+        "feed_forward_length": 96,
+        "attention.head_count": 4,
+        "attention.head_count_kv": 1,
+        "attention.key_length": 32,
+        "attention.value_length": 32,
+        "attention.layer_norm_rms_epsilon": 1e-6,
+        "attention.sliding_window": 8,
+        "rope.freq_base": 1_000_000.0,
+    }
+    return {f"gemma3.{key}": value for key, value in (fields | changes).items()}
+
+
+def gemma3_tensors(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The weights of a Gemma 3, tied, under GGUF's names; its norms hold the 1 that Hugging Face's code adds."""
+    tensors = {}
+    for name, array in weights.items():
+        array = array + np.float32(1) if name.endswith("norm.weight") else array
+        if name in OUTSIDE:
+            tensors[OUTSIDE[name]] = array
+        else:
+            _, _, layer, *part, _ = name.split(".")
+            tensors[f"blk.{layer}.{GEMMA3_NAMES['.'.join(part)]}.weight"] = array
+    return tensors

@@ -13,7 +13,7 @@ QUIZ = [
 ]
 TEXTS = [
     {"text": "The sun rises in the east and sets in the west, and the moon follows it across the night sky."},
-    {"text": "Die Sonne geht im Osten auf und im Westen unter; der Mond folgt ihr über den Nachthimmel. " * 3},
+    {"text": "Die Sonne geht im Osten auf und im Westen unter; der Mond folgt ihr über den Nachthimmel."},
     {"text": "Ο ήλιος ανατέλλει στην ανατολή."},
 ]
 ASKS = [
