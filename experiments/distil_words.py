@@ -10,20 +10,20 @@ subwords and once as the one row that the hypernetwork predicts; the loss is the
 distributions, and the relative error of its last hidden states, at the word and at the tokens after it. What lies
 before the word is read once: no gradient passes through it.
 
-Two CPU cores, SmolLM2: 3 to 11 seconds a step of 64 words. A hypernetwork is written every `--save-every` steps.
+Two CPU cores, SmolLM2: 5 to 8 seconds a step of 64 words beside other work; 280 steps with a learning rate of 6e-5
+(3e-4 is too much) take the divergence at the words from 2.0 to 1.4 nats. A hypernetwork is written every `--save-every`
+steps.
 """
 
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Generic
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float, Float32, Int32
 from rich.console import Console
 from tyro.conf import Positional
@@ -35,7 +35,8 @@ from dyntok_jax.files import load_model, new_folder
 from dyntok_jax.models import Decoder, embed_ids, empty_cache, extend, logits
 from dyntok_jax.options import DEFAULT_DECODER
 from dyntok_jax.text import TextEncoder, read_lines
-from dyntok_jax.training import OptimizerConfig, init_state, make_optimizer
+from dyntok_jax.training import OptimizerConfig, init_state, make_optimizer, make_step
+from dyntok_jax.types import ArrayT
 from experiments.shared import Figures, report, run_script
 
 N_BEFORE, N_AFTER = 6, 5
@@ -49,6 +50,7 @@ WORD_WEIGHT = 3.0
 FIRST_SHARE = 0.07
 """Share of words that are read without what stands before them, as the first of a text."""
 TEXTS_AT_ONCE = 512
+SHOWN = ("word_kl", "after_kl", "error")
 
 
 @dataclass(frozen=True)
@@ -77,27 +79,34 @@ class Options:
     model: str = DEFAULT_DECODER
     words: int = 12_000
     contexts: int = 4
-    steps: int = 300
+    steps: int = 280
     batch_size: int = 64
-    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=3e-4, warmup=15))
-    save_every: int = 50
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=6e-5, warmup=15))
+    save_every: int = 20
     seed: int = 0
     json: Path | None = None
     table: Path | None = None
 
 
-class WordsInContext(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class WordsInContext(Generic[ArrayT]):
     """Words with the subwords around them, each part padded on the right; `count_N3` is the length of each part."""
 
-    before_NP: Int32[np.ndarray, "N P"] | Int32[Array, "N P"]
-    word_NS: Int32[np.ndarray, "N S"] | Int32[Array, "N S"]
-    after_NA: Int32[np.ndarray, "N A"] | Int32[Array, "N A"]
-    count_N3: Int32[np.ndarray, "N 3"] | Int32[Array, "N 3"]
+    before_NP: Int32[ArrayT, "N P"]
+    word_NS: Int32[ArrayT, "N S"]
+    after_NA: Int32[ArrayT, "N A"]
+    count_N3: Int32[ArrayT, "N 3"]
+
+    @property
+    def parts(self) -> tuple[ArrayT, ArrayT, ArrayT, ArrayT]:
+        """All four arrays."""
+        return self.before_NP, self.word_NS, self.after_NA, self.count_N3
 
 
 def words_in_context(
     encoder: TextEncoder, texts: Sequence[str], limit: int, contexts: int, random: np.random.Generator
-) -> WordsInContext:
+) -> WordsInContext[np.ndarray]:
     """Words of several subwords, in the order of the texts, each at most `contexts` times."""
     seen: dict[tuple[int, ...], int] = {}
     found: list[tuple[list[int], ...]] = []
@@ -123,7 +132,8 @@ def words_in_context(
     parts = list(zip(*found[:limit], strict=True)) or [(), (), ()]
     widths = (N_BEFORE, WORD_BUCKETS[-1], N_AFTER)
     count_N3 = np.array([[len(each) for each in part] for part in parts], np.int32).reshape(3, -1).T
-    return WordsInContext(*(_padded(part, width) for part, width in zip(parts, widths, strict=True)), count_N3)
+    before, word, after = (_padded(part, width) for part, width in zip(parts, widths, strict=True))
+    return WordsInContext(before, word, after, count_N3)
 
 
 def _is_word(text: str) -> bool:
@@ -134,7 +144,9 @@ def _padded(rows: Sequence[Sequence[int]], width: int) -> Int32[np.ndarray, "N W
     return np.array([[*row, *[0] * (width - len(row))] for row in rows], np.int32).reshape(-1, width)
 
 
-def batches(words: WordsInContext, size: int, random: np.random.Generator) -> Iterator[WordsInContext]:
+def batches(
+    words: WordsInContext[np.ndarray], size: int, random: np.random.Generator
+) -> Iterator[WordsInContext[np.ndarray]]:
     """Batches for ever, each of words that fall into one bucket of lengths."""
     lengths_N = words.count_N3[:, 1]
     shorter, members = 0, {}
@@ -150,19 +162,19 @@ def batches(words: WordsInContext, size: int, random: np.random.Generator) -> It
             raise InputError(f"The texts hold too few words for a batch of {size}: give more text or --batch-size.")
         for at in random.permutation(len(rows)):
             width, some = rows[at]
-            before, word, after, count = (part[some] for part in words)
+            before, word, after, count = (part[some] for part in words.parts)
             yield WordsInContext(before, word[:, :width], after, count)
 
 
 def distillation_loss(
-    hypernet: Hypernet, model: Decoder, batch: WordsInContext
+    hypernet: Hypernet, model: Decoder, batch: WordsInContext[Array]
 ) -> tuple[Float32[Array, ""], dict[str, Float32[Array, ""]]]:
     """Divergence plus hidden error at the word and the tokens after it; and its parts."""
-    before, word, after, count = batch
+    before, word, after, count = batch.parts
     n_words, n_subwords = word.shape
     n_after = after.shape[1]
     is_before, is_subword, is_after = (
-        jnp.arange(part.shape[1])[None] < count[:, index, None] for index, part in enumerate(batch[:3])
+        jnp.arange(part.shape[1])[None] < count[:, index, None] for index, part in enumerate(batch.parts[:3])
     )
     cache = empty_cache(model, n_words, before.shape[1] + n_subwords + n_after)
     _, cache = extend(model, embed_ids(model, before), is_before, cache)
@@ -201,7 +213,7 @@ def _divergence(
     return jnp.sum(jnp.exp(static_BTV) * (static_BTV - merged_BTV), axis=-1)
 
 
-def read_words(options: Options, encoder: TextEncoder, console: Console) -> WordsInContext:
+def read_words(options: Options, encoder: TextEncoder, console: Console) -> WordsInContext[np.ndarray]:
     """The words of all files.
 
     Raises:
@@ -218,7 +230,10 @@ def read_words(options: Options, encoder: TextEncoder, console: Console) -> Word
         texts = [lines[at] for at in random.permutation(len(lines)).tolist()]
         collected.append(words_in_context(encoder, texts, options.words * int(weight), options.contexts, random))
         console.print(f"{path}: {len(collected[-1].count_N3):,} words")
-    return WordsInContext(*(np.concatenate(parts) for parts in zip(*collected, strict=True)))
+    before, word, after, count = (
+        np.concatenate(parts) for parts in zip(*(one.parts for one in collected), strict=True)
+    )
+    return WordsInContext(before, word, after, count)
 
 
 def run(options: Options, console: Console) -> Figures:
@@ -231,34 +246,26 @@ def run(options: Options, console: Console) -> Figures:
     model, encoder = loaded.parameters, TextEncoder(loaded.tokenizer)
     words = read_words(options, encoder, console)
     optimizer = make_optimizer(options.optimizer, options.steps)
-    state = init_state(hypernet, optimizer)
-    parameters, moments = state.hypernet, state.optimizer
-
-    @partial(jax.jit, donate_argnums=(0, 1))
-    def step(parameters, moments, model, batch):
-        gradient, parts = jax.grad(distillation_loss, has_aux=True)(parameters, model, batch)
-        with jax.numpy_dtype_promotion("standard"):  # optax raises floats to its integer counts of steps
-            updates, moments = optimizer.update(gradient, moments, parameters)
-        return optax.apply_updates(parameters, updates), moments, parts
+    state, step = init_state(hypernet, optimizer), make_step(optimizer, distillation_loss)
 
     options.output.mkdir(parents=True, exist_ok=True)
     recent: list[dict[str, float]] = []
     figures: Figures = {"words": len(words.count_N3), "steps": options.steps}
     stream = batches(words, options.batch_size, np.random.default_rng(options.seed + 1))
     for number in range(1, options.steps + 1):
-        parameters, moments, parts = step(parameters, moments, model, next(stream))
-        recent.append({name: float(value) for name, value in parts.items()})
+        state, parts = step(state, model, [next(stream)])
+        recent.append({name: float(parts[name]) for name in SHOWN})
         if number % options.save_every == 0 or number == options.steps:
-            means = {name: float(np.mean([each[name] for each in recent])) for name in recent[0]}
+            means = {name: float(np.mean([each[name] for each in recent])) for name in SHOWN}
             figures |= means
             shown = " · ".join(f"{name} {value:.3f}" for name, value in means.items())
             console.print(f"Step {number} of {options.steps}, {time.perf_counter() - started:.0f} s: {shown}")
             recent = []
-            exported = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), parameters)
+            exported = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), state.parameters)
             with new_folder(options.output / "hypernet", overwrite=True) as folder:
                 save_hypernet(folder, config, exported)
     figures["run_seconds"] = time.perf_counter() - started
-    row = f"| {figures['words']} | {options.steps} | " + " | ".join(f"{figures[name]:.3f}" for name in means) + " |"
+    row = f"| {figures['words']} | {options.steps} | " + " | ".join(f"{figures[name]:.3f}" for name in SHOWN) + " |"
     table = "\n".join(["| words | steps | KL at the word | KL after it | error |", "|--:|--:|--:|--:|--:|", row]) + "\n"
     return report(figures, table, options, console)
 

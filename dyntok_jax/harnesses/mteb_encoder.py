@@ -78,7 +78,7 @@ class MtebEncoder(AbsEncoder):
         else:
             if unknown := [key for key in prompts if not _is_known(key)]:
                 raise InputError(
-                    f"mteb has no type of task {unknown[0]!r}: prompts are by type (STS, Retrieval, Classification, …), "
+                    f"mteb has no type of task {unknown[0]!r}: prompts are by type (STS, Retrieval, …), "
                     f"by side ({', '.join(SIDES)}), or by both (Retrieval-query)."
                 )
             self.model_prompts = dict(prompts)

@@ -54,6 +54,7 @@ def merged_words() -> str:
         "FVT": (figures, "fvt"),
         "packaged hypernetwork": (figures, "hypernet"),
         "… and a linear map of states": (figures_of("meaning_fitted"), "hypernet"),
+        "… both trained on words in context": (figures_of("meaning_distilled"), "hypernet"),
     }
     rows = []
     for title, (found, method) in methods.items():

@@ -54,6 +54,7 @@ class Predict:
     EXAMPLES: ClassVar[str] = """\
   dyntok predict pairs.jsonl --adapter run/adapter
   dyntok predict ner.jsonl.gz --adapter run/adapter --share 50 --output entities.jsonl
+  dyntok predict pairs.jsonl --adapter run/adapter --hypernet none --limit 500 --json figures.json
 """
 
     file: tyro.conf.Positional[Annotated[str, arg(metavar="FILE")]]

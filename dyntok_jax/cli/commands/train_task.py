@@ -25,8 +25,7 @@ class TrainTask:
     """
 
     EXAMPLES: ClassVar[str] = """\
-  dyntok train-task --task nli --train pairs.jsonl --output run      lines like {"premise": "…", "hypothesis": "…",
-                                                                     "label": "neutral"}; result in run/adapter
+  dyntok train-task --task nli --train pairs.jsonl --output run      result in run/adapter
   dyntok train-task --task classify --train reviews.jsonl.gz --validation held.jsonl --output run --steps 500
   dyntok train-task --task ner --train ner.jsonl --output run        {"tokens": ["Anna", …], "tags": ["B-PER", …]}
   dyntok predict new.jsonl --adapter run/adapter                     how to use the result
