@@ -64,7 +64,7 @@ def gguf_config(file: GgufFile) -> dict[str, Any]:
         raise CheckpointError(
             f"{file.path} has no embedding table (token_embd.weight): the model is incomplete. Fetch it again."
         )
-    _check_fields(file, head_width)
+    _check_fields(file, int(head_width))
     config = {
         "attention_bias": False,
         "attention_dropout": 0.0,
