@@ -37,13 +37,18 @@ from dyntok_jax import Merging
 from dyntok_jax.errors import InputError
 from dyntok_jax.options import AUTO, DEFAULT_DECODER, Boundary, Positions, Scope, Style
 from experiments.shared import (
+    GROUP_OF,
+    GROUPS,
     STATIC,
     Figures,
     PromptSetting,
+    Question,
     best_seconds,
+    context_of,
     decoders_by_method,
     large_vocabulary_setting,
     paired_half_percent,
+    read_questions,
     reference_settings,
     report,
     run_script,
@@ -52,7 +57,6 @@ from experiments.shared import (
     wilson_percent,
     with_predicted_letters,
 )
-from experiments.shared.questions import GROUP_OF, GROUPS, Question, context_of, read_questions
 
 
 @dataclass(frozen=True)

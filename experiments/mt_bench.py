@@ -37,18 +37,25 @@ from dyntok_jax import Merging, SamplingConfig
 from dyntok_jax.decoding import VocabularyChoice
 from dyntok_jax.errors import InputError
 from dyntok_jax.options import AUTO, DEFAULT_DECODER, FULL, Positions
-from experiments.shared import STATIC, Figures, PromptSetting, decoders_by_method, report, run_script, share_settings
-from experiments.shared.fastchat import (
+from experiments.shared import (
     N_TURNS,
+    STATIC,
     TEMPERATURES,
+    Figures,
+    Judge,
     MtQuestion,
+    PromptSetting,
     Turns,
     answer_row,
+    decoders_by_method,
+    judge_prompts,
     read_lines_of_json,
     read_mt_questions,
+    report,
+    run_script,
+    share_settings,
     write_json_lines,
 )
-from experiments.shared.judge import Judge, judge_prompts
 
 MIN_P, PENALTY = 0.1, 1.1
 AGAIN = "static_other_seed"

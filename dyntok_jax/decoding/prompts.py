@@ -42,6 +42,10 @@ class ReadPrompts:
       is_twin_read: whether the twin read them.
       special_are_text: whether special tokens that a user wrote are text.
       adds_special: whether special tokens were added around the texts.
+
+    >>> read = decoder.read(["Freiheit und Gleichheit"])
+    >>> read.is_static, bool((read.n_tokens >= read.n_static).all())
+    (True, True)
     """
 
     texts: Sequence[str]

@@ -97,8 +97,9 @@ class DecoderConfig:
         }
         if wrong := [what for what, is_asked in asked.items() if is_asked]:
             raise ConfigError(f"A {self.model_type} model cannot have {', '.join(wrong)}: leave it out.")
-        numbers = set(self.full_layers)
-        is_part = numbers < set(range(self.n_layers)) and self.full_layers == tuple(sorted(numbers))
+        numbers = sorted(set(self.full_layers))
+        is_part = len(numbers) < self.n_layers and all(0 <= number < self.n_layers for number in numbers)
+        is_part = is_part and self.full_layers == tuple(numbers)
         if self.full_layers and not (has_window and is_part):
             raise ConfigError(
                 f"full_layers are {self.full_layers}: they must be the ascending numbers of some of the "

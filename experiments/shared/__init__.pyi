@@ -4,9 +4,23 @@ from .decoders import (
     entries_of as entries_of,
     with_predicted_letters as with_predicted_letters,
 )
+from .fastchat import (
+    N_TURNS as N_TURNS,
+    TEMPERATURES as TEMPERATURES,
+    MtQuestion as MtQuestion,
+    Turns as Turns,
+    answer_row as answer_row,
+    read_lines_of_json as read_lines_of_json,
+    read_mt_questions as read_mt_questions,
+    write_json_lines as write_json_lines,
+)
 from .intervals import (
     paired_half_percent as paired_half_percent,
     wilson_percent as wilson_percent,
+)
+from .judge import (
+    Judge as Judge,
+    judge_prompts as judge_prompts,
 )
 from .programs import (
     clear_programs as clear_programs,
@@ -17,6 +31,13 @@ from .prompt_settings import (
     large_vocabulary_setting as large_vocabulary_setting,
     reference_settings as reference_settings,
     share_settings as share_settings,
+)
+from .questions import (
+    GROUP_OF as GROUP_OF,
+    GROUPS as GROUPS,
+    Question as Question,
+    context_of as context_of,
+    read_questions as read_questions,
 )
 from .reporting import (
     Figures as Figures,

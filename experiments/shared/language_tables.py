@@ -64,23 +64,6 @@ def prices() -> str:
     return table([*head, *(f"loss, {_name(setting)}" for setting in settings)], rows)
 
 
-def topics() -> str:
-    """What a topic probe loses in each language."""
-    figures = figures_of("topics_sib200")
-    prefix = "static_accuracy_percent_"
-    settings = _settings_with_losses(figures)
-    rows = [
-        [
-            _title(figures, code),
-            f"{figures[prefix + code]:.1f} %",
-            *_losses(figures, settings, code),
-            f"{figures[f'{settings[-1]}_reduction_percent_{code}']:.1f} %",
-        ]
-        for code in (key.removeprefix(prefix) for key in figures if key.startswith(prefix))
-    ]
-    return table(["", "static", *(f"loss, {_name(setting)}" for setting in settings), "tokens saved"], rows)
-
-
 def _settings_with_losses(figures: Figures) -> list[str]:
     suffix = "_loss_points_mean"
     return [key.removesuffix(suffix) for key in figures if key.endswith(suffix)]
@@ -111,6 +94,5 @@ LANGUAGE_TABLES = {
     "bitext_lohelp_fvt": lambda: bitext_languages("bitext_lohelp", "fvt"),
     "bitext_lohelp_hypernet": lambda: bitext_languages("bitext_lohelp", "hypernet"),
     "prices": prices,
-    "topics": topics,
 }
 """A part of the tables that `result_tables.py` knows by name."""

@@ -4,7 +4,7 @@
     python -m experiments.shared.tables --write    correct it
 
 A table is between `<!-- table: NAME -->` and `<!-- end -->`; NAME is one of `TABLES` here: those of `result_tables.py`
-and `prompt_tables.py`. A figure in a sentence is between `<!-- FILE KEY FORMAT -->` and `<!-- -->`, not at the start
+and `language_tables.py`. A figure in a sentence is between `<!-- FILE KEY FORMAT -->` and `<!-- -->`, not at the start
 of a line: the value under KEY in `experiments/results/FILE.json`, formatted by Python's FORMAT (`.1f`, `,`; if omitted,
 unchanged). A second.
 """
@@ -17,11 +17,10 @@ from pathlib import Path
 import tyro
 
 from experiments.shared.language_tables import LANGUAGE_TABLES
-from experiments.shared.prompt_tables import PROMPT_TABLES
 from experiments.shared.recorded import figures_of
 from experiments.shared.result_tables import RESULT_TABLES
 
-TABLES = LANGUAGE_TABLES | RESULT_TABLES | PROMPT_TABLES
+TABLES = LANGUAGE_TABLES | RESULT_TABLES
 ROOT = Path(__file__).parent.parent.parent
 RUN = "<!-- run -->"
 """Before the Python of docs that the tests run."""
