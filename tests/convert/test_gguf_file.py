@@ -20,7 +20,7 @@ from dyntok_jax.convert.offline.gguf_reader import (
     read_gguf,
 )
 from dyntok_jax.errors import CheckpointError
-from tests.support.gguf_files import bpe_fields, gemma3_fields, llama_fields, tiny_llama, tiny_tensors, write_gguf_file
+from tests.support.gguf_files import bpe_fields, llama_fields, tiny_llama, tiny_tensors, write_gguf_file
 
 LINEAR = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 
@@ -147,43 +147,6 @@ def test_what_is_not_supported_is_named_and_nothing_is_written(tmp_path, fault):
     with pytest.raises(CheckpointError, match=said):
         write_gguf(source, tmp_path / "hf")
     assert list((tmp_path / "hf").iterdir()) == []
-
-
-GEMMA_FAULTS = {
-    "soft caps": (r"gemma3\.final_logit_softcapping = 30", gemma3_fields(final_logit_softcapping=30.0)),
-    "no window": (
-        r"gemma3\.attention\.sliding_window is missing",
-        gemma3_fields(**{"attention.sliding_window": None}),
-    ),
-    "an absurd pattern": (
-        "sliding_window_pattern",
-        gemma3_fields(**{"attention.sliding_window_pattern": [True, False]}),
-    ),
-    "llama's tensors": ("unknown: blk.1.attn_q.weight|misshapen", gemma3_fields(block_count=1)),
-    "a scaling of llama's": ("by 'longrope'", gemma3_fields(**{"rope.scaling.type": "longrope"})),
-}
-
-
-@pytest.mark.parametrize("fault", GEMMA_FAULTS)
-def test_what_is_not_supported_of_gemma_3_is_named(tmp_path, fault):
-    said, changes = GEMMA_FAULTS[fault]
-    fields = bpe_fields() | changes
-    source = write_gguf_file(tmp_path / "bad.gguf", tiny_tensors(tiny_llama()), fields, architecture="gemma3")
-    (tmp_path / "hf").mkdir()
-    with pytest.raises(CheckpointError, match=said):
-        write_gguf(source, tmp_path / "hf")
-    assert list((tmp_path / "hf").iterdir()) == []
-
-
-def test_a_vocabulary_of_many_pieces_is_parsed_in_seconds(tmp_path):
-    """The package `gguf` takes a minute and a half for Gemma's 262,144."""
-    tokens = [f"piece {index}" for index in range(200_000)]
-    fields = bpe_fields(tokens=tokens, token_type=[1] * len(tokens), scores=[0.5] * len(tokens)) | llama_fields()
-    source = write_gguf_file(tmp_path / "many.gguf", tiny_tensors(tiny_llama()), fields)
-    began = time.process_time()
-    read = read_gguf(source).fields
-    assert time.process_time() - began < 10
-    assert (read["tokenizer.ggml.tokens"], set(read["tokenizer.ggml.scores"])) == (tokens, {0.5})
 
 
 def test_all_wrong_tensors_are_listed_in_one_error(tmp_path):

@@ -8,7 +8,6 @@ from sentencepiece import SentencePieceProcessor
 from dyntok_jax.assets import load_sample
 from dyntok_jax.convert.offline.gguf_tokenizer import SPLITTINGS, gguf_tokenizer, gguf_tokenizer_config
 from dyntok_jax.errors import CheckpointError
-from dyntok_jax.text import ByteLevelTokenizer
 from tests.support.gguf_files import bpe_fields, bpe_tokenizer
 
 FILE = Path("model.gguf")
@@ -57,29 +56,6 @@ def test_sentencepiece_without_the_leading_space(sentencepiece):
     ours = gguf_tokenizer(FILE, sentencepiece_fields(sentencepiece, add_space_prefix=False, add_bos_token=False))
     assert ours.encode("Hello", add_special_tokens=True).tokens == ["Hello"]
     assert ours.decode(ours.encode(" Hello").ids) == " Hello"
-
-
-def test_pieces_of_the_users_own_are_runs_of_spaces_as_sentencepiece_spells_them():
-    """Gemma's, which llama.cpp writes with spaces."""
-    pieces = [("<unk>", 2), ("<s>", 3), ("▁", 1), ("a", 1), ("b", 1), ("▁a", 1), ("ab", 1)]
-    pieces += [("\n", 4), ("  ", 4), ("   ", 4), ("\n\n", 4), ("<table>", 4)]
-    tokens, kinds = map(list, zip(*pieces, strict=True))
-    fields = {
-        "tokenizer.ggml.model": "llama",
-        "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.scores": [-1000.0 if kind != 1 else -float(at) for at, (_, kind) in enumerate(pieces)],
-        "tokenizer.ggml.token_type": kinds,
-        "tokenizer.ggml.add_space_prefix": False,
-        "tokenizer.ggml.add_bos_token": False,
-    }
-    ours = gguf_tokenizer(FILE, fields)
-    text = "a  b\n\n\nab   a a<table>"
-    expected = ["a", "▁▁", "b", "\n\n", "\n", "ab", "▁▁▁", "a", "▁a", "<table>"]
-    assert ours.encode(text).tokens == expected
-    assert [tokens[index].replace(" ", "▁") for index in ours.encode(text).ids] == expected
-    assert ours.decode(ours.encode(text).ids) == text
-    byte_level = ByteLevelTokenizer.convert(ours)
-    assert [byte_level.token_text([index]) for index in (8, 9, 10)] == ["  ", "   ", "\n\n"]
 
 
 def test_sentencepiece_ids_are_known_where_the_file_is_silent(sentencepiece):
