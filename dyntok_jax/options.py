@@ -195,7 +195,7 @@ class Merging:
 
     Raises:
       InputError: a value is not one of these, or a merge list is given together with a goal or stages of its own, or
-        `protect` is no regular expression.
+        `protect` is not a regular expression.
 
     >>> Merging(Share(50), boundary="word").scope
     'auto'

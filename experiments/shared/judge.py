@@ -160,6 +160,6 @@ class Judge:
             except OSError as error:
                 problem = str(error)
             except (ValueError, KeyError, IndexError, TypeError) as error:
-                problem = f"its answer is no chat completion ({error!r})"
+                problem = f"its answer is not a chat completion ({error!r})"
                 break
         raise InputError(f"The judge at {address} did not answer: {problem}. Check --judge-url and --judge-model.")

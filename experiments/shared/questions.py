@@ -63,7 +63,7 @@ def read_questions(path: Path) -> dict[str, list[Question]]:
                 row = json.loads(line)
                 subject, options = row["subject"], tuple(row["choices"])
                 if subject not in GROUP_OF:
-                    raise ValueError(f"{subject!r} is no subject of MMLU")
+                    raise ValueError(f"{subject!r} is not a subject of MMLU")
                 if len(options) != len(LETTERS):
                     raise ValueError(f"{len(options)} choices instead of {len(LETTERS)}")
                 question = Question(subject, row["question"].strip(), options, LETTERS.index(row["answer"]))

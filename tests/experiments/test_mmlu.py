@@ -161,7 +161,7 @@ def test_intervals_of_known_counts():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"subject": "alchemy"}, "line 1: .*'alchemy' is no subject of MMLU"),
+        ({"subject": "alchemy"}, "line 1: .*'alchemy' is not a subject of MMLU"),
         ({"choices": ["a"]}, "line 1: .*1 choices instead of 4"),
         ({"answer": "E"}, "line 1: "),
         ({"question": 5}, "line 1: "),
