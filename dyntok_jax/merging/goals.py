@@ -58,7 +58,7 @@ class FirstMerges(Generic[ArrayT]):
     >>> rows = batch.ids_BL, np.minimum(batch.segment_BL, 0), batch.mask_BL  # a text is one segment
     >>> first = FirstMerges(batch.pretoken_BL, 1_000)
     >>> merge_batch_on_host(*rows, Share(20), first=first).length_BT[0, :5]
-    array([1, 4, 1, 4, 1], dtype=int32)
+    array([1, 1, 1, 7, 1], dtype=int32)
     """
 
     pretoken: Int32[ArrayT, "*batch L"]

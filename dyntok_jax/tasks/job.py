@@ -61,7 +61,7 @@ def task_loss(
     >>> _ = path.write_text('{"text": "Dull", "label": "bad"}\n{"text": "Fine", "label": "good"}')
     >>> config = TaskConfig("classify", train=(str(path),), model=str(encoder_folder), batch_size=2, max_length=32)
     >>> job = prepare_task(config)
-    >>> loss, metrics = task_loss(job.parameters, job.frozen, next(job.batches))
+    >>> loss, metrics = jax.jit(task_loss)(job.parameters, job.frozen, next(job.batches))
     >>> loss.shape, sorted(metrics)
     ((), ['accuracy', 'loss'])
     """
@@ -102,7 +102,7 @@ def prepare_task(config: TaskConfig, mesh: Mesh | None = None) -> Job:
     >>> config = TaskConfig("classify", train=(str(path),), model=str(encoder_folder), batch_size=2, max_length=32)
     >>> job = prepare_task(config)
     >>> sorted(job.parameters.replaced), next(job.batches).label_BW.tolist()
-    (['head.dense.bias', 'head.dense.kernel', 'head.output.bias', 'head.output.kernel'], [[1], [0]])
+    (['head.dense.bias', 'head.dense.kernel', 'head.output.bias', 'head.output.kernel'], [[0], [1]])
     """
     if not config.train:
         raise InputError("There is nothing to train on: give files of JSON lines (--train FILE ...).")

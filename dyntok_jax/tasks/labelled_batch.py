@@ -19,7 +19,8 @@ from dyntok_jax.types import ArrayT
 NO_LABEL = -1
 """Where a token has no label: all but the first of a word."""
 WINDOW = 16
-"""Batches a window: texts of similar length are grouped within a window."""
+"""Batches a window, or fewer, so that a window is no longer than the data: texts of similar length are grouped within
+a window."""
 DRAW_BINS, GAUSSIAN_MEAN, GAUSSIAN_DEVIATION = 30, 15, 5
 """The reference's bins of the reduction, and its normal distribution over them."""
 
@@ -127,13 +128,14 @@ class LabelledBatches:
         self._share = share
         self._batch_size, self._max_length, self._prefix, self._seed = batch_size, max_length, prefix, seed
         self._length_N = np.array([_characters(text) for text in texts])
+        self._batches_a_window = max(1, min(WINDOW, len(texts) // batch_size))
         self._epoch = lru_cache(maxsize=2)(self._make_epoch)
         self._window = lru_cache(maxsize=2)(self._make_window)
         self._next = 0
 
     def __next__(self) -> LabelledBatch[np.ndarray]:
         """The next batch."""
-        window, at = divmod(self._next, WINDOW)
+        window, at = divmod(self._next, self._batches_a_window)
         rows, goal = self._window(window)[at], self._goal(self._next)
         self._next += 1
         merging = self._embedder.resolve(Merging(goal, boundary=self._boundary), scope="batch", merge_last=True)
@@ -173,10 +175,10 @@ class LabelledBatches:
 
     def _make_window(self, window: int) -> Int64[np.ndarray, "batches B"]:
         """Divides the next rows into batches of similar length, in random order; epochs follow one another."""
-        size, n_texts = WINDOW * self._batch_size, len(self._texts)
+        size, n_texts = self._batches_a_window * self._batch_size, len(self._texts)
         places = [divmod(at, n_texts) for at in range(window * size, (window + 1) * size)]
         rows = np.array([self._epoch(epoch)[at] for epoch, at in places])
-        batches = rows[np.argsort(self._length_N[rows], kind="stable")].reshape(WINDOW, self._batch_size)
+        batches = rows[np.argsort(self._length_N[rows], kind="stable")].reshape(-1, self._batch_size)
         return np.random.default_rng((self._seed, 3, window)).permutation(batches)
 
 

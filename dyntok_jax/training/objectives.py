@@ -102,8 +102,10 @@ def total_loss(
     Raises:
       ConfigError: an objective needs something that the model or the hypernetwork lacks.
 
+    >>> from functools import partial
     >>> from dyntok_jax.training import Objectives
-    >>> loss, metrics = total_loss(hypernet, frozen, training_batch, Objectives(pieces=1.0))
+    >>> loss_of = jax.jit(partial(total_loss, weights=Objectives(pieces=1.0)))
+    >>> loss, metrics = loss_of(hypernet, frozen, training_batch)
     >>> sorted(metrics)
     ['loss', 'piece_cosine', 'pieces']
     """

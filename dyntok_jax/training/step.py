@@ -94,7 +94,7 @@ def make_step(optimizer: optax.GradientTransformation, loss: LossFunction, dtype
 
     >>> optimizer = make_optimizer(OptimizerConfig(), n_steps=100)
     >>> from functools import partial
-    >>> from dyntok_jax.training import total_loss
+    >>> from dyntok_jax.training import Objectives, total_loss
     >>> step = make_step(optimizer, partial(total_loss, weights=Objectives(pieces=1.0)))
     >>> state = init_state(jax.tree.map(jnp.copy, hypernet), optimizer)  # a copy, since the step donates its state
     >>> state, metrics = step(state, frozen, [training_batch])

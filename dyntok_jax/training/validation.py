@@ -89,7 +89,7 @@ def validator(
       InputError: there is nothing to validate on, or the pivot language is missing from translations.
 
     >>> validate = validator(frozen, Objectives(pieces=1.0), [training_batch])
-    >>> sorted(validate(job.hypernet))
+    >>> sorted(validate(job.parameters))
     ['loss', 'piece_cosine', 'pieces']
     """
     if not batches:
