@@ -49,8 +49,8 @@ def read_metadata(path: Path) -> tuple[dict[str, Any], dict[str, TensorPlace]]:
     """The fields of a little-endian file of version 2 or 3 by key, and its tensors by name.
 
     Raises:
-      CheckpointError: something claims to be longer than the rest of the file, comes twice, is not text, or is of a kind
-        that there is not.
+      CheckpointError: something claims to be longer than the rest of the file, comes twice, is not text, or is of a
+        kind that there is not.
     """
     size = path.stat().st_size
     if size < HEADER:
