@@ -26,7 +26,7 @@ from rich.console import Console
 
 from dyntok_jax.options import AUTO, DEFAULT_MODEL, Boundary
 from experiments.shared import (
-    STATIC,
+    UNMERGED,
     Rows,
     Scores,
     Setting,
@@ -36,6 +36,7 @@ from experiments.shared import (
     encode_in_settings,
     encoders_by_method,
     load_pairs,
+    loss,
     mean_of,
     progress_bar,
     report,
@@ -44,7 +45,6 @@ from experiments.shared import (
     spaced,
 )
 
-UNMERGED = Setting(STATIC)
 QUANTITIES = {"accuracy_percent": 3, "reduction_percent": 3, "cosine": 5, "price": 4, "premium": 4}
 """Names of figures and their digits; the attribute of a score is the name without the unit."""
 
@@ -82,11 +82,6 @@ class Options:
     json: Path | None = None
     table: Path | None = None
     plot: Path | None = None
-
-
-def loss(scores: Scores, setting: Setting, languages: Sequence[str]) -> float:
-    """Static accuracy − accuracy in points, the mean of the languages."""
-    return mean_of(scores, UNMERGED, languages, "accuracy") - mean_of(scores, setting, languages, "accuracy")
 
 
 def share_within(scores: Scores, columns: Sequence[Setting], language: str, tolerance: float) -> float:

@@ -25,13 +25,14 @@ from dyntok_jax.errors import InputError
 from dyntok_jax.options import AUTO, DEFAULT_MODEL, Boundary
 from dyntok_jax.text import read_rows
 from experiments.shared import (
-    STATIC,
+    UNMERGED,
     Encode,
     Setting,
     all_settings,
     by_method,
     encode_in_settings,
     encoders_by_method,
+    loss,
     mean_of,
     pooled,
     progress_bar,
@@ -42,7 +43,6 @@ from experiments.shared import (
 
 SPLITS = ("train", "dev", "test")
 PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-UNMERGED = Setting(STATIC)
 
 
 @dataclass(frozen=True)
@@ -203,11 +203,6 @@ def with_means(languages: Sequence[str]) -> dict[str, list[str]]:
     """What a row of the table stands for: each language, and the languages with spaces."""
     groups = {language: [language] for language in languages}
     return groups | ({"mean": spaced(languages)} if spaced(languages) else {})
-
-
-def loss(scores: Scores, setting: Setting, languages: Sequence[str]) -> float:
-    """Static accuracy − accuracy in points, the mean of the languages."""
-    return mean_of(scores, UNMERGED, languages, "accuracy") - mean_of(scores, setting, languages, "accuracy")
 
 
 def flat_figures(scores: Scores, settings: Sequence[Setting], languages: Sequence[str]) -> dict[str, float | int]:

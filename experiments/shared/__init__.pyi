@@ -22,6 +22,17 @@ from .judge import (
     Judge as Judge,
     judge_prompts as judge_prompts,
 )
+from .labelled import (
+    LabelledOptions as LabelledOptions,
+    adapters_by_name as adapters_by_name,
+    read_sets as read_sets,
+    reference_lengths as reference_lengths,
+    run_labelled as run_labelled,
+    score_adapters as score_adapters,
+)
+from .labelled_tables import (
+    Task as Task,
+)
 from .programs import (
     clear_programs as clear_programs,
     count_programs as count_programs,
@@ -46,6 +57,7 @@ from .reporting import (
 )
 from .settings import (
     STATIC as STATIC,
+    UNMERGED as UNMERGED,
     Encode as Encode,
     EncodingOptions as EncodingOptions,
     Setting as Setting,
@@ -53,10 +65,12 @@ from .settings import (
     by_method as by_method,
     encode_in_settings as encode_in_settings,
     encoders_by_method as encoders_by_method,
+    loss as loss,
     mean_of as mean_of,
     pooled as pooled,
     progress_bar as progress_bar,
     spaced as spaced,
+    with_fvt as with_fvt,
 )
 from .translations import (
     Rows as Rows,

@@ -10,9 +10,9 @@ from jaxtyping import Float32
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dyntok_jax import DynamicEncoder, EncodedTexts, Merging, Share
+from dyntok_jax import DynamicEncoder, EncodedTexts, Merges, Merging, Share
 from dyntok_jax.embedding import TokenEmbedder
-from dyntok_jax.options import Boundary
+from dyntok_jax.options import Boundary, Goal
 
 STATIC = "static"
 SPACELESS = frozenset("th zh ja lo km my bo dz Thai Hans Hant Jpan Laoo Khmr Mymr Tibt".split())
@@ -21,14 +21,27 @@ SPACELESS = frozenset("th zh ja lo km my bo dz Thai Hans Hant Jpan Laoo Khmr Mym
 
 @dataclass(frozen=True)
 class Setting:
-    """A method, and the share of the maximum reduction unless it is static."""
+    """A method, and how far it merges: to a share of the maximum reduction, or by a number of merges a batch."""
 
     method: str
     share: float | None = None
+    merges: int | None = None
 
     @property
     def name(self) -> str:
+        if self.merges is not None:
+            return f"{self.method}_merges{self.merges}"
         return self.method if self.share is None else f"{self.method}_share{self.share:g}"
+
+    @property
+    def goal(self) -> Goal | None:
+        """What merging stops at; None for static tokenization."""
+        if self.merges is not None:
+            return Merges(self.merges)
+        return None if self.share is None else Share(self.share)
+
+
+UNMERGED = Setting(STATIC)
 
 
 class EncodingOptions(Protocol):
@@ -50,22 +63,26 @@ Encode = Callable[[Setting, str, Sequence[str]], EncodedTexts]
 
 def all_settings(methods: Sequence[str], shares: Sequence[float]) -> list[Setting]:
     """Static first, then each method at each share."""
-    return [Setting(STATIC), *(Setting(method, share) for method in methods for share in shares)]
+    return [UNMERGED, *(Setting(method, share) for method in methods for share in shares)]
 
 
 def by_method(settings: Sequence[Setting]) -> Iterator[tuple[str, list[Setting]]]:
     """The settings of each method that merges."""
-    for method in dict.fromkeys(setting.method for setting in settings if setting.share is not None):
+    for method in dict.fromkeys(setting.method for setting in settings if setting.goal is not None):
         yield method, [setting for setting in settings if setting.method == method]
 
 
 def encoders_by_method(model: str, hypernet: str | None) -> dict[str, DynamicEncoder]:
     """The methods, in the order of the table; they share the model's parameters."""
-    loaded = DynamicEncoder.load(model, hypernet)
-    if loaded.cache is None:
-        return {"fvt": loaded}
-    fvt = TokenEmbedder(loaded.tokenizer, loaded.encoder.word_embeddings[...])
-    return {"fvt": DynamicEncoder(loaded.config, loaded.encoder, fvt, prefix=loaded.prefix), "hypernet": loaded}
+    return with_fvt(DynamicEncoder.load(model, hypernet))
+
+
+def with_fvt(encoder: DynamicEncoder) -> dict[str, DynamicEncoder]:
+    """An encoder that has a hypernetwork, and before it the same without; or, if it has none, itself as FVT."""
+    if encoder.cache is None:
+        return {"fvt": encoder}
+    fvt = TokenEmbedder(encoder.tokenizer, encoder.encoder.word_embeddings[...])
+    return {"fvt": DynamicEncoder(encoder.config, encoder.encoder, fvt, prefix=encoder.prefix), "hypernet": encoder}
 
 
 def encode_in_settings(
@@ -78,12 +95,12 @@ def encode_in_settings(
         return encoder.encode(
             texts,
             merging=Merging(
-                None if setting.share is None else Share(setting.share),
+                setting.goal,
                 boundary=options.boundary,
                 max_subwords=options.max_subwords,
             ),
             prefix=options.prefix,
-            language=language if encoder.embedder.languages and setting.share is not None else None,
+            language=language if encoder.embedder.languages and setting.goal is not None else None,
             on_progress=on_progress,
         )
 
@@ -113,3 +130,10 @@ def spaced(languages: Sequence[str]) -> list[str]:
 def mean_of(scores: Mapping[tuple[Setting, str], Any], setting: Setting, languages: Sequence[str], name: str) -> float:
     """The mean of one attribute of the languages' scores."""
     return float(np.mean([getattr(scores[setting, language], name) for language in languages]))
+
+
+def loss(
+    scores: Mapping[tuple[Setting, str], Any], setting: Setting, languages: Sequence[str], name: str = "accuracy"
+) -> float:
+    """The static score − that of a setting, in points, the mean of the languages."""
+    return mean_of(scores, UNMERGED, languages, name) - mean_of(scores, setting, languages, name)
