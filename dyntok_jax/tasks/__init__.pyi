@@ -15,6 +15,8 @@ from .examples import (
 from .job import (
     FrozenEncoder as FrozenEncoder,
     prepare_task as prepare_task,
+    read_task as read_task,
+    save_task as save_task,
     task_loss as task_loss,
 )
 from .labelled_batch import (

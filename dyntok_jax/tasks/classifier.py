@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from dyntok_jax.models import SequenceHead, TokenHead, classify_sequences, class
 from dyntok_jax.options import AUTO, FULL, Goal, Merging, check_list, one_merging
 from dyntok_jax.storage import read_json
 from dyntok_jax.tasks.config import TaskKind
-from dyntok_jax.tasks.job import HEAD_KINDS, TASK_FILE
+from dyntok_jax.tasks.job import HEAD_KINDS, read_task
 from dyntok_jax.tasks.metrics import accuracy, entity_f1, macro_f1
 from dyntok_jax.text import Text, pad_ragged
 
@@ -112,14 +112,7 @@ class TaskModel:
           ModelNotFoundError, ConfigError, TokenizerError: as `DynamicEncoder.load`.
         """
         folder = Path(adapter)
-        if not (folder / TASK_FILE).is_file():
-            raise CheckpointError(
-                f"{folder} has no {TASK_FILE}, which names the task and its labels: name the folder `adapter` in the "
-                "output of `dyntok train-task`."
-            )
-        task = read_json(folder / TASK_FILE, CheckpointError, "train again, or repair it")
-        if task.get("task") not in get_args(TaskKind) or not isinstance(task.get("labels"), list):
-            raise CheckpointError(f"{folder / TASK_FILE} must have the fields task and labels: train again.")
+        task = read_task(folder)
         named = read_json(folder / "adapter_config.json", CheckpointError, "train again, or repair it")
         model = model or named.get("base_model_name_or_path")
         if not model:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +17,12 @@ from jaxtyping import Array, Float, Float32
 from dyntok_jax.adapters import Adapter, LoraConfig, apply_adapters, fresh_adapter
 from dyntok_jax.convert import save_adapter
 from dyntok_jax.embedding import TokenEmbedder, embed_tokens
-from dyntok_jax.errors import ConfigError, InputError
+from dyntok_jax.errors import CheckpointError, ConfigError, InputError
 from dyntok_jax.files import load_model
 from dyntok_jax.models import Encoder, SequenceHead, TokenHead, classify_sequences, classify_tokens, encode
 from dyntok_jax.options import FULL, Goal, Merging
-from dyntok_jax.storage import written
-from dyntok_jax.tasks.config import TaskConfig
+from dyntok_jax.storage import read_json, written
+from dyntok_jax.tasks.config import TaskConfig, TaskKind
 from dyntok_jax.tasks.examples import Examples, read_examples
 from dyntok_jax.tasks.labelled_batch import NO_LABEL, LabelledBatch, LabelledBatches, labelled_batch
 from dyntok_jax.training import ADAPTER, Job, Metrics, Validate
@@ -170,10 +170,38 @@ def saved_modules(head: SequenceHead | TokenHead) -> tuple[str, ...]:
 
 
 def save_task(folder: Path, adapter: Adapter, *, task: dict[str, Any], config: Any) -> None:
-    """Writes an adapter as a folder of peft, and what its labels are beside it."""
+    """Writes an adapter as a folder of peft, and what its labels are beside it.
+
+    >>> from dyntok_jax.adapters import LoraConfig
+    >>> adapter = fresh_adapter(jax.random.key(0), LoraConfig(rank=4), encoder.encoder)
+    >>> save_task(folder, adapter, task={"task": "classify", "labels": ["bad", "good"]}, config=encoder.config)
+    >>> read_task(folder)["task"]
+    'classify'
+    """
     save_adapter(folder, adapter, config)
     with written(folder / TASK_FILE) as part:
         part.write_text(json.dumps(task, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_task(folder: Path) -> dict[str, Any]:
+    r"""What `save_task` wrote beside the adapter: `task`, `labels`, `prefix` and `boundary`.
+
+    Raises:
+      CheckpointError: the folder has no such file, or not these fields.
+
+    >>> _ = (folder / "dyntok_task.json").write_text('{"task": "classify", "labels": ["bad", "good"]}')
+    >>> read_task(folder)["labels"]
+    ['bad', 'good']
+    """
+    if not (folder / TASK_FILE).is_file():
+        raise CheckpointError(
+            f"{folder} has no {TASK_FILE}, which names the task and its labels: name the folder `adapter` in the "
+            "output of `dyntok train-task`."
+        )
+    task = read_json(folder / TASK_FILE, CheckpointError, "train again, or repair it")
+    if task.get("task") not in get_args(TaskKind) or not isinstance(task.get("labels"), list):
+        raise CheckpointError(f"{folder / TASK_FILE} must have the fields task and labels: train again.")
+    return task
 
 
 def digest(examples: Examples | None) -> str:
