@@ -4,6 +4,7 @@ from .classifier import (
     word_spans as word_spans,
 )
 from .config import (
+    Draw as Draw,
     LoraOptions as LoraOptions,
     TaskConfig as TaskConfig,
     TaskKind as TaskKind,

@@ -40,8 +40,9 @@ class Labels:
       probabilities: of each label that was chosen, in the same form.
       n_subwords: of all texts, before merging, special tokens not counted.
       n_tokens: the same after merging.
+      padded_tokens: all tokens that the model read, padding and special tokens included.
 
-    >>> found = Labels(["good"], [0.9], n_subwords=4, n_tokens=3)
+    >>> found = Labels(["good"], [0.9], n_subwords=4, n_tokens=3, padded_tokens=16)
     >>> found.scores(["good"])
     {'accuracy': 100.0, 'macro_f1': 100.0}
     """
@@ -50,6 +51,7 @@ class Labels:
     probabilities: list[float] | list[list[float]]
     n_subwords: int
     n_tokens: int
+    padded_tokens: int
 
     def scores(self, wanted: Sequence[Any]) -> dict[str, float]:
         """Percentages against the right labels: accuracy and macro F1, or accuracy of words and F1 of entities."""
@@ -160,15 +162,15 @@ class TaskModel:
             truncate=True,
             on_progress=on_progress,
         )
-        labels, probabilities, n_subwords, n_tokens = [], [], 0, 0
+        labels, probabilities, counts = [], [], np.zeros(3, np.int64)
         for first in range(0, len(texts), CHUNK):
             some = texts[first : first + CHUNK]
             encoded = encode(some, pooling="first" if isinstance(self.head, SequenceHead) else "none")
             found = self._of_texts(encoded) if isinstance(self.head, SequenceHead) else self._of_words(encoded, some)
             labels += found[0]
             probabilities += found[1]
-            n_subwords, n_tokens = n_subwords + int(encoded.n_subwords.sum()), n_tokens + int(encoded.n_tokens.sum())
-        return Labels(labels, probabilities, n_subwords, n_tokens)
+            counts += encoded.n_subwords.sum(), encoded.n_tokens.sum(), encoded.padded_tokens
+        return Labels(labels, probabilities, *counts.tolist())
 
     def _of_texts(self, encoded) -> tuple[list[str], list[float]]:
         probability_NY = np.asarray(_probabilities(self.head, encoded.embeddings_ND[:, None]))

@@ -162,3 +162,16 @@ def test_unknown_methods_and_folders_are_refused(root, tmp_path):
         merging.run(merging.Options(root / "nli0", root / "nli1", data, methods=("best",), **common(root)), SILENT)
     with pytest.raises(CheckpointError, match=r"has no dyntok_task\.json"):
         merging.run(merging.Options(tmp_path, root / "nli1", data, **common(root)), SILENT)
+
+
+@pytest.mark.slow
+def test_bench_tasks_compares_gains_with_padded_tokens(root):
+    bench = import_module("experiments.bench_tasks")
+    train = (str(root / "en.dev.jsonl.gz"),)
+    options = bench.Options(root, root / "nli0", train, languages=("en",), steps=2, rounds=1, model=str(root / "model"))
+    figures = bench.run(options, SILENT)
+    for what in ("prediction", "training"):
+        tokens = figures[f"{what}_static_padded_tokens"] / figures[f"{what}_dynamic_padded_tokens"]
+        assert figures[f"{what}_padded_token_ratio"] == pytest.approx(tokens, rel=1e-3)
+        assert figures[f"{what}_gain"] > 0
+    assert figures["prediction_dynamic_tokens"] < figures["prediction_static_tokens"]
