@@ -34,7 +34,7 @@ SILENT = Console(file=StringIO())
 def root(tmp_path_factory) -> Path:
     """A tiny model with its hypernetwork, labelled files, and adapters with random weights."""
     folder = tmp_path_factory.mktemp("labelled")
-    write_tiny_encoder(folder / "model")
+    write_tiny_encoder(folder / "model", max_tokens=128)
     write_tiny_hypernet(folder / "hypernet")
     loaded = load_model(str(folder / "model"), None, kind="encoder")
     kinds = {
