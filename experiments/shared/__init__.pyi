@@ -30,7 +30,7 @@ from .labelled import (
     run_labelled as run_labelled,
     score_adapters as score_adapters,
 )
-from .labelled_tables import (
+from .labelled_scores import (
     Task as Task,
 )
 from .programs import (

@@ -15,7 +15,7 @@ from dyntok_jax.merging import merge_texts
 from dyntok_jax.options import AUTO, DEFAULT_MODEL, Boundary
 from dyntok_jax.tasks import Examples, TaskModel, read_examples
 from dyntok_jax.text import ByteLevelTokenizer, TextEncoder
-from experiments.shared.labelled_tables import (
+from experiments.shared.labelled_scores import (
     Score,
     Scores,
     Task,

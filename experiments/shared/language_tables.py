@@ -95,4 +95,4 @@ LANGUAGE_TABLES = {
     "bitext_lohelp_hypernet": lambda: bitext_languages("bitext_lohelp", "hypernet"),
     "prices": prices,
 }
-"""A part of the tables that `result_tables.py` knows by name."""
+"""A part of the tables that `tables.py` knows by name."""

@@ -3,10 +3,10 @@
     python -m experiments.shared.tables            list what differs, by file and mark; exit code 1 if anything
     python -m experiments.shared.tables --write    correct it
 
-A table is between `<!-- table: NAME -->` and `<!-- end -->`; NAME is one of `TABLES` here: those of `result_tables.py`
-and `language_tables.py`. A figure in a sentence is between `<!-- FILE KEY FORMAT -->` and `<!-- -->`, not at the start
-of a line: the value under KEY in `experiments/results/FILE.json`, formatted by Python's FORMAT (`.1f`, `,`; if omitted,
-unchanged). A second.
+A table is between `<!-- table: NAME -->` and `<!-- end -->`; NAME is one of `TABLES` here, made by the `*_tables.py`
+beside it. A figure in a sentence is between `<!-- FILE KEY FORMAT -->` and `<!-- -->`, not at the start of a line: the
+value under KEY in `experiments/results/FILE.json`, formatted by Python's FORMAT (`.1f`, `,`; if omitted, unchanged).
+A second.
 """
 
 import re
@@ -16,11 +16,14 @@ from pathlib import Path
 
 import tyro
 
+from experiments.shared.compiled_tables import COMPILED_TABLES
+from experiments.shared.decoder_tables import DECODER_TABLES
 from experiments.shared.language_tables import LANGUAGE_TABLES
 from experiments.shared.recorded import figures_of
-from experiments.shared.result_tables import RESULT_TABLES
+from experiments.shared.speed_tables import SPEED_TABLES
+from experiments.shared.vocabulary_tables import VOCABULARY_TABLES
 
-TABLES = LANGUAGE_TABLES | RESULT_TABLES
+TABLES = LANGUAGE_TABLES | DECODER_TABLES | SPEED_TABLES | VOCABULARY_TABLES | COMPILED_TABLES
 ROOT = Path(__file__).parent.parent.parent
 RUN = "<!-- run -->"
 """Before the Python of docs that the tests run."""
