@@ -49,7 +49,7 @@ class TaskConfig:
 
     Attributes:
       task: nli: fields premise, hypothesis, label; classify: text, label (or category); ner: tokens, tags (BIO).
-      train: files of JSON lines, .gz or not.
+      train: files of JSON lines, .gz or not, or data sets as hf:NAME:CONFIG:SPLIT.
       validation: files like those; without one, the last parameters are the best.
       model: a folder, a Hugging Face Hub id, or a packaged encoder.
       hypernet: folder or Hub id of a hypernetwork; auto: the one that comes with the model; none: FVT.

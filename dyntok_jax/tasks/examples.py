@@ -1,23 +1,24 @@
-"""Labelled examples in files of JSON lines.
+"""Labelled examples in files of JSON lines, or in data sets of Hugging Face with such columns (`hf:NAME:CONFIG:SPLIT`).
 
 nli        {"premise": "…", "hypothesis": "…", "label": "entailment"}
 classify   {"text": "…", "label": "sports"}          `category` is read as the label, too
-ner        {"tokens": ["Anna", "sings"], "tags": ["B-PER", "O"]}
+ner        {"tokens": ["Anna", "sings"], "tags": ["B-PER", "O"]}          `ner_tags` is read as the tags, too
 """
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from dyntok_jax.errors import InputError
 from dyntok_jax.tasks.config import TaskKind
 from dyntok_jax.text import Text, decode_line, stream_byte_lines
+from dyntok_jax.training.data import DATASET, open_dataset
 
 TAG = re.compile(r"O|[BI]-.+")
 INPUT_FIELDS = {"nli": ("premise", "hypothesis"), "classify": ("text",), "ner": ("tokens",)}
-LABEL_FIELDS = {"nli": ("label",), "classify": ("label", "category"), "ner": ("tags",)}
+LABEL_FIELDS = {"nli": ("label",), "classify": ("label", "category"), "ner": ("tags", "ner_tags")}
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def read_examples(files: Sequence[str], task: TaskKind, *, needs_labels: bool = 
     """Reads the examples of all files, in order; blank lines are skipped.
 
     Args:
-      files: of JSON lines, .gz or not.
+      files: of JSON lines, .gz or not; `hf:NAME:CONFIG:SPLIT` is a data set, whose numbered labels become names.
       task: which fields an example has; others are not read.
       needs_labels: whether each must have a label.
 
@@ -88,28 +89,51 @@ def read_examples(files: Sequence[str], task: TaskKind, *, needs_labels: bool = 
     texts: list[Text] = []
     labels: list[str | list[str] | None] = []
     for file in files:
-        for number, line in enumerate(stream_byte_lines(file), start=1):
-            if line.strip():
-                text, label = _example(decode_line(line, f"{file}, line {number}"), task, f"{file}, line {number}")
-                if label is None and needs_labels:
-                    raise InputError(
-                        f"{file}, line {number} has no {LABEL_FIELDS[task][0]}: give each example one to train on."
-                    )
-                texts.append(text)
-                labels.append(label)
+        for where, row in _dataset_rows(file) if file.startswith(DATASET) else _rows(file):
+            text, label = _example(row, task, where)
+            if label is None and needs_labels:
+                raise InputError(f"{where} has no {LABEL_FIELDS[task][0]}: give each example one to train on.")
+            texts.append(text)
+            labels.append(label)
     if not texts:
         raise InputError(f"{', '.join(files) or 'No file'} holds no example: give JSON lines, one example a line.")
     return Examples(texts, labels)
 
 
-def _example(line: str, task: TaskKind, where: str) -> tuple[Text, str | list[str] | None]:
+def _rows(file: str) -> Iterator[tuple[str, Any]]:
+    """Where each line that is not blank stands, and what it holds."""
+    for number, line in enumerate(stream_byte_lines(file), start=1):
+        if line.strip():
+            where = f"{file}, line {number}"
+            try:
+                yield where, json.loads(decode_line(line, where))
+            except (ValueError, RecursionError) as error:
+                raise InputError(f"{where} is not JSON ({error}): give one JSON object a line.") from error
+
+
+def _dataset_rows(name: str) -> Iterator[tuple[str, Any]]:
+    """The rows of a data set; labels that are numbers become their names, and −1, no label, None."""
+    dataset = open_dataset(name.removeprefix(DATASET))
+    # a list of labels has the names in the feature of its values
+    features = {field: getattr(feature, "feature", feature) for field, feature in dataset.features.items()}
+    names = {field: feature.names for field, feature in features.items() if hasattr(feature, "names")}
+
+    def named(field: str, value: Any) -> Any:
+        if isinstance(value, list):
+            return [named(field, one) for one in value]
+        return None if value == -1 else names[field][value]
+
+    for number, row in enumerate(dataset, start=1):
+        yield (
+            f"{name}, row {number}",
+            {field: named(field, value) if field in names else value for field, value in row.items()},
+        )
+
+
+def _example(row: Any, task: TaskKind, where: str) -> tuple[Text, str | list[str] | None]:
     fields = INPUT_FIELDS[task]
-    try:
-        row: Any = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where} is not JSON ({error}): give one JSON object a line.") from error
     if not isinstance(row, dict):
-        raise InputError(f"{where} must be a JSON object with {' and '.join(fields)}, got {line[:60]}.")
+        raise InputError(f"{where} must be a JSON object with {' and '.join(fields)}, got {row!r:.60}.")
     wrong = [field for field in fields if field not in row]
     if wrong:
         raise InputError(f"{where} lacks {' and '.join(wrong)}, which {task} reads: it has {', '.join(row) or 'none'}.")

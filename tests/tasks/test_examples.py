@@ -58,3 +58,19 @@ def test_a_file_without_examples_is_refused(tmp_path):
 def test_labels_that_the_model_does_not_have_are_all_listed():
     with pytest.raises(InputError, match=r"'a', 'c' are not among those of the model: b"):
         Examples(["1", "2", "3"], ["c", "a", "b"]).numbers(("b",))
+
+
+def test_data_sets_are_read_with_the_names_of_their_labels(tmp_path):
+    from datasets import ClassLabel, Dataset, Features, Sequence, Value
+
+    pairs = {"premise": ["p", "q"], "hypothesis": ["h", "i"], "label": [1, -1]}
+    features = Features(premise=Value("string"), hypothesis=Value("string"), label=ClassLabel(names=["yes", "no"]))
+    Dataset.from_dict(pairs, features).save_to_disk(tmp_path / "pairs")
+    found = read_examples([f"hf:{tmp_path / 'pairs'}"], "nli", needs_labels=False)
+    assert found == Examples([("p", "h"), ("q", "i")], ["no", None])
+    with pytest.raises(InputError, match="row 2 has no label"):
+        read_examples([f"hf:{tmp_path / 'pairs'}"], "nli")
+    tagged = {"tokens": [["Anna", "sang"]], "ner_tags": [[1, 0]]}
+    features = Features(tokens=Sequence(Value("string")), ner_tags=Sequence(ClassLabel(names=["O", "B-PER"])))
+    Dataset.from_dict(tagged, features).save_to_disk(tmp_path / "tagged")
+    assert read_examples([f"hf:{tmp_path / 'tagged'}"], "ner") == Examples([["Anna", "sang"]], [["B-PER", "O"]])

@@ -8,6 +8,10 @@ from .held_out import (
     digest_of as digest_of,
     with_pieces as with_pieces,
 )
+from .sources import (
+    DATASET as DATASET,
+    open_dataset as open_dataset,
+)
 from .training_batch import (
     PieceBatch as PieceBatch,
     SurfaceForms as SurfaceForms,

@@ -100,6 +100,28 @@ def _parquet_texts(file: str, field: str) -> Iterator[str]:
 
 
 def _dataset_texts(name: str, field: str) -> Iterator[str]:
+    dataset = open_dataset(name)
+    if field not in dataset.column_names:
+        columns = _named(dataset.column_names)
+        path = name.split(":")[0]
+        raise InputError(f"The data set {path} has no column {field!r}: name one of {columns} (hf:{name}::COLUMN).")
+    yield from _checked(dataset[field], f"The data set {name.split(':')[0]}, column {field}")
+
+
+def open_dataset(name: str) -> Any:
+    """A data set of the Hugging Face Hub, or one saved in a folder.
+
+    Args:
+      name: NAME, NAME:CONFIG or NAME:CONFIG:SPLIT; the split is `train` by default.
+
+    Raises:
+      InputError: it cannot be loaded, or datasets is not installed.
+
+    >>> from datasets import Dataset
+    >>> Dataset.from_dict({"text": ["Freiheit"]}).save_to_disk(folder)
+    >>> open_dataset(str(folder)).column_names
+    ['text']
+    """
     try:
         import datasets
     except ImportError:
@@ -108,18 +130,13 @@ def _dataset_texts(name: str, field: str) -> Iterator[str]:
     try:
         if any((Path(path) / file).is_file() for file in _SAVED_DATASET_FILES):
             dataset = datasets.load_from_disk(path)
-            dataset = dataset[split or "train"] if isinstance(dataset, dict) else dataset
-        else:
-            dataset = datasets.load_dataset(path, config or None, split=split or "train")
+            return dataset[split or "train"] if isinstance(dataset, dict) else dataset
+        return datasets.load_dataset(path, config or None, split=split or "train")
     except Exception as error:  # the library raises many kinds, of its own and of others
         raise InputError(
             f"The data set {path} cannot be loaded ({_first_line(error)}): check its name, and write "
             f"hf:NAME:CONFIG:SPLIT if it has several configs or no split `train`."
         ) from error
-    if field not in dataset.column_names:
-        columns = _named(dataset.column_names)
-        raise InputError(f"The data set {path} has no column {field!r}: name one of {columns} (hf:{name}::COLUMN).")
-    yield from _checked(dataset[field], f"The data set {path}, column {field}")
 
 
 def _checked(values: Iterable[Any], where: str) -> Iterator[str]:
