@@ -111,15 +111,16 @@ def test_training_reaches_the_map_of_states_and_not_the_decoder(tmp_path):
     write_tiny_decoder(tmp_path / "model", ties_embeddings=True)
     data = DataConfig(max_length=48, pieces_per_batch=16, held_out=0)
     network = NetworkConfig(layers=1, hidden=32, ffn=64, heads=4, read_layers=(0, 1))
-    job = prepare_job(TrainingConfig(str(tmp_path / "model"), data, Objectives(pieces=1.0), network))
-    assert len(job.hypernet.config.read_prefix) == 1
+    weights = Objectives(pieces=1.0)
+    job = prepare_job(TrainingConfig(str(tmp_path / "model"), data, weights, network))
+    assert len(job.parameters.config.read_prefix) == 1
     batch = jax.tree.map(jnp.asarray, next(job.batches))
 
     def loss(hypernet):
-        return total_loss(hypernet, job.frozen, batch, job.config.objectives)[0]
+        return total_loss(hypernet, job.frozen, batch, weights)[0]
 
     gradient = jax.grad(loss)
-    norms = jax.tree.map(lambda leaf: float(jnp.abs(leaf).max()), gradient(job.hypernet))
+    norms = jax.tree.map(lambda leaf: float(jnp.abs(leaf).max()), gradient(job.parameters))
     assert flat_parameters(norms)["state_linear.kernel"] > 0
 
 

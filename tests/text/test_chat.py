@@ -131,10 +131,10 @@ LETTERS = "{% for a in 'abcdefghijklmnopqrstuvwxyz' %}"
 )
 def test_21_templates_without_an_end_are_told(tmp_path, template):
     write(tmp_path, template)
-    began = time.monotonic()
+    began = time.process_time()  # of this process, however busy the machine is
     with pytest.raises(ConfigError, match="cannot be used"):
         ChatTemplate.load(tmp_path).render(CHAT)
-    assert time.monotonic() - began < 20
+    assert time.process_time() - began < 20
 
 
 def test_21_loops_of_real_templates_are_as_ever(tmp_path):
