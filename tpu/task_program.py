@@ -14,7 +14,7 @@ from dyntok_jax.embedding import TokenInputs
 from dyntok_jax.errors import ConfigError, InputError
 from dyntok_jax.models import Encoder, EncoderConfig, SequenceHead
 from dyntok_jax.sharding import batch_sharding
-from dyntok_jax.tasks import FrozenEncoder, LabelledBatch, LoraOptions, task_loss
+from dyntok_jax.tasks import FrozenEncoder, LabelledBatch, LoraOptions, saved_modules, task_loss
 from dyntok_jax.training import OptimizerConfig, init_state, make_optimizer, make_step, state_shardings
 from tpu.programs import Program, abstract, shape
 
@@ -49,11 +49,7 @@ def task_program(config: EncoderConfig, mesh: Mesh, dtype: Any, *, n_batch: int,
     make_head = lambda: SequenceHead(config, LABELS, jax.random.key(0))  # noqa: E731
     frozen = FrozenEncoder(abstract(make_encoder, mesh), abstract(make_head, mesh))
     options = LoraOptions()
-    lora = LoraConfig(
-        rank=options.rank,
-        alpha=options.alpha,
-        modules_to_save=("pooler", "classifier") if config.model_type == "bert" else ("classifier",),
-    )
+    lora = LoraConfig(rank=options.rank, alpha=options.alpha, modules_to_save=saved_modules(frozen.head))
     optimizer = make_optimizer(OptimizerConfig(), 10_000)
     step = make_step(optimizer, task_loss, dtype)
     begin = lambda: init_state(  # noqa: E731

@@ -236,7 +236,7 @@ def merge_texts(
     Raises:
       TooLongError: a text stays longer than `limit`, or than a token budget, and is not to be cut.
 
-    >>> from dyntok_jax.options import Budget, Merges, Merging, Share
+    >>> from dyntok_jax.options import Budget, Merging
     >>> merging = encoder.embedder.resolve(Merging(Budget(9)), scope="batch", merge_last=True)
     >>> merge_texts(subwords, merging, batch_size=3, limit=64, truncate=None).lengths.max()
     np.int64(9)

@@ -151,7 +151,11 @@ def prepare_task(config: TaskConfig, mesh: Mesh | None = None) -> Job:
 
 
 def saved_modules(head: SequenceHead | TokenHead) -> tuple[str, ...]:
-    """Hugging Face's names of the modules that a fresh head consists of."""
+    """Hugging Face's names of the modules that a fresh head consists of.
+
+    >>> saved_modules(SequenceHead(encoder.config, ("bad", "good"), jax.random.key(0)))
+    ('classifier',)
+    """
     return (
         ("pooler", "classifier")
         if isinstance(head, SequenceHead) and head.config.model_type == "bert"
