@@ -116,6 +116,6 @@ class TaskConfig:
     def decisive(self) -> dict[str, Any]:
         """The options that change the numbers of a run, by name, as JSON types."""
         run = {name: value for name, value in asdict(self.run).items() if name not in NOT_DECISIVE}
-        # batches are left out, so that runs from before there was a choice go on
+        # without its default `per`, which came later, runs from before can be resumed
         left_out = {"train", "validation", "run"} | ({"per"} if self.per == "batch" else set())
         return {name: value for name, value in asdict(self).items() if name not in left_out} | {"run": run}
