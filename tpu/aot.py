@@ -3,6 +3,7 @@
     python -m tpu.aot --json aot.json
     python -m tpu.aot --program prefill --batch 8 --length 2048 --topology v5e:2x4 --mesh 1x8
     python -m tpu.aot --program train-hypernet --topology v5e:4x4
+    python -m tpu.aot --program train-task --topology v5e:2x4      an adapter beside XLM-R base, 256 × 128 tokens
     python -m tpu.aot --program decode-large --topology v5e:2x4     a vocabulary of a million; search: that alone
 
 Needs the extra `aot` (libtpu, the TPU compiler; no TPU, no weights), best in an environment of its own: JAX tries to
@@ -31,7 +32,7 @@ import tyro
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
-    from dyntok_jax.models import DecoderConfig
+    from dyntok_jax.models import DecoderConfig, EncoderConfig
     from tpu.programs import Program
 
 ENVIRONMENT = {
@@ -43,9 +44,11 @@ ENVIRONMENT = {
 }
 """Set before JAX is imported."""
 TOPOLOGIES = ("v5e:2x4", "v4:2x2x4", "v6e:4x4")
-BATCHES = {"prefill": 8, "decode": 32, "train-hypernet": 16, "decode-large": 32, "search": 32, "search-exact": 32}
+BATCHES = {"prefill": 8, "decode": 32, "train-hypernet": 16, "train-task": 256} | dict.fromkeys(
+    ("decode-large", "search", "search-exact"), 32
+)
 """Sequences of each program."""
-LENGTHS = {"prefill": 2048, "train-hypernet": 256}
+LENGTHS = {"prefill": 2048, "train-hypernet": 256, "train-task": 128}
 """Tokens per sequence."""
 PROGRAMS = ("prefill", "decode")
 """Compiled by default."""
@@ -58,14 +61,16 @@ class Options:
     """Compiles programs of a full-size model for named TPU topologies.
 
     Attributes:
-      model: mistral-7b, llama-3-8b, qwen2.5-7b, qwen3-8b, gemma-3-1b, or the path of a decoder's config.json.
+      model: mistral-7b (default), llama-3-8b, qwen2.5-7b, qwen3-8b, gemma-3-1b, or the path of a decoder's
+        config.json; for train-task xlm-r-base (default), or the path of an encoder's.
       program: prefill, decode (default: these two); train-hypernet, a step of distillation into a ZeTT hypernetwork as
-        wide as the model; decode-large, a step in a large vocabulary through an index of 8-bit rows; its search alone;
-        search-exact, the same without an index.
+        wide as the model; train-task, a step of a LoRA adapter and a head beside an encoder; decode-large, a step in a
+        large vocabulary through an index of 8-bit rows; its search alone; search-exact, the same without an index.
       topology: a chip and its grid, such as v5e:2x4 (default: v5e:2x4, v4:2x2x4 and v6e:4x4).
-      mesh: data x model, such as 1x8 (default: as many devices on model as divide the key/value heads).
-      batch: sequences (default: 8 for prefill, 32 for decode, 16 for train-hypernet).
-      length: tokens per prompt of the prefill (default: 2048) or per text to train on (256).
+      mesh: data x model, such as 1x8 (default: as many devices on model as divide the key/value heads; for train-task
+        all on data).
+      batch: sequences (default: 8 for prefill, 32 for decode, 16 for train-hypernet, 256 for train-task).
+      length: tokens per prompt of the prefill (default: 2048) or per text to train on (256; 128 for train-task).
       cache: slots per sequence of the cache in decode.
       rows: of the large vocabulary.
       chunk: tokens of a prompt to read at a time (default: as in DynamicDecoder).
@@ -73,8 +78,10 @@ class Options:
       json: where to write the figures, as one flat object.
     """
 
-    model: str = "mistral-7b"
-    program: Literal["prefill", "decode", "train-hypernet", "decode-large", "search", "search-exact"] | None = None
+    model: str | None = None
+    program: (
+        Literal["prefill", "decode", "train-hypernet", "train-task", "decode-large", "search", "search-exact"] | None
+    ) = None
     topology: str | None = None
     mesh: str | None = None
     batch: int | None = None
@@ -123,9 +130,12 @@ def compile_all(options: Options) -> dict[str, float | str]:
     from tpu.compiled import compile_program
     from tpu.programs import check_mesh, default_mesh, find_config
     from tpu.tables import figures_of, print_details, summary
+    from tpu.task_program import find_encoder
 
     console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False)
-    config, rows, figures = find_config(options.model), [], {}
+    is_task = options.program == "train-task"
+    model_name = options.model or ("xlm-r-base" if is_task else "mistral-7b")
+    config, rows, figures = find_encoder(model_name) if is_task else find_config(model_name), [], {}
     for topology in (options.topology,) if options.topology else TOPOLOGIES:
         devices = topology_devices(topology)
         data, model = parse_mesh(options.mesh) if options.mesh else default_mesh(config, len(devices))
@@ -136,7 +146,7 @@ def compile_all(options: Options) -> dict[str, float | str]:
             rows.append((f"{topology} as {data}x{model}", compiled))
             print_details(console, *rows[-1])
             figures |= figures_of(f"{name}_{topology}_as_{data}x{model}", compiled)
-    console.print(summary(rows), f"{options.model}, {options.dtype}; figures per device", sep="")
+    console.print(summary(rows), f"{model_name}, {options.dtype}; figures per device", sep="")
     return figures
 
 
@@ -154,17 +164,21 @@ def parse_mesh(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def program_of(options: Options, name: str, config: "DecoderConfig", mesh: "Mesh") -> "Program":
+def program_of(options: Options, name: str, config: "DecoderConfig | EncoderConfig", mesh: "Mesh") -> "Program":
     """The program of that name with the requested sizes."""
     import jax.numpy as jnp
 
     from dyntok_jax.decoding import CHUNK, PREFILL_CHUNK
+    from dyntok_jax.models import EncoderConfig
     from tpu.large_program import exact_program, large_decode_program, search_program
     from tpu.programs import decode_program, prefill_program
+    from tpu.task_program import task_program
     from tpu.train_program import train_program
 
     n_batch, dtype = options.batch or BATCHES[name], jnp.dtype(options.dtype)
     sizes = {"n_batch": n_batch, "capacity": options.cache, "size": CHUNK}
+    if isinstance(config, EncoderConfig):
+        return task_program(config, mesh, dtype, n_batch=n_batch, length=options.length or LENGTHS[name])
     if name == "decode":
         return decode_program(config, mesh, dtype, **sizes)
     if name == "decode-large":

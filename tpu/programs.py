@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +18,11 @@ from jaxtyping import Array
 
 from dyntok_jax.decoding import GenerationState, Limits, SamplingConfig, advance, sampling_of, start
 from dyntok_jax.errors import ConfigError, InputError
-from dyntok_jax.models import Decoder, DecoderConfig, KeyValueCache, Rope, block_size, empty_cache
+from dyntok_jax.models import Decoder, DecoderConfig, EncoderConfig, KeyValueCache, Rope, block_size, empty_cache
 from dyntok_jax.sharding import CACHE, batch_sharding, shardings_for
 from tpu.costs import Loop
 
+Tree = TypeVar("Tree")
 MODELS = {
     "mistral-7b": DecoderConfig("mistral", 32000, 4096, 32, 32, 8, 128, 14336, 32768, 1e-5, sliding_window=4096),
     "llama-3-8b": DecoderConfig("llama", 128256, 4096, 32, 32, 8, 128, 14336, 8192, 1e-5, Rope(500_000.0)),
@@ -79,13 +80,18 @@ def find_config(name: str) -> DecoderConfig:
         ) from error
 
 
-def default_mesh(config: DecoderConfig, n_devices: int) -> tuple[int, int]:
-    """Data × model: as many devices on `model` as divide the key/value heads, for the least time per token."""
+def default_mesh(config: DecoderConfig | EncoderConfig, n_devices: int) -> tuple[int, int]:
+    """Data × model: as many devices on `model` as divide a decoder's key/value heads, for the least time per token.
+
+    An encoder lies whole on each device.
+    """
+    if isinstance(config, EncoderConfig):
+        return n_devices, 1
     model = math.gcd(config.n_kv_heads, n_devices)
     return n_devices // model, model
 
 
-def check_mesh(config: DecoderConfig, n_batch: int, data: int, model: int, n_devices: int) -> None:
+def check_mesh(config: DecoderConfig | EncoderConfig, n_batch: int, data: int, model: int, n_devices: int) -> None:
     """Checks that a mesh divides what is sharded over it.
 
     Raises:
@@ -95,9 +101,10 @@ def check_mesh(config: DecoderConfig, n_batch: int, data: int, model: int, n_dev
         raise ConfigError(
             f"A mesh of {data}x{model} has {data * model} devices, but the topology {n_devices}: give another --mesh."
         )
-    for count, what in ((config.n_kv_heads, "key/value heads"), (config.n_heads, "query heads")):
+    fewest = config.n_heads if isinstance(config, EncoderConfig) else config.n_kv_heads
+    for count, what in ((fewest, "key/value heads"), (config.n_heads, "query heads")):
         if count % model:
-            fits = ", ".join(f"{n_devices // m}x{m}" for m in _divisors(math.gcd(config.n_kv_heads, n_devices)))
+            fits = ", ".join(f"{n_devices // m}x{m}" for m in _divisors(math.gcd(fewest, n_devices)))
             raise ConfigError(
                 f"{model} devices on the mesh axis 'model' do not divide the model's {count} {what}: "
                 f"use a mesh of {fits}."
@@ -162,8 +169,14 @@ def decode_program(config: DecoderConfig, mesh: Mesh, dtype: Any, *, n_batch: in
 def abstract_decoder(config: DecoderConfig, mesh: Mesh, dtype: Any) -> Decoder:
     """A decoder's parameters as shapes with the shardings of the table."""
     make: Callable[[], Decoder] = lambda: Decoder(config, jax.random.key(0), dtype)  # noqa: E731
+    return abstract(make, mesh)
+
+
+def abstract(make: Callable[[], Tree], mesh: Mesh, place: Callable[[Tree], Tree] | None = None) -> Tree:
+    """What `make` makes as shapes, with the shardings of the table or those that `place` gives the shapes."""
     shapes = jax.eval_shape(make)
-    return jax.tree.map(lambda x, sharding: shape(x.shape, x.dtype, sharding), shapes, shardings_for(shapes, mesh))
+    shardings = shardings_for(shapes, mesh) if place is None else place(shapes)
+    return jax.tree.map(lambda x, sharding: shape(x.shape, x.dtype, sharding), shapes, shardings)
 
 
 def _abstract_cache(model: Decoder, mesh: Mesh, n_batch: int, capacity: int) -> KeyValueCache:

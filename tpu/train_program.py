@@ -21,7 +21,7 @@ from dyntok_jax.training import (
     total_loss,
 )
 from dyntok_jax.training.data import SurfaceForms, TextBatch, TrainingBatch
-from tpu.programs import Program, abstract_decoder, shape
+from tpu.programs import Program, abstract, abstract_decoder, shape
 
 MAX_SUBWORDS = 7
 N_BYTES = 522
@@ -74,9 +74,7 @@ def hypernet_config(config: DecoderConfig) -> HypernetConfig:
 
 def _abstract_state(config: HypernetConfig, optimizer: Any, mesh: Mesh) -> Any:
     begin = lambda: init_state(init_hypernet(config, jax.random.key(0)), optimizer)  # noqa: E731
-    shapes = jax.eval_shape(begin)
-    places = state_shardings(shapes, optimizer, mesh)
-    return jax.tree.map(lambda x, place: shape(x.shape, x.dtype, place), shapes, places)
+    return abstract(begin, mesh, partial(state_shardings, optimizer=optimizer, mesh=mesh))
 
 
 def _abstract_batch(mesh: Mesh, n_batch: int, length: int) -> TrainingBatch:

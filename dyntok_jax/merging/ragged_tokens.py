@@ -1,7 +1,7 @@
 """The tokens of many texts, laid end to end: which consecutive subwords make each, and views of single texts."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import SupportsIndex, overload
 
@@ -13,7 +13,7 @@ from dyntok_jax.merging.goals import FirstMerges
 from dyntok_jax.merging.host import merge_ragged
 from dyntok_jax.merging.segments import within_pretokens
 from dyntok_jax.merging.truncate import truncate_tokens
-from dyntok_jax.options import Budget, Merging
+from dyntok_jax.options import Budget, Merges, Merging, Share
 from dyntok_jax.text import ByteLevelTokenizer, RaggedSubwords, pad_ragged, rows_end_to_end
 from dyntok_jax.types import NO_SEGMENT, MergedBatch
 
@@ -215,9 +215,15 @@ def first_tokens(tokens: RaggedTokens, n_words: Sequence[int]) -> list[Int32[np.
 
 
 def merge_texts(
-    subwords: RaggedSubwords, merging: Merging, *, batch_size: int, limit: int, truncate: bool | None
+    subwords: RaggedSubwords,
+    merging: Merging,
+    *,
+    batch_size: int,
+    limit: int,
+    truncate: bool | None,
+    goals: Sequence[Merges | Share] | None = None,
 ) -> RaggedTokens:
-    """Merges texts, `batch_size` at a time as they come.
+    """Merges texts, `batch_size` at a time as they come, or each alone to a goal of its own.
 
     Args:
       subwords: the texts; static ones for static tokenization.
@@ -225,6 +231,7 @@ def merge_texts(
       batch_size: texts whose pairs are counted together in scope `batch`.
       limit: the most positions that a text may take, special tokens included: tokens or subwords, as `merging` counts.
       truncate: cut texts that stay longer; None if the caller has no such option, which the error then does not name.
+      goals: one for each text, in place of the goal and scope of `merging`, which then must not be static.
 
     Raises:
       TooLongError: a text stays longer than `limit`, or than a token budget, and is not to be cut.
@@ -237,10 +244,12 @@ def merge_texts(
     if merging.is_static:
         tokens = unmerged_tokens(subwords)
     else:
-        lengths = [
-            _merge(subwords, at, min(at + batch_size, len(subwords)), merging)
-            for at in range(0, len(subwords), batch_size)
-        ]
+        if goals is None:
+            n = len(subwords)
+            batches = [(at, min(at + batch_size, n), merging) for at in range(0, n, batch_size)]
+        else:
+            batches = [(row, row + 1, replace(merging, goal=goal)) for row, goal in enumerate(goals)]
+        lengths = [_merge(subwords, *batch) for batch in batches]
         length_N = np.concatenate(lengths) if lengths else np.zeros(0, np.int32)
         start_M = np.flatnonzero(length_N).astype(np.int32)
         tokens = RaggedTokens(subwords, start_M, length_N[start_M], np.searchsorted(start_M, subwords.offsets))

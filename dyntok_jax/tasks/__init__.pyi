@@ -18,6 +18,7 @@ from .job import (
     prepare_task as prepare_task,
     read_task as read_task,
     save_task as save_task,
+    saved_modules as saved_modules,
     task_loss as task_loss,
 )
 from .labelled_batch import (

@@ -12,9 +12,11 @@ from dyntok_jax.training.data import Count
 
 TaskKind = Literal["nli", "classify", "ner"]
 """Pairs of texts with a label, texts with a label, or words with BIO tags."""
-Draw = Literal["static", "fixed", "uniform", "gaussian"]
-"""How far the batches of training are merged: not at all; to `share`; or to a share drawn anew for each batch, from 30
+Draw = Literal["static", "fixed", "merges", "uniform", "gaussian"]
+"""How far training merges: not at all; to `share`; `merges` times; or to a share that is drawn again and again, from 30
 equal bins, all as often or around the middle (normal with mean 15 and standard deviation 5, in bins)."""
+Per = Literal["batch", "sample"]
+"""What is merged together, to one share or by one number of merges: the texts of a batch, or each text alone."""
 
 _flattened = arg(name="")
 
@@ -53,8 +55,12 @@ class TaskConfig:
       validation: files like those; without one, the last parameters are the best.
       model: a folder, a Hugging Face Hub id, or a packaged encoder.
       hypernet: folder or Hub id of a hypernetwork; auto: the one that comes with the model; none: FVT.
-      draw: how far batches are merged: static, fixed (--share), uniform or gaussian (drawn for each batch).
+      draw: how far training merges: static (not at all); fixed (to --share); merges (--merges times); or to a share
+        that is drawn anew each time, uniform (from 30 equal bins) or gaussian (mostly the middle ones).
       share: percent of the maximum reduction, with --draw fixed.
+      merges: how many, with --draw merges.
+      per: batch: all texts of a batch are merged together, as far as one draw says; sample: each text alone, as far as
+        its own draw says.
       boundary: what merging may not cross.
       prefix: put before each text.
       batch_size: examples a batch.
@@ -62,6 +68,7 @@ class TaskConfig:
       validation_examples: the most examples of the validation files, evenly spaced.
       seed: of the order, the draws and the fresh parameters.
       lora: the adapter to train.
+      head_learning_rate: the peak learning rate of the head, which starts at random (default: the adapter's).
       optimizer: of the training.
       run: how long to train.
     """
@@ -73,6 +80,8 @@ class TaskConfig:
     hypernet: Annotated[str, arg(metavar="NAME")] = AUTO
     draw: Draw = "uniform"
     share: float = 100.0
+    merges: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
+    per: Per = "batch"
     boundary: Boundary = "pretoken"
     prefix: str = ""
     batch_size: Count = 32
@@ -80,20 +89,33 @@ class TaskConfig:
     validation_examples: Count = 500
     seed: int = 0
     lora: Annotated[LoraOptions, _flattened] = field(default_factory=LoraOptions)
+    head_learning_rate: Annotated[float | None, arg(metavar="NUMBER", help_behavior_hint="")] = None
     optimizer: Annotated[OptimizerConfig, _flattened] = field(default_factory=OptimizerConfig)
     run: Annotated[RunConfig, _flattened] = field(default_factory=RunConfig)
 
     def __post_init__(self):
         take_whole_numbers(self, {"batch_size": 1, "max_length": 8, "validation_examples": 1}, ConfigError)
+        rate = self.head_learning_rate
+        if rate is not None and not (is_real(rate) and rate > 0):
+            raise ConfigError(f"head_learning_rate must be a positive number, got {rate!r}.")
         if self.run.identity_steps:
             raise ConfigError("identity_steps is for hypernetworks: leave it out.")
         if not is_real(self.share) or not 0 <= self.share <= 100:
             raise ConfigError(f"share must be a percentage from 0 to 100, got {self.share!r}.")
         if self.draw != "fixed" and self.share != 100.0:
             raise ConfigError(f"share {self.share} does nothing with draw {self.draw}: give --draw fixed.")
+        if self.merges is not None:
+            take_whole_numbers(self, {"merges": 1}, ConfigError)
+            if self.draw != "merges":
+                raise ConfigError(f"merges {self.merges} does nothing with draw {self.draw}: give --draw merges.")
+        elif self.draw == "merges":
+            raise ConfigError("draw merges needs their number: give --merges, such as --merges 20.")
+        if self.per == "sample" and self.draw == "static":
+            raise ConfigError("per sample does nothing with draw static, which merges nothing: give another --draw.")
 
     def decisive(self) -> dict[str, Any]:
         """The options that change the numbers of a run, by name, as JSON types."""
         run = {name: value for name, value in asdict(self.run).items() if name not in NOT_DECISIVE}
-        left = asdict(self)
-        return {name: left[name] for name in left if name not in ("train", "validation", "run")} | {"run": run}
+        # without its default `per`, which came later, runs from before can be resumed
+        left_out = {"train", "validation", "run"} | ({"per"} if self.per == "batch" else set())
+        return {name: value for name, value in asdict(self).items() if name not in left_out} | {"run": run}

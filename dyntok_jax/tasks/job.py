@@ -128,18 +128,7 @@ def prepare_task(config: TaskConfig, mesh: Mesh | None = None) -> Job:
         base_model=config.model,
     )
     frozen = FrozenEncoder(loaded.parameters, head)
-    batches = LabelledBatches(
-        examples.texts,
-        examples.numbers(names),
-        embedder,
-        draw=config.draw,
-        share=config.share,
-        boundary=config.boundary,
-        batch_size=config.batch_size,
-        max_length=config.max_length,
-        prefix=config.prefix,
-        seed=config.seed,
-    )
+    batches = LabelledBatches(examples.texts, examples.numbers(names), embedder, config)
     validate, held = None, None
     if config.validation:
         held = read_examples(config.validation, config.task).evenly(config.validation_examples)
@@ -154,6 +143,7 @@ def prepare_task(config: TaskConfig, mesh: Mesh | None = None) -> Job:
         validate=validate,
         run=config.run,
         optimizer=config.optimizer,
+        learning_rates={} if config.head_learning_rate is None else {r"\bhead\.": config.head_learning_rate},
         decisive=config.decisive() | contents,
         result=ADAPTER,
         save=partial(save_task, task=task, config=loaded.config),
@@ -161,7 +151,11 @@ def prepare_task(config: TaskConfig, mesh: Mesh | None = None) -> Job:
 
 
 def saved_modules(head: SequenceHead | TokenHead) -> tuple[str, ...]:
-    """Hugging Face's names of the modules that a fresh head consists of."""
+    """Hugging Face's names of the modules that a fresh head consists of.
+
+    >>> saved_modules(SequenceHead(encoder.config, ("bad", "good"), jax.random.key(0)))
+    ('classifier',)
+    """
     return (
         ("pooler", "classifier")
         if isinstance(head, SequenceHead) and head.config.model_type == "bert"

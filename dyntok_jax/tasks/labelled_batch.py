@@ -11,8 +11,8 @@ from jaxtyping import Int32, Int64
 
 from dyntok_jax.embedding import TokenEmbedder, TokenInputs
 from dyntok_jax.merging import first_tokens, merge_texts
-from dyntok_jax.options import Boundary, Merging, Share
-from dyntok_jax.tasks.config import Draw
+from dyntok_jax.options import FULL, Merges, Merging, Share
+from dyntok_jax.tasks.config import TaskConfig
 from dyntok_jax.text import Text, TextEncoder, bucket, pad_ragged
 from dyntok_jax.types import ArrayT
 
@@ -56,6 +56,7 @@ def labelled_batch(
     n_batch: int,
     max_length: int,
     prefix: str = "",
+    goals: Sequence[Merges | Share] | None = None,
 ) -> LabelledBatch[np.ndarray]:
     """Tokenizes, merges and pads texts, and gives labels of words to their first tokens.
 
@@ -67,6 +68,7 @@ def labelled_batch(
       n_batch: rows, padding included.
       max_length: the most tokens a text; longer ones are cut, and labels of words that were cut off are left out.
       prefix: put before each text.
+      goals: one for each text, which is then merged alone, in place of the goal of `merging`.
 
     >>> from dyntok_jax.options import FULL, Merging
     >>> merging = encoder.embedder.resolve(Merging(FULL), scope="batch", merge_last=True)
@@ -80,7 +82,7 @@ def labelled_batch(
         subwords = encoder.encode_static(texts, prefix=prefix)
     else:
         subwords = encoder.encode(texts, boundary=merging.boundary, prefix=prefix, protect=merging.protect)
-    tokens = merge_texts(subwords, merging, batch_size=len(texts), limit=max_length, truncate=True)
+    tokens = merge_texts(subwords, merging, batch_size=len(texts), limit=max_length, truncate=True, goals=goals)
     length = min(bucket(max(1, int(tokens.lengths.max()))), max_length)
     language_B = np.zeros(len(texts), np.int32)
     inputs = embedder.inputs(tokens, language_B, n_batch=n_batch, length=length, is_static=merging.is_static)
@@ -102,33 +104,19 @@ def labelled_batch(
 class LabelledBatches:
     """An endless stream of batches: which texts are in batch i, and how far they are merged, are functions of i.
 
-    >>> batches = LabelledBatches(["Freiheit", "Recht"], [[0], [1]], encoder.embedder, draw="uniform", share=100.0,
-    ...     boundary="pretoken", batch_size=2, max_length=32, prefix="", seed=0)
+    >>> from dyntok_jax.tasks import TaskConfig
+    >>> config = TaskConfig("classify", batch_size=2, max_length=32)
+    >>> batches = LabelledBatches(["Freiheit", "Recht"], [[0], [1]], encoder.embedder, config)
     >>> sorted(next(batches).label_BW[:, 0].tolist()), batches.get_state()
     ([0, 1], {'next': 1})
     """
 
     def __init__(
-        self,
-        texts: list[Text],
-        numbers: Sequence[Sequence[int]],
-        embedder: TokenEmbedder,
-        *,
-        draw: Draw,
-        share: float,
-        boundary: Boundary,
-        batch_size: int,
-        max_length: int,
-        prefix: str,
-        seed: int,
+        self, texts: list[Text], numbers: Sequence[Sequence[int]], embedder: TokenEmbedder, config: TaskConfig
     ):
-        self._texts, self._numbers, self._embedder = texts, numbers, embedder
-        self._draw: Draw = draw
-        self._boundary: Boundary = boundary
-        self._share = share
-        self._batch_size, self._max_length, self._prefix, self._seed = batch_size, max_length, prefix, seed
+        self._texts, self._numbers, self._embedder, self._config = texts, numbers, embedder, config
         self._length_N = np.array([_characters(text) for text in texts])
-        self._batches_a_window = max(1, min(WINDOW, len(texts) // batch_size))
+        self._batches_a_window = max(1, min(WINDOW, len(texts) // config.batch_size))
         self._epoch = lru_cache(maxsize=2)(self._make_epoch)
         self._window = lru_cache(maxsize=2)(self._make_window)
         self._next = 0
@@ -136,17 +124,22 @@ class LabelledBatches:
     def __next__(self) -> LabelledBatch[np.ndarray]:
         """The next batch."""
         window, at = divmod(self._next, self._batches_a_window)
-        rows, goal = self._window(window)[at], self._goal(self._next)
+        config, rows = self._config, self._window(window)[at]
+        random, goals = np.random.default_rng((config.seed, 1, self._next)), None
+        if config.per == "sample":
+            goals = [drawn_goal(config, random) for _ in rows]
+        goal = None if config.draw == "static" else FULL if goals else drawn_goal(config, random)
+        merging = self._embedder.resolve(Merging(goal, boundary=config.boundary), scope="batch", merge_last=True)
         self._next += 1
-        merging = self._embedder.resolve(Merging(goal, boundary=self._boundary), scope="batch", merge_last=True)
         return labelled_batch(
             [self._texts[row] for row in rows],
             [self._numbers[row] for row in rows],
             self._embedder,
             merging,
-            n_batch=self._batch_size,
-            max_length=self._max_length,
-            prefix=self._prefix,
+            n_batch=config.batch_size,
+            max_length=config.max_length,
+            prefix=config.prefix,
+            goals=goals,
         )
 
     def get_state(self) -> dict[str, Any]:
@@ -157,29 +150,31 @@ class LabelledBatches:
         """Moves to such a position."""
         self._next = state["next"]
 
-    def _goal(self, number: int) -> Share | None:
-        random = np.random.default_rng((self._seed, 1, number))
-        match self._draw:
-            case "static":
-                return None
-            case "fixed":
-                return Share(self._share)
-            case "uniform":
-                at = int(random.integers(DRAW_BINS))
-            case _:
-                at = round(float(np.clip(random.normal(GAUSSIAN_MEAN, GAUSSIAN_DEVIATION), 0, DRAW_BINS - 1)))
-        return Share(100 * at / (DRAW_BINS - 1))
-
     def _make_epoch(self, epoch: int) -> Int64[np.ndarray, "N"]:
-        return np.random.default_rng((self._seed, 2, epoch)).permutation(len(self._texts))
+        return np.random.default_rng((self._config.seed, 2, epoch)).permutation(len(self._texts))
 
     def _make_window(self, window: int) -> Int64[np.ndarray, "batches B"]:
         """Divides the next rows into batches of similar length, in random order; epochs follow one another."""
-        size, n_texts = self._batches_a_window * self._batch_size, len(self._texts)
+        size, n_texts = self._batches_a_window * self._config.batch_size, len(self._texts)
         places = [divmod(at, n_texts) for at in range(window * size, (window + 1) * size)]
         rows = np.array([self._epoch(epoch)[at] for epoch, at in places])
-        batches = rows[np.argsort(self._length_N[rows], kind="stable")].reshape(-1, self._batch_size)
-        return np.random.default_rng((self._seed, 3, window)).permutation(batches)
+        batches = rows[np.argsort(self._length_N[rows], kind="stable")].reshape(-1, self._config.batch_size)
+        return np.random.default_rng((self._config.seed, 3, window)).permutation(batches)
+
+
+def drawn_goal(config: TaskConfig, random: np.random.Generator) -> Merges | Share:
+    """How far a batch or a text is merged, where it is merged at all."""
+    match config.draw:
+        case "merges":
+            assert config.merges is not None, "checked with the options"
+            return Merges(config.merges)
+        case "fixed":
+            return Share(config.share)
+        case "uniform":
+            at = int(random.integers(DRAW_BINS))
+        case _:
+            at = round(float(np.clip(random.normal(GAUSSIAN_MEAN, GAUSSIAN_DEVIATION), 0, DRAW_BINS - 1)))
+    return Share(100 * at / (DRAW_BINS - 1))
 
 
 def _characters(text: Text) -> int:

@@ -1,7 +1,10 @@
 """One step of training: gradients of what is trained alone, AdamW in float32, and their shardings on a mesh."""
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -50,8 +53,16 @@ def learning_rate_schedule(config: OptimizerConfig, n_steps: int) -> optax.Sched
     )
 
 
-def make_optimizer(config: OptimizerConfig, n_steps: int) -> optax.GradientTransformation:
+def make_optimizer(
+    config: OptimizerConfig, n_steps: int, learning_rates: Mapping[str, float] = MappingProxyType({})
+) -> optax.GradientTransformation:
     """The optimizer. As in ZeTT, scalers keep their values from the tables; only kernels decay.
+
+    Args:
+      config: its options.
+      n_steps: of the run, over which the learning rate falls.
+      learning_rates: regular expression of paths → the peak learning rate of these parameters, in place of the one in
+        `config`; it rises and falls alike.
 
     >>> optimizer = make_optimizer(OptimizerConfig(warmup=10), n_steps=100)
     >>> init_state(hypernet, optimizer).step
@@ -64,6 +75,11 @@ def make_optimizer(config: OptimizerConfig, n_steps: int) -> optax.GradientTrans
             learning_rate_schedule(config, n_steps),
             weight_decay=config.weight_decay,
             mask=lambda tree: _where(tree, lambda path: path.endswith("kernel")),
+        ),
+        *(
+            # all that AdamW adds is in proportion to the learning rate
+            optax.masked(optax.scale(rate / config.learning_rate), partial(_where, condition=_matches(pattern)))
+            for pattern, rate in learning_rates.items()
         ),
     )
 
@@ -177,6 +193,10 @@ def put_batch(batch: Any, mesh: Mesh | None) -> Any:
 def _is_fixed(path: str) -> bool:
     """Whether a parameter is not trained."""
     return "scaler" in path
+
+
+def _matches(pattern: str) -> Callable[[str], bool]:
+    return lambda path: re.search(pattern, path) is not None
 
 
 def _where(tree: Any, condition: Callable[[str], bool]) -> Any:

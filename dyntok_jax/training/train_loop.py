@@ -3,8 +3,8 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -76,6 +76,7 @@ class Job:
       decisive: the options that change the numbers of a run, as JSON types; a run resumes with the same alone.
       result: name of the folder of the best parameters within that of the run.
       save: writes parameters to such a folder.
+      learning_rates: of some parameters, as for `make_optimizer`.
 
     >>> job.run.steps, job.parameters.config.n_layers, next(job.batches).pieces.target_P.shape
     (2, 1, (16,))
@@ -91,6 +92,7 @@ class Job:
     decisive: dict[str, Any]
     result: str
     save: Callable[[Path, Any], None]
+    learning_rates: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,7 @@ class _Session:
     ):
         self.job, self.folder, self.checkpoints, self.mesh, self.report = job, folder, checkpoints, mesh, report
         self.run = job.run
-        self.optimizer = make_optimizer(job.optimizer, self.run.steps)
+        self.optimizer = make_optimizer(job.optimizer, self.run.steps, job.learning_rates)
         self.step_of = make_step(self.optimizer, job.loss, jnp.dtype(self.run.compute_dtype))
         self.waiting: list[tuple[int, Metrics]] = []
         self.looked_at = time.perf_counter()

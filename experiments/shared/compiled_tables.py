@@ -65,22 +65,27 @@ def compiled_large_vocabularies() -> str:
 
 
 def compiled_training() -> str:
-    """A step of training Mistral-7B's hypernetwork."""
-    figures = figures_of("aot")
-    of = "train-hypernet_v5e:4x4_as_2x8"
-    parts = [_gib(figures[f"{of}_{part}_bytes"]) for part in ("parameters", "hypernet", "moments", "temporary")]
-    row = [
-        "train-hypernet, v5e:4x4",
-        "2 × 8",
-        *parts,
-        f"{figures[f'{of}_largest_temporary_bytes'] / MIB:.0f}",
-        f"{_gib(figures[f'{of}_total_bytes'])} of {_gib(figures[f'{of}_memory_bytes'])}",
-        f"{figures[f'{of}_flops'] / 1e9:,.0f}",
-        f"{figures[f'{of}_memory_traffic_bytes'] / 1e9:.1f}",
-        _time(figures[f"{of}_least_seconds"]),
-    ]
-    head = ["", "devices", "model, GiB", "hypernetwork", "moments", "temporaries", "the largest, MiB"]
-    return table([*head, "in all, of the chip's", "GFLOP", "GB moved", "at least"], [row])
+    """Steps of training Mistral-7B's hypernetwork, and an adapter beside XLM-R base."""
+    figures, rows = figures_of("aot"), []
+    for of, title, devices, trained in (
+        ("train-hypernet_v5e:4x4_as_2x8", "train-hypernet, v5e:4x4", "2 × 8", "hypernet"),
+        ("train-task_v5e:2x4_as_8x1", "train-task, v5e:2x4", "8 × 1", "adapter"),
+    ):
+        parts = [_gib(figures[f"{of}_{part}_bytes"]) for part in ("parameters", trained, "moments", "temporary")]
+        rows.append(
+            [
+                title,
+                devices,
+                *parts,
+                f"{figures[f'{of}_largest_temporary_bytes'] / MIB:.0f}",
+                f"{_gib(figures[f'{of}_total_bytes'])} of {_gib(figures[f'{of}_memory_bytes'])}",
+                f"{figures[f'{of}_flops'] / 1e9:,.0f}",
+                f"{figures[f'{of}_memory_traffic_bytes'] / 1e9:.1f}",
+                _time(figures[f"{of}_least_seconds"]),
+            ]
+        )
+    head = ["", "devices", "model, GiB", "trained", "moments", "temporaries", "the largest, MiB"]
+    return table([*head, "in all, of the chip's", "GFLOP", "GB moved", "at least"], rows)
 
 
 def _collectives(figures: Figures, of: str) -> list[str]:

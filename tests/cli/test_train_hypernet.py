@@ -1,11 +1,6 @@
 """`dyntok train-hypernet` for somebody else's encoder: better than FVT, bit-exact after a kill, clear errors."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +10,7 @@ from safetensors.numpy import load_file
 from dyntok_jax.assets import load_sample
 from dyntok_jax.cli import main
 from dyntok_jax.encoding import DynamicEncoder
+from tests.support.killed_runs import kill_and_resume, run_to_the_end
 from tests.support.tiny import write_tiny_encoder, write_tiny_hypernet
 
 SIZE = ["--layers", "1", "--hidden", "32", "--ffn", "64", "--heads", "4", "--max-length", "48", "--batch-size", "8"]
@@ -64,35 +60,16 @@ def test_training_beats_fvt_on_text_that_was_held_out(given, tmp_path, capsys):
     assert far[str(output / "hypernet")] < 0.5 * far[None]
 
 
-def started(given: Path, output: Path, *options: str) -> subprocess.Popen:
-    begin = "import sys; from dyntok_jax.cli import main; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", begin, *arguments(given, output, *KILLED, *options)]
-    return subprocess.Popen(command, env=os.environ | {"JAX_PLATFORMS": "cpu"}, stderr=subprocess.PIPE)
-
-
-KILLED = ("--steps", "40", "--checkpoint-every", "5", "--validate-every", "20", "--pieces-per-batch", "16")
-
-
 @pytest.mark.slow
 def test_a_killed_run_goes_on_bit_for_bit(given, tmp_path):
-    """Killed as nothing can be caught, some way into the run."""
-    killed = started(given, tmp_path / "killed")
-    checkpoints = tmp_path / "killed" / "checkpoints"
-    deadline = time.monotonic() + 120
-    while not (checkpoints / "10").exists() and killed.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    killed.send_signal(signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL, killed.stderr.read().decode()
-    killed.stderr.close()
-    # in processes alike: another number of devices adds in another order
-    for name, options in (("killed", ("--resume",)), ("whole", ())):
-        run = started(given, tmp_path / name, *options)
-        told = run.communicate()[1].decode()
-        assert run.returncode == 0, told
-    ours, theirs = (load_file(tmp_path / name / "hypernet" / "model.safetensors") for name in ("killed", "whole"))
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    often = ("--steps", "40", "--checkpoint-every", "5", "--validate-every", "20", "--pieces-per-batch", "16")
+    kill_and_resume(arguments(given, killed, *often), killed, between=(0, 20))
+    run_to_the_end(arguments(given, whole, *often))
+    ours, theirs = (load_file(folder / "hypernet" / "model.safetensors") for folder in (killed, whole))
     for name, array in theirs.items():
         np.testing.assert_array_equal(ours[name], array)
-    assert validations(tmp_path / "killed") == validations(tmp_path / "whole")
+    assert validations(killed) == validations(whole)
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ import jaxtyping
 import pytest
 
 from dyntok_jax.errors import ConfigError, InputError
-from dyntok_jax.models import DecoderConfig
+from dyntok_jax.models import DecoderConfig, EncoderConfig
 from dyntok_jax.sharding import make_mesh
 
 ROOT = Path(__file__).parents[2]
@@ -310,6 +310,35 @@ def test_the_training_step_keeps_the_form_of_its_state(monkeypatch):
     after, before = ([(x.shape, x.dtype) for x in jax.tree.leaves(tree)] for tree in (state, program.arguments[0]))
     assert after == before
     assert set(metrics) == {"hidden", "next_subword", "loss", "gradient_norm"}
+
+
+@pytest.mark.slow
+def test_the_step_of_a_task_keeps_the_form_of_its_state(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    config = EncoderConfig("xlm-roberta", 64, 32, 2, 4, 48, 40, 1, 1, 1e-5)
+    program = import_module("tpu.task_program").task_program(
+        config, make_mesh(4, 2), jnp.bfloat16, n_batch=8, length=16
+    )
+    state, metrics = program.function.lower(*program.arguments, **program.options).out_info
+    after, before = ([(x.shape, x.dtype) for x in jax.tree.leaves(tree)] for tree in (state, program.arguments[0]))
+    assert after == before
+    assert set(metrics) == {"loss", "accuracy", "gradient_norm"}
+    # two float32 moments a parameter, and counts of steps
+    device_bytes = import_module("tpu.compiled").device_bytes
+    assert device_bytes(program.held["moments"]) == pytest.approx(2 * device_bytes(program.held["adapter"]), abs=16)
+
+
+def test_an_encoder_is_found_by_name_or_by_its_config_and_lies_whole_on_each_device(programs, tmp_path):
+    find = import_module("tpu.task_program").find_encoder
+    config = find("xlm-r-base")
+    assert (config.n_layers, config.max_tokens) == (12, 512)
+    assert programs.default_mesh(config, 8) == (8, 1)
+    with pytest.raises(ConfigError, match="do not divide the model's 12"):
+        programs.check_mesh(config, 256, 1, 8, 8)
+    (tmp_path / "config.json").write_text(json.dumps(config.to_hf()))
+    assert find(str(tmp_path)) == config
+    with pytest.raises(InputError, match="The encoder must be xlm-r-base or the path"):
+        find("no-such")
 
 
 def test_a_model_is_found_by_name_or_by_its_config(programs, tmp_path):

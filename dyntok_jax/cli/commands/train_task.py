@@ -28,6 +28,8 @@ class TrainTask:
   dyntok train-task --task nli --train pairs.jsonl --output run      result in run/adapter
   dyntok train-task --task classify --train reviews.jsonl.gz --validation held.jsonl --output run --steps 500
   dyntok train-task --task ner --train ner.jsonl --output run        {"tokens": ["Anna", …], "tags": ["B-PER", …]}
+  dyntok train-task --task nli --train pairs.jsonl --output run --draw merges --merges 20
+  dyntok train-task --task nli --train pairs.jsonl --output run --per sample --head-learning-rate 1e-3
   dyntok predict new.jsonl --adapter run/adapter                     how to use the result
 """
 
