@@ -1,6 +1,5 @@
 """`dyntok train-hypernet`: trains a hypernetwork for a model on text, and writes a folder for `--hypernet`."""
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import tyro
 
-from dyntok_jax.cli.shared import OptionalPath, arg, flattened, with_file_options
-from dyntok_jax.errors import InputError
+from dyntok_jax.cli.shared import OptionalPath, arg, flattened, run_training, with_file_options
 from dyntok_jax.training import TrainingConfig
 
 if TYPE_CHECKING:
-    from dyntok_jax.training import Outcome
+    from jax.sharding import Mesh
+
+    from dyntok_jax.training import Job
 
 
 @dataclass(frozen=True)
@@ -53,28 +53,11 @@ class TrainHypernet:
 
     def run(self) -> None:
         """Loads, trains, prints."""
-        if importlib.util.find_spec("grain") is None:
-            raise InputError("Training needs grain, which is not installed: pip install 'dyntok_jax[train]'.")
-        from dyntok_jax.cli.shared import keep_compiled_programs, mesh_shape, print_out, training_view
-        from dyntok_jax.sharding import make_mesh
-        from dyntok_jax.training import check_run_folder, prepare_job, train
 
-        keep_compiled_programs()
-        shape = mesh_shape(self.mesh)
-        mesh = None if shape is None else make_mesh(*shape)
-        check_run_folder(Path(self.output))
-        job = prepare_job(self.training, mesh)
-        with training_view(self.training.run.steps) as report:
-            outcome = train(job, Path(self.output), resume=self.resume, mesh=mesh, report=report)
-        print_out(*_summary(outcome))
+        def prepare(mesh: "Mesh | None") -> "Job":
+            from dyntok_jax.training import prepare_job
 
+            return prepare_job(self.training, mesh)
 
-def _summary(outcome: "Outcome") -> list[str]:
-    end = "validation no longer improves" if outcome.stopped_early else "all steps done"
-    best = "" if outcome.best_loss is None else f", validation loss {outcome.best_loss:.4f}"
-    return [
-        f"Stopped at step {outcome.step}: {end}.",
-        f"Written: {outcome.result} (step {outcome.best_step}{best}). "
-        f"Use it with `--hypernet {outcome.result}` of `dyntok encode` or, for a decoder, "
-        "`dyntok generate --share 100`.",
-    ]
+        use = "Use it with `--hypernet {}` of `dyntok encode` or, for a decoder, `dyntok generate --share 100`."
+        run_training(prepare, Path(self.output), resume=self.resume, mesh=self.mesh, use=use)

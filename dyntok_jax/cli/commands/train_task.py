@@ -1,14 +1,17 @@
 """`dyntok train-task`: trains an adapter and a head on labelled texts with dynamic tokenization."""
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from dyntok_jax.cli.shared import OptionalPath, arg, flattened, with_file_options
-from dyntok_jax.errors import InputError
+from dyntok_jax.cli.shared import OptionalPath, arg, flattened, run_training, with_file_options
 from dyntok_jax.tasks import TaskConfig
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
+    from dyntok_jax.training import Job
 
 
 @dataclass(frozen=True)
@@ -50,24 +53,11 @@ class TrainTask:
 
     def run(self) -> None:
         """Loads, trains, prints."""
-        if importlib.util.find_spec("grain") is None:
-            raise InputError("Training needs grain, which is not installed: pip install 'dyntok_jax[train]'.")
-        from dyntok_jax.cli.shared import keep_compiled_programs, mesh_shape, print_out, training_view
-        from dyntok_jax.sharding import make_mesh
-        from dyntok_jax.tasks import prepare_task
-        from dyntok_jax.training import check_run_folder, train
 
-        keep_compiled_programs()
-        shape = mesh_shape(self.mesh)
-        mesh = None if shape is None else make_mesh(*shape)
-        check_run_folder(Path(self.output))
-        job = prepare_task(self.training, mesh)
-        with training_view(self.training.run.steps) as report:
-            outcome = train(job, Path(self.output), resume=self.resume, mesh=mesh, report=report)
-        end = "validation no longer improves" if outcome.stopped_early else "all steps done"
-        best = "" if outcome.best_loss is None else f", validation loss {outcome.best_loss:.4f}"
-        print_out(
-            f"Stopped at step {outcome.step}: {end}.",
-            f"Written: {outcome.result} (step {outcome.best_step}{best}). "
-            f"Use it with `dyntok predict FILE --adapter {outcome.result}`.",
-        )
+        def prepare(mesh: "Mesh | None") -> "Job":
+            from dyntok_jax.tasks import prepare_task
+
+            return prepare_task(self.training, mesh)
+
+        use = "Use it with `dyntok predict FILE --adapter {}`."
+        run_training(prepare, Path(self.output), resume=self.resume, mesh=self.mesh, use=use)

@@ -72,8 +72,8 @@ from .text_inputs import (
     read_columns as read_columns,
     read_prompts as read_prompts,
 )
-from .training_screen import (
-    training_view as training_view,
+from .training_run import (
+    run_training as run_training,
 )
 from .writing import (
     as_chats as as_chats,
