@@ -80,6 +80,7 @@ def label_scores(adapter: Adapter, frozen: FrozenEncoder, batch: LabelledBatch[A
     encoder, head = apply_adapters(frozen.encoder, [adapter]), apply_adapters(frozen.head, [adapter])
     embeddings_BTD = embed_tokens(encoder.word_embeddings[...], batch.inputs)
     hidden_BTD = encode(encoder, embeddings_BTD, batch.inputs.mask_BT, batch.type_BT)
+    hidden_BTD = hidden_BTD.astype(head.output.kernel.dtype)  # a head computes in float32, whatever the encoder does
     if isinstance(head, SequenceHead):
         return classify_sequences(head, hidden_BTD)[:, None]
     return classify_tokens(head, hidden_BTD)
