@@ -62,9 +62,10 @@ def byte_level_model(
     pieces, taken = list(spelt), set()
     in_order = [index for index in range(n_own) if index not in spaces] if spaces else range(n_own)
     for index in [*in_order, *spaces]:
-        if spelt[index] in taken:  # two pieces differ only in what byte-level form drops: the first one stays reachable
+        piece = spelt[index]
+        if piece in taken:  # two pieces differ only in what byte-level form drops: the first one stays reachable
             pieces[index] = f"<duplicate {index}>"
-        taken.add(spelt[index])
+        taken.add(piece)
     if model.get("byte_fallback"):
         # <0xFF> keeps its name: ZeTT's table has 255 entries and its checkpoints index the result.
         names = {name: character for name, character in bytes_of.items() if name != "<0xFF>"}
