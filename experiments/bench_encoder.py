@@ -98,7 +98,7 @@ def zett_shaped(encoder: DynamicEncoder) -> DynamicEncoder:
         n_layers=3,
         n_heads=max(width // 64, 1),
         vocab_size=tokenizer.n_own,
-        n_extra_tokens=tokenizer.byte_level.get_vocab_size() - tokenizer.n_own,
+        n_extra_tokens=tokenizer.vocab_size - tokenizer.n_own,
         pad_token_id=tokenizer.pad_id,
         rescale=True,
     )

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from numbers import Integral
 from types import MappingProxyType
 from typing import Any
 
@@ -27,7 +29,7 @@ def read_numbers(
     Args:
       config: the JSON object.
       what: whose config it is, for the error.
-      needed: names of fields that hold whole numbers.
+      needed: names of fields that hold whole numbers, which some programs write as 64.0.
       whole: fields that hold whole numbers → their value where they are absent or null.
       fractions: the same for fields that hold any number.
 
@@ -43,6 +45,7 @@ def read_numbers(
     found: dict[str, Any] = {name: config.get(name) for name in needed}
     found |= {name: _or(config.get(name), default) for name, default in whole.items()}
     found_fractions = {name: _or(config.get(name), default) for name, default in fractions.items()}
+    found = {name: _whole(number) for name, number in found.items()}
     wrong = [name for name, number in found.items() if not is_number(number, takes_fractions=False)]
     wrong += [name for name, number in found_fractions.items() if not is_number(number, takes_fractions=True)]
     if wrong:
@@ -61,8 +64,8 @@ def is_number(value: object, *, takes_fractions: bool) -> bool:
     return takes_fractions and isinstance(value, float) and math.isfinite(value)
 
 
-def check_at_least(config: object, least: Mapping[str, int | float], *, of: str = "") -> None:
-    """Checks that fields of a config are not less than their minimum.
+def check_at_least(config: Any, least: Mapping[str, int | float], *, of: str = "") -> None:
+    """Checks that fields of a config are not less than their minimum, and whole numbers where they are declared so.
 
     Args:
       config: the dataclass.
@@ -70,17 +73,20 @@ def check_at_least(config: object, least: Mapping[str, int | float], *, of: str 
       of: the name of the config, for the error.
 
     Raises:
-      ConfigError: a field is less than its minimum.
+      ConfigError: a field is less than its minimum, or not a whole number.
 
     >>> check_at_least(encoder.config, {"width": 1, "n_layers": 3})
     Traceback (most recent call last):
         ...
     dyntok_jax.errors.ConfigError: n_layers is 2: it must be at least 3.
     """
+    are_whole = {field.name for field in fields(config) if field.type in (int, int | None)}
     for name, low in least.items():
-        if not getattr(config, name) >= low:
-            whose = f" of {of}" if of else ""
-            raise ConfigError(f"{name}{whose} is {getattr(config, name)}: it must be at least {low}.")
+        value, whose = getattr(config, name), f" of {of}" if of else ""
+        if name in are_whole and (not isinstance(value, Integral) or isinstance(value, bool)):
+            raise ConfigError(f"{name}{whose} is {value!r}: it must be a whole number.")
+        if not value >= low:
+            raise ConfigError(f"{name}{whose} is {value}: it must be at least {low}.")
 
 
 def check_epsilon(name: str, value: float, *, of: str) -> None:
@@ -93,6 +99,10 @@ def check_epsilon(name: str, value: float, *, of: str) -> None:
     """
     if not 0 <= value <= LARGEST_EPSILON:
         raise ConfigError(f"{name} of {of} is {value}: it must be from 0 to {LARGEST_EPSILON}.")
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _or(value: Any, default: int | float) -> Any:

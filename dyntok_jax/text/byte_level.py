@@ -8,7 +8,7 @@ WordPiece. Minixhofer, Ponti, Vulić, "Zero-Shot Tokenizer Transfer" (arXiv 2405
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,8 +27,10 @@ from dyntok_jax.text.byte_level_spec import (
     byte_level_normalizer,
     byte_level_post_processor,
     byte_level_pre_tokenizer,
+    marks_spaces,
     space_rule,
 )
+from dyntok_jax.text.space_tokens import SpaceTokens
 
 MOST_GAPS = 100_000
 """Ids without a piece that a small vocabulary may have; a large one, as many as it has pieces."""
@@ -44,9 +46,12 @@ class ByteLevelTokenizer:
       spellings: byte-level strings of the model's own ids. Those of `pieces` differ where one had to be renamed: of two
         that are spelt alike the second, and a byte piece (`<0x4B>`) beside the piece of its character.
       n_own: ids below are the model's own; ids from here on are appended bytes and have no source embedding.
-      added_ids: ids of the added tokens, which never merge and keep their text; without the unknown token, which
-        stands for text.
+      added_ids: ids of the added tokens, which never merge and keep their text; without the unknown token and those of
+        white space, which stand for text.
       special_ids: the special ones among them, which do not stand for text and are not counted.
+      space_ids: ids of the added tokens of white space, which are entries like all others.
+      stand_ins: ids, after those of the vocabulary, by which `byte_level` knows an entry a second time → the entry's
+        id. White space that is cut out of a text is an added token by its text, and an entry by its spelling.
       pad_id: the padding token's id, 0 where the tokenizer has none.
       unknown_id: the unknown token's id; None where every text has subwords (byte-level BPE).
       space: where a space is put before text, as by the model's own tokenizer.
@@ -65,6 +70,8 @@ class ByteLevelTokenizer:
     n_own: int
     added_ids: frozenset[int]
     special_ids: frozenset[int]
+    space_ids: frozenset[int]
+    stand_ins: Mapping[int, int]
     pad_id: int
     unknown_id: int | None
     space: SpaceRule
@@ -130,11 +137,23 @@ class ByteLevelTokenizer:
             unknown_id = model.get("unk_id")
         else:
             unknown_id = own.token_to_id(model["unk_token"]) if model.get("unk_token") else None
-        spec["model"], spellings = byte_level_model(own, spec, by_id, n_own)
+        spaces = SpaceTokens.of(
+            own, spec, marks_spaces=marks_spaces(own, spec), splits_first=space in ("always", "unless_there")
+        )
+        spec["model"], spellings, stand_ins = byte_level_model(own, spec, by_id, n_own, spaces.texts)
         spec["normalizer"] = byte_level_normalizer(spec, keep=keep_normalizer, space=space)
         spec["pre_tokenizer"] = byte_level_pre_tokenizer(is_wordpiece=is_wordpiece)
         spec["post_processor"] = byte_level_post_processor(spec["post_processor"])
         spec["decoder"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+        added = [token for token in spec["added_tokens"] if token["id"] not in spaces.texts]
+        cut_out = [
+            token | {"content": spaces.texts[token["id"]], "special": False}
+            for token in spec["added_tokens"]
+            if token["id"] in spaces.whole
+        ]
+        spec["added_tokens"] = added + [
+            token | {"id": index} for index, token in enumerate(cut_out, len(spec["model"]["vocab"]))
+        ]
         for token in spec["added_tokens"]:  # otherwise the space before a text would be put before these too
             token["normalized"] = token["normalized"] and space == "none"
         with refused_by_rust(f"This {model['type']} tokenizer has no byte-level form"):
@@ -144,8 +163,10 @@ class ByteLevelTokenizer:
             byte_level=byte_level,
             spellings=spellings,
             n_own=n_own,
-            added_ids=frozenset(token["id"] for token in spec["added_tokens"]) - {unknown_id},
-            special_ids=frozenset(token["id"] for token in spec["added_tokens"] if token["special"]) - {unknown_id},
+            added_ids=frozenset(token["id"] for token in added) - {unknown_id},
+            special_ids=frozenset(token["id"] for token in added if token["special"]) - {unknown_id},
+            space_ids=frozenset(spaces.texts),
+            stand_ins=stand_ins | {byte_level.token_to_id(token["content"]): token["id"] for token in cut_out},
             pad_id=(own.token_to_id(pad_token) if pad_token else None) or 0,
             unknown_id=unknown_id,
             space=space,
@@ -162,7 +183,8 @@ class ByteLevelTokenizer:
         """The byte-level string of each id; added tokens keep their text."""
         by_id = {index: piece for piece, index in self.byte_level.get_vocab(with_added_tokens=False).items()}
         by_id |= {index: token.content for index, token in self.byte_level.get_added_tokens_decoder().items()}
-        return [by_id.get(index, "") for index in range(max(by_id) + 1)]
+        size = max(by_id.keys() - self.stand_ins.keys()) + 1 if self.stand_ins else max(by_id) + 1
+        return [by_id.get(index, "") for index in range(size)]
 
     @cached_property
     def tokenless_ids(self) -> Int32[np.ndarray, "E"]:
@@ -194,11 +216,28 @@ class ByteLevelTokenizer:
     def retokenize(self, strings: Sequence[str]) -> list[list[int]]:
         """Subword ids of byte-level strings, each tokenized alone by the model: no splitting, nothing added.
 
-        ZeTT calls the result the surface form of the string. A special token's text is that token.
+        ZeTT calls the result the surface form of the string. A special token's text is that token, and so is the
+        white space that is cut out of a text whole.
         """
-        special = {to_byte_level(self.pieces[index]): [index] for index in self.special_ids}
-        model = self.byte_level.model
-        return [special.get(string) or [piece.id for piece in model.tokenize(string)] for string in strings]
+        whole = {to_byte_level(self.pieces[index]): [index] for index in self.special_ids}
+        whole |= {self.spellings[index]: [index] for index in self.space_ids & {*self.stand_ins.values()}}
+        model, entry = self.byte_level.model, self.stand_ins
+        return [
+            whole.get(string) or [entry.get(piece.id, piece.id) for piece in model.tokenize(string)]
+            for string in strings
+        ]
+
+    def entries(self, ids: Int32[np.ndarray, "..."]) -> Int32[np.ndarray, "..."]:
+        """Puts the vocabulary's entries in the place of the stand-ins among ids that `byte_level` gave.
+
+        >>> tokenizer.entries(np.array([5, 6], np.int32))
+        array([5, 6], dtype=int32)
+        """
+        if not self.stand_ins:
+            return ids
+        entry_V = np.arange(max(self.vocab_size, *(index + 1 for index in self.stand_ins)), dtype=np.int32)
+        entry_V[list(self.stand_ins)] = list(self.stand_ins.values())
+        return entry_V[ids]
 
 
 def _read_tokenizer(path: Path) -> Tokenizer:

@@ -3,8 +3,8 @@
 This file decides the ids that released hypernetworks index, so the golden traces test every line of it.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 from tokenizers import Tokenizer
 
@@ -29,7 +29,9 @@ def first_pretoken(tokenizer: Tokenizer, text: str) -> str:
     return text
 
 
-def byte_level_model(own: Tokenizer, spec: dict, by_id: dict[int, str], n_own: int) -> tuple[dict, list[str]]:
+def byte_level_model(
+    own: Tokenizer, spec: dict, by_id: dict[int, str], n_own: int, spaces: Mapping[int, str]
+) -> tuple[dict, list[str], dict[int, int]]:
     """The tokenizer's model over byte characters, as tokenizer.json writes it.
 
     Args:
@@ -37,27 +39,30 @@ def byte_level_model(own: Tokenizer, spec: dict, by_id: dict[int, str], n_own: i
       spec: the same as tokenizer.json writes it.
       by_id: its pieces, added tokens included.
       n_own: the number of its ids, which may have gaps.
+      spaces: the white space that added tokens stand for, by id; these are pieces like all others.
 
     Returns:
       The model; and the byte-level string that each of the tokenizer's own ids stands for, whatever it is called in the
-      model: a byte piece (`<0x4B>`) stands for its byte, a gap between ids for nothing.
+      model: a byte piece (`<0x4B>`) stands for its byte, a gap between ids for nothing; and second names of pieces,
+      which come after the vocabulary: their ids → the ids of the pieces.
     """
     model = dict(spec["model"])
     if model.get("end_of_word_suffix"):
         raise TokenizerError(f"BPE with an end-of-word suffix ({model['end_of_word_suffix']!r}) is not supported.")
-    special = {token["content"] for token in spec["added_tokens"]}
-    is_byte_level = any(
-        part.get("type") == "ByteLevel"
-        for part in _parts(spec["pre_tokenizer"], "pretokenizers") + _parts(spec["decoder"], "decoders")
-    )
-    spell = _speller(own, model, is_byte_level)
+    special = {token["content"] for token in spec["added_tokens"] if token["id"] not in spaces}
+    is_byte_level = _is_byte_level(spec)
+    spell = _speller(own, spec)
 
     named = [by_id.get(index) or f"<unused {index}>" for index in range(n_own)]
     spelt = [piece if piece in special else spelling for piece, spelling in zip(named, spell(named), strict=True)]
+    for index, text in spaces.items():
+        spelt[index] = to_byte_level(text)
     bytes_of = {f"<0x{byte:02X}>": BYTE_CHARACTERS[byte] for byte in range(256)} if model.get("byte_fallback") else {}
     spellings = [bytes_of.get(piece, piece) if index in by_id else "" for index, piece in enumerate(spelt)]
     pieces, taken = list(spelt), set()
-    for index, piece in enumerate(spelt):
+    in_order = [index for index in range(n_own) if index not in spaces] if spaces else range(n_own)
+    for index in [*in_order, *spaces]:
+        piece = spelt[index]
         if piece in taken:  # two pieces differ only in what byte-level form drops: the first one stays reachable
             pieces[index] = f"<duplicate {index}>"
         taken.add(piece)
@@ -68,6 +73,7 @@ def byte_level_model(own: Tokenizer, spec: dict, by_id: dict[int, str], n_own: i
         taken.update(pieces)
         model["byte_fallback"] = False
 
+    second_names: dict[int, int] = {}
     match model["type"]:
         case "Unigram":
             # a piece that had to be renamed is never chosen, and a filler byte only as the last resort
@@ -80,17 +86,18 @@ def byte_level_model(own: Tokenizer, spec: dict, by_id: dict[int, str], n_own: i
             pieces += [character for character in BYTE_CHARACTERS if character not in taken]
             merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
             merges = list(zip(spell([left for left, _ in merges]), spell([right for _, right in merges]), strict=True))
-            composed, extra = _compositions(pieces[:n_own], merges, special) if not is_byte_level else ([], [])
+            apart = special | {spelt[index] for index in spaces}
+            composed, extra = _compositions(pieces[:n_own], merges, apart) if not is_byte_level else ([], [])
             pieces += extra
             model["merges"] = [list(merge) for merge in composed + merges]
             model["vocab"] = {piece: index for index, piece in enumerate(pieces)}
-            # an added token that merges build too (Gemma's runs of spaces) is found by its spelling as well
+            # an added token that merges build too keeps its text, so what they build has a second name
             products = {left + right for left, right in merges}
             added = [index for index in range(n_own) if by_id.get(index) in special]
-            twins = dict(zip(spell([by_id[index] for index in added]), added, strict=True))
-            model["vocab"] |= {
-                twin: index for twin, index in twins.items() if twin in products and twin not in model["vocab"]
-            }
+            spelt_added = zip(spell([by_id[index] for index in added]), added, strict=True)
+            twins = {twin: at for twin, at in spelt_added if twin in products and twin not in model["vocab"]}
+            second_names = dict(enumerate(twins.values(), len(pieces)))
+            model["vocab"] |= dict(zip(twins, second_names, strict=True))
             model["unk_token"] = None
         case "WordPiece":
             for prefix in ("", "##"):  # a byte may begin a word or continue one
@@ -100,12 +107,25 @@ def byte_level_model(own: Tokenizer, spec: dict, by_id: dict[int, str], n_own: i
             model["max_input_chars_per_word"] *= 4
         case other:
             raise TokenizerError(f"A {other} tokenizer has no byte-level form: it must be Unigram, BPE or WordPiece.")
-    return model, spellings
+    return model, spellings, second_names
 
 
-def _speller(own: Tokenizer, model: dict[str, Any], is_byte_level: bool) -> Callable[[Sequence[str]], list[str]]:
+def _is_byte_level(spec: dict) -> bool:
+    parts = _parts(spec["pre_tokenizer"], "pretokenizers") + _parts(spec["decoder"], "decoders")
+    return any(part.get("type") == "ByteLevel" for part in parts)
+
+
+def marks_spaces(own: Tokenizer, spec: dict) -> bool:
+    """Whether the tokenizer's pieces write a space as `▁`."""
+    if _is_byte_level(spec) or spec["model"]["type"] == "WordPiece":
+        return False
+    return "▁" in first_pretoken(own, " a") or "▁a" in spec["model"]["vocab"]
+
+
+def _speller(own: Tokenizer, spec: dict) -> Callable[[Sequence[str]], list[str]]:
     """The function from pieces as the tokenizer writes them to their byte-level strings."""
-    if is_byte_level:
+    model = spec["model"]
+    if _is_byte_level(spec):
         return list
     if model["type"] == "WordPiece":
         if model["continuing_subword_prefix"] != "##":
@@ -114,10 +134,10 @@ def _speller(own: Tokenizer, model: dict[str, Any], is_byte_level: bool) -> Call
             "##" + to_byte_level(piece[2:]) if piece.startswith("##") and len(piece) > 2 else to_byte_level(piece)
             for piece in pieces
         ]
-    marks_spaces = "▁" in first_pretoken(own, " a") or "▁a" in model["vocab"]
+    writes_marks = marks_spaces(own, spec)
 
     def spell(text: str) -> str:
-        return to_byte_level(text.replace("▁", " ") if marks_spaces else text)
+        return to_byte_level(text.replace("▁", " ") if writes_marks else text)
 
     return lambda pieces: for_all(spell, pieces, "\0", BYTE_CHARACTERS[0])
 

@@ -40,9 +40,10 @@ class SpecialNames:
 
     @classmethod
     def of(cls, tokenizer: ByteLevelTokenizer) -> "SpecialNames":
-        """Those of a tokenizer, the unknown token among them."""
-        added = tokenizer.own.get_added_tokens_decoder()
-        contents = [token.content for _, token in sorted(added.items()) if token.special and token.content]
+        """Those of a tokenizer, the unknown token among them; white space is text, even if it is called special."""
+        added = sorted(tokenizer.own.get_added_tokens_decoder().items())
+        special = [token for index, token in added if token.special and index not in tokenizer.space_ids]
+        contents = [token.content for token in special if token.content]
         return cls({text: chr(FIRST_DISGUISE + at) * len(text) for at, text in enumerate(contents)})
 
     def are_in(self, value: Any) -> bool:

@@ -93,9 +93,10 @@ class TextEncoder:
         flat = _Flat(encodings, inputs, self.tokenizer.special_ids)
         space = self.tokenizer.byte_level.token_to_id(SPACE)
         if self.tokenizer.space in ("always", "unless_there") and space is not None:
-            flat.empty_leading_spaces(space)
+            flat.empty_leading_spaces(space, self.tokenizer.added_ids.union(self.tokenizer.stand_ins))
         if self.tokenizer.byte_level.normalizer is not None:
             flat.cover_composed_characters(self.tokenizer.byte_level.normalizer)
+        flat.ids_N = self.tokenizer.entries(flat.ids_N)
         # what is protected, and an added token that stands for text, is its own segment
         stands_alone_N = _is_in(flat.ids_N, self.tokenizer.added_ids)
         if protect is not None:
@@ -253,10 +254,10 @@ class _Flat:
         shift_N = np.where(self.text_N >= 0, has_space[self.sequence_N, np.maximum(self.text_N, 0)], False)
         self.span_N2 = np.maximum(self.span_N2 - shift_N[:, None].astype(np.int32), 0)
 
-    def empty_leading_spaces(self, space: int) -> None:
-        """Empties the spans of subwords that are only the space put before a text."""
-        follows_special_N = np.roll(self.is_special_N, 1) | self.is_text_start_N
-        is_added_N = (self.ids_N == space) & follows_special_N
+    def empty_leading_spaces(self, space: int, cut_out: frozenset[int]) -> None:
+        """Empties the spans of subwords that are only the space put before a text, or a part of it after `cut_out`."""
+        is_apart_N = self.is_special_N | _is_in(self.ids_N, cut_out)
+        is_added_N = (self.ids_N == space) & (np.roll(is_apart_N, 1) | self.is_text_start_N)
         self.span_N2[is_added_N, 1] = self.span_N2[is_added_N, 0]
 
     def cover_composed_characters(self, normalizer: Normalizer) -> None:

@@ -85,9 +85,14 @@ def tokenizer_spec(vocabulary: GrownVocabulary) -> dict[str, Any]:
         "max_input_chars_per_word": _LONGEST_WORD,
         "vocab": {string: index for index, string in enumerate([*tokenizer.pieces, *vocabulary.new_strings])},
     }
+    cut_out = [token["content"] for token in spec["added_tokens"] if token["id"] in tokenizer.stand_ins]
+    spec["added_tokens"] = [token for token in spec["added_tokens"] if token["id"] not in tokenizer.stand_ins]
+    expressions = SPLITS[vocabulary.boundary]
+    if cut_out and vocabulary.boundary == "pretoken":  # they are pretokens; all is white space, which needs no escape
+        expressions = ("|".join(sorted(cut_out, key=len, reverse=True)), *expressions)
     splits = [
         {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": False}
-        for expression in SPLITS[vocabulary.boundary]
+        for expression in expressions
     ]
     to_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
     spec["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [*splits, to_bytes]}

@@ -1,5 +1,7 @@
 """Every field of a config that changes the model is computed or refused: fragments as they are met in the wild."""
 
+from dataclasses import replace
+
 import pytest
 
 from dyntok_jax.embedding import HypernetConfig
@@ -174,3 +176,18 @@ def test_02_a_hypernetwork_refuses_what_it_does_not_compute():
     ):
         with pytest.raises(ConfigError, match=message):
             HypernetConfig.from_hf(HYPERNET | fragment)
+
+
+@pytest.mark.parametrize("name", ["head_dim", "hidden_size", "max_position_embeddings"])
+def test_sizes_with_a_point_are_whole_numbers_or_refused(name):
+    config = DecoderConfig.from_hf(LLAMA | {name: 64.0})
+    assert config == DecoderConfig.from_hf(LLAMA | {name: 64})
+    assert all(isinstance(size, int) for size in (config.width, config.head_width, config.max_positions))
+    with pytest.raises(ConfigError, match=f"lacks a number for: {name}"):
+        DecoderConfig.from_hf(LLAMA | {name: 64.5})
+
+
+@pytest.mark.parametrize("value", [64.0, 64.5, True, "64"])
+def test_a_config_made_by_hand_has_whole_sizes(value):
+    with pytest.raises(ConfigError, match=f"head_width is {value!r}: it must be a whole number"):
+        replace(DecoderConfig.from_hf(LLAMA), head_width=value)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import dyntok_jax
 from dyntok_jax import DynamicDecoder, Share
 from dyntok_jax.assets import load_sample
 from dyntok_jax.convert import load_decoder
@@ -98,10 +100,29 @@ def test_every_piece_stands_for_its_bytes(tokenizer):
     assert wrong == []
 
 
+def code() -> list[str]:
+    """This package as 200 texts, of four lines or more, some indented by tabs."""
+    files = sorted(Path(dyntok_jax.__file__).parent.rglob("*.py"))[:50]
+    lines = [file.read_text(encoding="utf-8").splitlines(keepends=True) for file in files]
+    parts = ["".join(of_file[at : at + 4 + at]) for of_file in lines for at in range(0, 40, 10)]
+    return [text.replace("    ", "\t") if number % 4 == 0 else text for number, text in enumerate(parts)]
+
+
+def test_white_space_in_code_is_read_as_transformers_reads_it(folder, tokenizer):
+    encoder, texts = TextEncoder(tokenizer), [*code(), *ODD]
+    expected = AutoTokenizer.from_pretrained(folder)(texts, add_special_tokens=False).input_ids
+    for reader in (encoder, encoder.twin):
+        static = reader.encode_static(texts, add_special_tokens=False)
+        assert static.ids_N.tolist() == [index for ids in expected for index in ids]
+        assert static.lengths.tolist() == [len(ids) for ids in expected]
+
+
 def test_texts_survive_the_byte_level_form(tokenizer):
-    texts = [text for paragraphs in load_sample().values() for text in paragraphs[:10]] + ODD
-    encoded = TextEncoder(tokenizer).encode(texts, add_special_tokens=False)
-    for row, text in enumerate(texts):
-        ids = encoded.ids_N[encoded.offsets[row] : encoded.offsets[row + 1]].tolist()
-        assert b"".join(to_bytes(tokenizer.token_string([index])) for index in ids).decode() == text
-        assert max(ids, default=0) < tokenizer.n_own  # nothing is an appended byte, which has no row
+    texts = [text for paragraphs in load_sample().values() for text in paragraphs[:10]] + code() + ODD
+    encoder = TextEncoder(tokenizer)
+    for reader in (encoder, encoder.twin):
+        encoded = reader.encode(texts, add_special_tokens=False)
+        for row, text in enumerate(texts):
+            ids = encoded.ids_N[encoded.offsets[row] : encoded.offsets[row + 1]].tolist()
+            assert b"".join(to_bytes(tokenizer.token_string([index])) for index in ids).decode() == text
+            assert max(ids, default=0) < tokenizer.n_own  # nothing is an appended byte, which has no row

@@ -292,17 +292,18 @@ def test_added_words_are_words():
 
 
 def test_merges_that_build_an_added_token_still_work():
-    """As in Gemma, where runs of spaces are added tokens and products of merges."""
-    pieces = ["<unk>", "▁", "▁▁", "a", "▁a", "\n", "\n\n", *(f"<0x{byte:02X}>" for byte in range(256))]
+    pieces = ["▁", "a", "b", "▁a", "▁ab", "é", "éb", "Ã", "©"]
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
-    merges = [("▁", "▁"), ("▁", "a"), ("\n", "\n")]
-    own = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True))
+    merges = [("▁", "a"), ("▁a", "b"), ("é", "b")]
+    own = Tokenizer(models.BPE(vocabulary, merges))
     own.normalizer = normalizers.Replace(" ", "▁")
-    own.add_tokens(["▁▁", "\n\n"])
-    tokenizer = ByteLevelTokenizer.convert(own)
-    subwords = TextEncoder(tokenizer).encode(["a  a\n\n"])
-    assert [tokenizer.pieces[index] for index in subwords.ids_N] == ["a", "Ġ", "Ġa", "\n\n"]
-    assert subwords.ids_N[-1] == vocabulary["\n\n"]
+    own.add_tokens([AddedToken("▁a", normalized=False), AddedToken("éb", single_word=True)])
+    encoder = TextEncoder(ByteLevelTokenizer.convert(own))
+    for reader in (encoder, encoder.twin):
+        ids = reader.encode([" ab a", "ébb éb"]).ids_N.tolist()
+        assert ids == [*own.encode(" ab a").ids, *own.encode("ébb éb").ids]
+    assert encoder.tokenizer.retokenize(["Ġa", "Ã©b"]) == [[3], [6]]
+    assert {ByteLevelTokenizer.convert(own).fingerprint for _ in range(4)} == {encoder.tokenizer.fingerprint}
 
 
 def test_normalized_special_tokens_are_still_seen():

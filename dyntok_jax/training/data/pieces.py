@@ -97,6 +97,7 @@ def vocabulary_pieces(tokenizer: ByteLevelTokenizer, *, max_subwords: int, mode:
         return VocabularyPieces(spellings, part_MS, None)
     trie = build_trie(spellings.bytes_N, spellings.offset, spellings.id_M, spellings.root_M)
     part_MS = split_as_model(model, spellings, trie, max_subwords)
+    part_MS = np.where(part_MS == NONE, NONE, tokenizer.entries(part_MS))
     can_be_part_V = np.zeros(tokenizer.vocab_size + 1, bool)
     can_be_part_V[spellings.id_M] = can_be_part_V[NONE] = True  # NONE is the last of all
     rows = np.flatnonzero((part_MS[:, 0] != NONE) & can_be_part_V[part_MS].all(axis=1))
