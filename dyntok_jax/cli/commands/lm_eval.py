@@ -53,7 +53,7 @@ class LmEval:
             raise InputError("lm-evaluation-harness is not installed: pip install 'dyntok_jax[lm-eval]'.")
         from lm_eval.__main__ import cli_evaluate
 
-        from dyntok_jax.cli.shared.compile_clock import keep_compiled_programs
+        from dyntok_jax.cli.shared import keep_compiled_programs
         from dyntok_jax.harnesses import LmEvalDecoder
 
         assert LmEvalDecoder, "importing it registers it"
