@@ -20,6 +20,7 @@ from dyntok_jax.cli.commands import (
     Encode,
     Generate,
     LearnMerges,
+    LmEval,
     Predict,
     Score,
     Show,
@@ -33,6 +34,7 @@ COMMANDS = {
     "encode": Encode,
     "generate": Generate,
     "score": Score,
+    "lm-eval": LmEval,
     "show": Show,
     "learn-merges": LearnMerges,
     "convert": Convert,
@@ -50,6 +52,7 @@ the unchanged model on the shorter sequence.
   dyntok show "All human beings are born free"     its tokens before and after merging
   dyntok generate "The history of tea begins in"   how the packaged decoder continues it
   dyntok score "The capital of Portugal is" " Lisbon."
+  dyntok lm-eval --tasks arc_easy --model_args pretrained=smollm2,share=50
   dyntok learn-merges corpus.txt --output merges.jsonl --merges 1000
   dyntok convert e5-small e5-orbax                 Hugging Face to orbax; back with the two exchanged
   dyntok train-hypernet --text de.txt --output run

@@ -20,6 +20,7 @@ from .loaded_vocabulary import (
 from .prompts import (
     Prompt as Prompt,
     ReadPrompts as ReadPrompts,
+    begin_id as begin_id,
     end_ids as end_ids,
 )
 from .query_states import (

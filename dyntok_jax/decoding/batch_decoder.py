@@ -186,7 +186,8 @@ class BatchDecoder:
         """
         lengths_B = np.array([len(of_text) for of_text in ids])
         for owner, length in zip(owner_B.tolist(), lengths_B.tolist(), strict=True):
-            self.check_positions(read, owner, length, "to score")
+            # the last token of a continuation is scored, but never read
+            self.check_positions(read, owner, max(length - 1, 0), "to read")
         n_batch = bucket(len(ids), self._batch_buckets())
         length = bucket(max(1, int(lengths_B.max())), CONTINUATION_BUCKETS)
         ids_M = np.fromiter(chain.from_iterable(ids), np.int32, lengths_B.sum())

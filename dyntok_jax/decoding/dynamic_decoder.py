@@ -17,7 +17,7 @@ from dyntok_jax.decoding.batch_decoder import CHUNK, BatchDecoder
 from dyntok_jax.decoding.loaded_vocabulary import LoadedVocabulary, load_large_vocabulary
 from dyntok_jax.decoding.multiple_choice import choice_of, choice_prompts
 from dyntok_jax.decoding.prompt_entries import PromptEntries
-from dyntok_jax.decoding.prompts import Prompt, ReadPrompts, end_ids, read_prompts
+from dyntok_jax.decoding.prompts import Prompt, ReadPrompts, begin_id, end_ids, is_ids, read_prompts
 from dyntok_jax.decoding.results import Choice, GeneratedText, ScoredText
 from dyntok_jax.decoding.sampling import SamplingConfig
 from dyntok_jax.decoding.text_stream import TextStream
@@ -60,6 +60,7 @@ class DynamicDecoder:
       text_encoder: splits prompts into subwords.
       embedder: predicts rows for new tokens, and caches them.
       end_ids: tokens that end a text.
+      begin_id: the token before a text without a prompt, or None.
       chat: its chat template, or None.
       special_tokens: how special tokens written in prompts are read.
       mesh: over which parameters, cache and batches are sharded; None for the default device.
@@ -77,13 +78,14 @@ class DynamicDecoder:
         embedder: TokenEmbedder,
         *,
         end_ids: Sequence[int] = (),
+        begin_id: int | None = None,
         chat: ChatTemplate | None = None,
         special_tokens: SpecialTokens = "auto",
         mesh: Mesh | None = None,
     ):
         self.config, self.decoder, self.embedder = config, decoder, embedder
         self.text_encoder = TextEncoder(embedder.tokenizer)
-        self.end_ids, self.chat, self.mesh = tuple(end_ids), chat, mesh
+        self.end_ids, self.begin_id, self.chat, self.mesh = tuple(end_ids), begin_id, chat, mesh
         self.special_tokens: SpecialTokens = check_choice("special_tokens", special_tokens, get_args(SpecialTokens))
         self._batches = BatchDecoder(config, decoder, embedder, self.end_ids, mesh)
 
@@ -151,8 +153,16 @@ class DynamicDecoder:
             predict_all=predict_all,
             cache_rows=cache_rows,
         )
-        ends, chat = end_ids(loaded.folder, loaded.tokenizer), ChatTemplate.load(loaded.folder)
-        return cls(config, decoder, embedder, end_ids=ends, chat=chat, special_tokens=special_tokens, mesh=mesh)
+        return cls(
+            config,
+            decoder,
+            embedder,
+            end_ids=end_ids(loaded.folder, loaded.tokenizer),
+            begin_id=begin_id(loaded.folder, loaded.tokenizer),
+            chat=ChatTemplate.load(loaded.folder),
+            special_tokens=special_tokens,
+            mesh=mesh,
+        )
 
     def load_vocabulary(
         self,
@@ -197,22 +207,25 @@ class DynamicDecoder:
         merging: Merging | None = None,
         language: str | Sequence[str] | None = None,
         batch_size: int = 8,
+        limit: int | None = None,
     ) -> ReadPrompts:
         """Tokenizes prompts, and merges them if asked; the other methods begin with this.
 
         Args:
-          prompts: plain texts, or chats as lists of turns (`{"role": …, "content": …}`).
+          prompts: plain texts, chats as lists of turns (`{"role": …, "content": …}`), or ids of the model's own tokens,
+            special ones and all, which cannot be merged.
           goal: when merging stops. None, the default, is static tokenization, the model's own tokenizer and ids: merged
             words lose most of their meaning today; figures are in the README. `Share(100)` merges as far as possible.
           merging: all merging options, instead of `goal`; by default each prompt is merged alone, and its digits and
             its last segment stay unmerged.
           language: code of the prompts' language, one for all or one each; only for multilingual hypernetworks.
           batch_size: prompts a batch.
+          limit: the most tokens a prompt, by default as many as the model has positions.
 
         Raises:
           InputError: invalid prompts, language or options, or a merge list of another tokenizer or boundary.
           ConfigError: a prompt is a chat and the model has no chat template.
-          TooLongError: a prompt has more tokens than the model has positions.
+          TooLongError: a prompt has more tokens than `limit`.
         """
         check_list("prompts", prompts)
         batch_size = whole_number("batch_size", batch_size)
@@ -230,7 +243,7 @@ class DynamicDecoder:
             special_tokens=self.special_tokens,
             language_N=language_N,
             batch_size=batch_size,
-            limit=self.config.max_positions,
+            limit=self.config.max_positions if limit is None else whole_number("limit", limit),
         )
 
     def generate(
@@ -252,7 +265,7 @@ class DynamicDecoder:
         """Continues each prompt.
 
         Args:
-          prompts: plain texts, or chats.
+          prompts: plain texts, chats, or ids (see `read`).
           goal: when merging of the prompts stops; None, the default, leaves them static (see `read`).
           merging: all merging options, instead of `goal`.
           language: code of the prompts' language, one for all or one each; only for multilingual hypernetworks.
@@ -328,7 +341,7 @@ class DynamicDecoder:
     def score(
         self,
         prompts: Sequence[Prompt],
-        continuations: Sequence[str],
+        continuations: Sequence[str | Sequence[int]],
         *,
         goal: Goal | None = None,
         merging: Merging | None = None,
@@ -339,8 +352,8 @@ class DynamicDecoder:
         """The probability of a text after each prompt, in the model's own tokens.
 
         Args:
-          prompts: plain texts, or chats; one that is given several times is read once.
-          continuations: the text after each prompt, with its leading space.
+          prompts: plain texts, chats, or ids (see `read`); one that is given several times is read once.
+          continuations: the text after each prompt, with its leading space; or its ids.
           goal: when merging of the prompts stops; None, the default, leaves them static (see `read`).
           merging: all merging options, instead of `goal`.
           language: code of each prompt's language, or one for all; only for multilingual hypernetworks.
@@ -358,7 +371,8 @@ class DynamicDecoder:
             raise InputError(f"There are {len(prompts)} prompts and {len(continuations)} continuations: give one each.")
         batch_size = whole_number("batch_size", batch_size)
         for place, text in enumerate(continuations):
-            check_text(text, f"Continuation {place}")
+            if not is_ids(text):
+                check_text(text, f"Continuation {place}")
         number: dict[str, int] = {}
         owner_N = np.array([number.setdefault(repr(prompt), len(number)) for prompt in prompts], np.int32)
         first = np.unique(owner_N, return_index=True)[1]
@@ -373,9 +387,9 @@ class DynamicDecoder:
                 some = members[at : at + MOST_CONTINUATIONS]
                 log_BO, greedy_BO = self._batches.score(read, rows, owner_N[some], [ids[n] for n in some])
                 for row, n in enumerate(map(int, some)):
-                    owner, length = owner_N[n], len(ids[n])
+                    owner, length, text = owner_N[n], len(ids[n]), continuations[n]
                     found[n] = ScoredText(
-                        text=continuations[n],
+                        text=text if isinstance(text, str) else self.tokenizer.own.decode(ids[n]),
                         ids=ids[n],
                         log_probs_O=log_BO[row, :length],
                         greedy_O=greedy_BO[row, :length],

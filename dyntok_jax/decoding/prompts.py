@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 from jaxtyping import Int, Int32
@@ -17,12 +19,15 @@ from dyntok_jax.text import (
     ByteLevelTokenizer,
     ChatTemplate,
     Message,
+    RaggedSubwords,
     TextEncoder,
     refused_by_rust,
+    subwords_of_ids,
 )
 
-Prompt = str | Sequence[Message]
-"""Plain text, which gets the special tokens that the model's tokenizer adds; or the turns of a chat."""
+Prompt = str | Sequence[Message] | Sequence[int]
+"""Plain text, which gets the special tokens that the model's tokenizer adds; the turns of a chat; or ids of the model's
+own tokens, special ones and all, which are read as they are and never merge."""
 GUARD = "\n"
 """Text that merges with nothing after it, put before a continuation to tokenize it as if within a text."""
 
@@ -32,7 +37,7 @@ class ReadPrompts:
     """Prompts, tokenized and merged.
 
     Attributes:
-      texts: the text of each; of a chat, the rendered template.
+      texts: the text of each; of a chat, the rendered template; of ids, what they decode to.
       tokens: their tokens after merging.
       language_N: index of each one's language, for a hypernetwork.
       is_static: whether they have the tokens of the model's own tokenizer.
@@ -77,12 +82,15 @@ class ReadPrompts:
         text_encoder = self.text_encoder.twin if self.is_twin_read else self.text_encoder
         return text_encoder.encode_static(self.inputs, add_special_tokens=self.adds_special).counts
 
-    def continuation_ids(self, row: int, text: str) -> list[int]:
+    def continuation_ids(self, row: int, text: str | Sequence[int]) -> list[int]:
         """The ids of a text after a prompt, by the model's own tokenizer; special tokens are read as in the prompt.
 
         Raises:
-          InputError: special tokens are text, and it has a character that stands for one.
+          InputError: special tokens are text, and it has a character that stands for one; or it is given as ids, and
+            one is not an id of the model's own tokens.
         """
+        if not isinstance(text, str):
+            return checked_ids(text, self.text_encoder.tokenizer, "A continuation")
         names, prompt = self.text_encoder.special_names, self.inputs[row]
         if not self.is_twin_read and not (self.special_are_text and names.are_in(text)):
             return continuation_ids(self.text_encoder.tokenizer, prompt, text)
@@ -106,7 +114,7 @@ def read_prompts(
 
     Args:
       text_encoder: of the model.
-      prompts: plain texts, or chats; one kind at a time.
+      prompts: plain texts, chats, or ids; one kind at a time.
       merging: how, resolved; if static, the ids are exactly those of the model's own tokenizer.
       chat: the model's template, for chats.
       special_tokens: how special tokens written in prompts are read.
@@ -115,10 +123,12 @@ def read_prompts(
       limit: the most tokens a prompt.
 
     Raises:
-      InputError: there are no prompts, one has no tokens, plain texts and chats are mixed, or one is neither.
+      InputError: there are no prompts, one has no tokens, kinds are mixed, one is of no kind, or ids are to be merged.
       ConfigError: a prompt is a chat and the model has no template.
       TooLongError: a prompt is longer than `limit`.
     """
+    if any(map(is_ids, prompts)):
+        return _read_ids(text_encoder, prompts, merging, language_N, limit)
     chats = chats_of(prompts, chat)
     special_are_text = special_tokens == "text" or (special_tokens == "auto" and chats is not None)
     names = text_encoder.special_names
@@ -138,8 +148,7 @@ def read_prompts(
         subwords = reader.encode(
             inputs, boundary=merging.boundary, add_special_tokens=chats is None, protect=merging.protect
         )
-    if empty := np.flatnonzero(subwords.lengths == 0).tolist():
-        raise InputError(f"Prompt {empty[0]} is empty and the model has no token to begin a text with: add some text.")
+    _check_not_empty(subwords)
     tokens = merge_texts(subwords, merging, batch_size=batch_size, limit=limit, truncate=None)
     return ReadPrompts(
         texts=[names.show(text) for text in inputs] if is_twin_read else inputs,
@@ -153,6 +162,69 @@ def read_prompts(
         special_are_text=special_are_text,
         adds_special=chats is None,
     )
+
+
+def _read_ids(
+    text_encoder: TextEncoder,
+    prompts: Sequence[Prompt],
+    merging: Merging,
+    language_N: Int32[np.ndarray, "prompts"],
+    limit: int,
+) -> ReadPrompts:
+    """The same for prompts that are given as ids."""
+    if not merging.is_static:
+        raise InputError("Prompts that are given as ids are read as they are: give their texts, or no goal of merging.")
+    tokenizer = text_encoder.tokenizer
+    given = []
+    for number, prompt in enumerate(prompts):
+        if not is_ids(prompt):
+            raise InputError("The prompts mix ids with texts or chats: give each kind in a call of its own.")
+        given.append(checked_ids(prompt, tokenizer, f"Prompt {number}"))
+    subwords = subwords_of_ids(given, tokenizer.special_ids)
+    _check_not_empty(subwords)
+    texts = [tokenizer.own.decode(ids, skip_special_tokens=False) for ids in given]
+    return ReadPrompts(
+        texts=texts,
+        tokens=merge_texts(subwords, merging, batch_size=1, limit=limit, truncate=None),
+        language_N=language_N,
+        is_static=True,
+        positions=merging.positions,
+        text_encoder=text_encoder,
+        inputs=texts,
+        is_twin_read=False,
+        special_are_text=False,
+        adds_special=False,
+    )
+
+
+def _check_not_empty(subwords: RaggedSubwords) -> None:
+    if empty := np.flatnonzero(subwords.lengths == 0).tolist():
+        raise InputError(f"Prompt {empty[0]} is empty and the model has no token to begin a text with: add some text.")
+
+
+def is_ids(prompt: object) -> TypeGuard[Sequence[int]]:
+    """Whether a prompt, or a continuation, is given as ids: a list of whole numbers."""
+    return isinstance(prompt, Sequence) and len(prompt) > 0 and isinstance(prompt[0], Integral)
+
+
+def checked_ids(ids: Sequence[int], tokenizer: ByteLevelTokenizer, what: str) -> list[int]:
+    """Ids that a caller gave, as Python's numbers.
+
+    Args:
+      ids: of the model's own tokens.
+      tokenizer: of the model.
+      what: whose ids they are, for the error.
+
+    Raises:
+      InputError: one is no whole number, or no id of the model's own tokens.
+    """
+    for index in ids:
+        if not isinstance(index, Integral) or isinstance(index, bool) or not 0 <= index < tokenizer.n_own:
+            raise InputError(
+                f"{what} has the id {index!r}: ids are whole numbers from 0 to {tokenizer.n_own - 1}, those of the "
+                "model's own tokens."
+            )
+    return [int(index) for index in ids]
 
 
 def chats_of(prompts: Sequence[Prompt], chat: ChatTemplate | None) -> list[Sequence[Message]] | None:
@@ -218,10 +290,27 @@ def end_ids(folder: Path, tokenizer: ByteLevelTokenizer) -> tuple[int, ...]:
         found += [index for index in (ids if isinstance(ids, list) else [ids]) if isinstance(index, int)]
         if found:
             break
-    path = folder / "tokenizer_config.json"
-    if path.is_file():
-        token = read_json(path, ConfigError, "mend it, or fetch it again").get("eos_token")
-        token = token.get("content") if isinstance(token, dict) else token
-        index = tokenizer.own.token_to_id(token) if isinstance(token, str) else None
-        found += [] if index is None else [index]
+    index = _special_id(folder, tokenizer, "eos_token")
+    found += [] if index is None else [index]
     return tuple(dict.fromkeys(found))
+
+
+def begin_id(folder: Path, tokenizer: ByteLevelTokenizer) -> int | None:
+    """The token before a text that has no prompt: the tokenizer's `bos_token`, or else its `eos_token`; None without.
+
+    Raises:
+      ConfigError: the tokenizer's config is not a JSON object.
+
+    >>> decoder.tokenizer.own.id_to_token(begin_id(decoder_folder, decoder.tokenizer))
+    '<s>'
+    """
+    index = _special_id(folder, tokenizer, "bos_token")
+    return _special_id(folder, tokenizer, "eos_token") if index is None else index
+
+
+def _special_id(folder: Path, tokenizer: ByteLevelTokenizer, name: str) -> int | None:
+    """The id of the token that the tokenizer's config has by this name."""
+    path = folder / "tokenizer_config.json"
+    token = read_json(path, ConfigError, "mend it, or fetch it again").get(name) if path.is_file() else None
+    token = token.get("content") if isinstance(token, dict) else token
+    return tokenizer.own.token_to_id(token) if isinstance(token, str) else None

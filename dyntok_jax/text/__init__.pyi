@@ -11,6 +11,7 @@ from .batches import (
     pad_ragged as pad_ragged,
     pad_to as pad_to,
     rows_end_to_end as rows_end_to_end,
+    subwords_of_ids as subwords_of_ids,
     token_spans as token_spans,
 )
 from .boundaries import (

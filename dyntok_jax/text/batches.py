@@ -3,8 +3,9 @@
 Sequences of like length share a batch, so that little of it is padding; `buckets.py` says how far it is padded.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, fields
+from itertools import chain
 
 import numpy as np
 from jaxtyping import Bool, Int, Int32
@@ -55,6 +56,32 @@ class RaggedSubwords:
     def counts(self) -> Int[np.ndarray, "sequences"]:
         """Subwords of each sequence, special tokens and prefixes left out."""
         return np.diff(np.append(0, np.cumsum(self.is_counted_N))[self.offsets])
+
+
+def subwords_of_ids(ids: Sequence[Sequence[int]], special_ids: Set[int]) -> RaggedSubwords:
+    """Sequences that are given as ids, special tokens and all: nothing of them merges, and they have no spans.
+
+    Args:
+      ids: of each sequence.
+      special_ids: those of special tokens, which are not counted.
+
+    >>> subwords_of_ids([[0, 7, 8, 2], [9]], special_ids={0, 2}).counts
+    array([2, 1])
+    """
+    offsets = np.append(0, np.cumsum([len(of_one) for of_one in ids], dtype=np.int64))
+    ids_N = np.fromiter(chain.from_iterable(ids), np.int32, offsets[-1])
+    zero_N = np.zeros_like(ids_N)
+    return RaggedSubwords(
+        ids_N=ids_N,
+        segment_N=np.full_like(ids_N, NO_SEGMENT),
+        pretoken_N=np.full_like(ids_N, -1),
+        type_N=zero_N,
+        text_N=zero_N,
+        span_N2=np.zeros((len(ids_N), 2), np.int32),
+        word_N=np.full_like(ids_N, -1),
+        is_counted_N=~np.isin(ids_N, np.fromiter(special_ids, np.int32, len(special_ids))),
+        offsets=offsets,
+    )
 
 
 def group_by_length(lengths: Int[np.ndarray, "n"], batch_size: int) -> Iterator[Int[np.ndarray, "rows"]]:

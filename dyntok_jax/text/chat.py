@@ -25,6 +25,8 @@ MOST_STEPS = 1_000_000
 MOST_CHARACTERS = 10_000_000
 """Of a text that a template multiplies or adds up."""
 STEPS_OF_A_CALL = 5
+_LAST = "DYNTOK_END_OF_LAST_TURN "
+"""Put behind the last turn to find its end in the rendered text, with a space that shows whether spaces are kept."""
 _COUNTED = "dyntok_counted"
 
 
@@ -76,17 +78,23 @@ class ChatTemplate:
         named = {name: token for name, token in tokens.items() if isinstance(token, str)}
         return cls(source, named, str(path))
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
+    def render(
+        self, messages: Sequence[Message], *, add_generation_prompt: bool = True, continue_last: bool = False
+    ) -> str:
         """Writes a chat as text, with its special tokens: do not add them again when you tokenize it.
 
         Args:
           messages: the turns, the oldest first.
           add_generation_prompt: end with the start of the model's own turn.
+          continue_last: end with the content of the last turn, which is to be continued; not with a generation prompt.
 
         Raises:
-          InputError: a turn lacks its role or content, or the template refuses the chat.
+          InputError: a turn lacks its role or content, the template refuses the chat, or leaves out the last turn that
+            is to be continued, or there is none.
           ConfigError: the template itself is broken, or has no end.
         """
+        if continue_last:
+            return self._render_open(messages)
         for number, message in enumerate(messages):
             if not isinstance(message, Mapping) or not all(isinstance(message.get(k), str) for k in TURN):
                 raise InputError(
@@ -103,6 +111,18 @@ class ChatTemplate:
         except Exception as error:  # a template is a program: whatever it raises is a fault of its own
             said = f"{type(error).__name__}: {error}" if not isinstance(error, TemplateError) else str(error)
             raise ConfigError(f"The chat template in {self.where} cannot be used ({said}).") from error
+
+    def _render_open(self, messages: Sequence[Message]) -> str:
+        """The chat up to the end of its last turn's content, as Hugging Face's `continue_final_message` has it."""
+        if not messages or not isinstance(messages[-1].get("content"), str):
+            raise InputError("There is no last turn to continue: give a chat that ends with one.")
+        last = {**messages[-1], "content": messages[-1]["content"] + _LAST}
+        text = self.render([*messages[:-1], last], add_generation_prompt=False)
+        end = text.rfind(_LAST.strip())
+        if end < 0:
+            raise InputError("The model's chat template leaves out the last turn, so that it cannot be continued.")
+        # where the template strips turns, what the last one ends with is no part of the text either
+        return text[:end] if text[end:].startswith(_LAST) else text[:end].rstrip()
 
 
 class _RefusedError(Exception):

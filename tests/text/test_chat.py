@@ -34,6 +34,21 @@ def test_of_several_templates_the_default_is_taken(tmp_path):
     assert ChatTemplate.load(tmp_path).render(CHAT) == "d"
 
 
+@pytest.mark.parametrize("strips", [False, True])
+def test_a_last_turn_that_is_continued_is_left_open(tmp_path, strips):
+    content = "{{ m.content | trim }}" if strips else "{{ m.content }}"
+    write(tmp_path, "{% for m in messages %}[{{ m.role }}]" + content + "[end]{% endfor %}")
+    template, turns = ChatTemplate.load(tmp_path), [CHAT[1], {"role": "assistant", "content": "It is "}]
+    assert template.render(turns, continue_last=True) == "[user]What is 2 < 3?\nSay it.[end][assistant]It is" + (
+        "" if strips else " "
+    )
+    with pytest.raises(InputError, match="no last turn to continue"):
+        template.render([], continue_last=True)
+    write(tmp_path, "{{ messages[0].content }}")
+    with pytest.raises(InputError, match="leaves out the last turn"):
+        ChatTemplate.load(tmp_path).render(turns, continue_last=True)
+
+
 def test_no_template_is_none(tmp_path):
     assert ChatTemplate.load(tmp_path) is None
     write(tmp_path, None)

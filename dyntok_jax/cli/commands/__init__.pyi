@@ -5,6 +5,7 @@ from .embed_vocab import EmbedVocab as EmbedVocab
 from .encode import Encode as Encode
 from .generate import Generate as Generate
 from .learn_merges import LearnMerges as LearnMerges
+from .lm_eval import LmEval as LmEval
 from .predict import Predict as Predict
 from .score import Score as Score
 from .show import Show as Show
