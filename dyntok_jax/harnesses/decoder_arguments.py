@@ -126,7 +126,13 @@ class DecoderArguments:
             close = difflib.get_close_matches(unknown[0], known, n=1)
             hint = f"did you mean {close[0]}? It" if close else "it"
             raise InputError(f"The model dyntok has no argument {', '.join(unknown)}: {hint} takes {', '.join(known)}.")
-        return cls(**{name: None if value in ("none", "None") else value for name, value in given.items()})
+        values: dict[str, Any] = {name: None if value in ("none", "None") else value for name, value in given.items()}
+        return cls(**values)
+
+    @property
+    def n_batch(self) -> int:
+        """Prompts a batch."""
+        return int(self.batch_size)
 
     @cached_property
     def merging(self) -> Merging:

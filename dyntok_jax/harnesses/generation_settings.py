@@ -46,7 +46,7 @@ class GenerationSettings:
           InputError: another argument is given, or a value cannot be used.
         """
         try:
-            kwargs = dict(normalize_gen_kwargs(dict(given), default_tokens))
+            kwargs: dict[str, Any] = dict(normalize_gen_kwargs(dict(given), default_tokens))
             stop = handle_stop_sequences(kwargs.pop("until"), eos=None)
         except (TypeError, ValueError) as error:
             raise InputError(f"The generation arguments {dict(given)} cannot be read: {error}.") from error

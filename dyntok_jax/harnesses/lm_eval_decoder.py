@@ -134,7 +134,8 @@ class LmEvalDecoder(TemplateLM):
           NotANumberError: the model's logits are NaN or infinite.
         """
         for request in requests:
-            context, continuation = request.args
+            texts: tuple[Any, ...] = request.args
+            context, continuation = texts
             check_text(context, "A context")
             if check_text(continuation, "A continuation") == "":
                 raise InputError(f"The task {request.task_name} asks for the probability of an empty text.")
@@ -160,7 +161,7 @@ class LmEvalDecoder(TemplateLM):
 
         rows = sorted(range(len(requests)), key=lambda row: (*context_of(row), -len(requests[row][2])))
         together = [list(members) for _, members in groupby(rows, context_of)]
-        batches = [list(chain.from_iterable(some)) for some in _parts(together, self.arguments.batch_size)]
+        batches = [list(chain.from_iterable(some)) for some in _parts(together, self.arguments.n_batch)]
         return self._answers(requests, batches, "Running loglikelihood requests", disable_tqdm)
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
@@ -184,7 +185,7 @@ class LmEvalDecoder(TemplateLM):
             windows += [(None, *make_disjoint_window(window)) for window in found]
             owners += [number] * (len(windows) - len(owners))
         rows = sorted(range(len(windows)), key=lambda row: -len(windows[row][2]))
-        batches = list(_parts(rows, self.arguments.batch_size))
+        batches = list(_parts(rows, self.arguments.n_batch))
         totals = [0.0] * len(requests)
         answers = self._answers(windows, batches, "Running loglikelihood_rolling requests", disable_tqdm)
         for owner, (log_probability, _) in zip(owners, answers, strict=True):
@@ -201,14 +202,15 @@ class LmEvalDecoder(TemplateLM):
           TooLongError: more tokens are asked for than the model has positions.
           NotANumberError: the model's logits are NaN or infinite.
         """
-        settings = [GenerationSettings.of(request.args[1], self.arguments.max_gen_toks) for request in requests]
-        contexts = [check_text(request.args[0], "A context") for request in requests]
+        asked: list[tuple[Any, ...]] = [request.args for request in requests]
+        settings = [GenerationSettings.of(given, self.arguments.max_gen_toks) for _, given in asked]
+        contexts = [check_text(context, "A context") for context, _ in asked]
         ids = [self.tok_encode(context) or [self.prefix_token_id] for context in contexts]
         written: dict[int, str] = {}
         with tqdm(total=len(requests), disable=disable_tqdm, desc="Running generate_until requests") as bar:
             for alike in dict.fromkeys(settings):
                 rows = [row for row, of_row in enumerate(settings) if of_row == alike]
-                for some in _parts(sorted(rows, key=lambda row: -len(ids[row])), self.arguments.batch_size):
+                for some in _parts(sorted(rows, key=lambda row: -len(ids[row])), self.arguments.n_batch):
                     seeds = [(self.arguments.seed + row) % MOST_SEEDS for row in some]
                     texts = self.contexts.write(
                         [contexts[row] for row in some], [ids[row] for row in some], alike, seeds=seeds

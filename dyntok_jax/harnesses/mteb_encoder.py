@@ -46,7 +46,7 @@ class MtebEncoder(AbsEncoder):
     'dyntok/tiny (merging=Share(percent=100)-pretoken)'
     """
 
-    mteb_model_meta: ModelMeta
+    mteb_model_meta: ModelMeta | None
 
     def __init__(
         self,

@@ -105,9 +105,10 @@ class LongestPrefixDecoder(DynamicDecoder):
         merging: Merging | None = None,  # noqa: ARG002
         language: str | Sequence[str] | None = None,
         batch_size: int = 8,
+        limit: int | None = None,
     ) -> ReadPrompts:
         """See `DynamicDecoder.read`."""
-        static = super().read(prompts, language=language, batch_size=batch_size)
+        static = super().read(prompts, language=language, batch_size=batch_size, limit=limit)
         reader = self.text_encoder.twin if static.is_twin_read else self.text_encoder
         subwords = reader.encode(
             static.inputs,
