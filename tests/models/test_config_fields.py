@@ -1,7 +1,5 @@
 """Every field of a config that changes the model is computed or refused: fragments as they are met in the wild."""
 
-from dataclasses import replace
-
 import pytest
 
 from dyntok_jax.embedding import HypernetConfig
@@ -14,6 +12,7 @@ from dyntok_jax.models import (
     Llama3Scaling,
     Rope,
     YarnScaling,
+    check_at_least,
 )
 
 LLAMA = {
@@ -189,5 +188,7 @@ def test_sizes_with_a_point_are_whole_numbers_or_refused(name):
 
 @pytest.mark.parametrize("value", [64.0, 64.5, True, "64"])
 def test_a_config_made_by_hand_has_whole_sizes(value):
+    config = DecoderConfig.from_hf(LLAMA)
+    object.__setattr__(config, "head_width", value)  # past the check of types, which only tests have
     with pytest.raises(ConfigError, match=f"head_width is {value!r}: it must be a whole number"):
-        replace(DecoderConfig.from_hf(LLAMA), head_width=value)
+        check_at_least(config, {"head_width": 1})

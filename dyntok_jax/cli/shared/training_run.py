@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dyntok_jax.cli.shared.compile_clock import keep_compiled_programs
 from dyntok_jax.cli.shared.option_types import mesh_shape
 from dyntok_jax.cli.shared.screen import print_out
 from dyntok_jax.errors import InputError
@@ -33,6 +32,7 @@ def run_training(
     """
     if importlib.util.find_spec("grain") is None:
         raise InputError("Training needs grain, which is not installed: pip install 'dyntok_jax[train]'.")
+    from dyntok_jax.cli.shared.compile_clock import keep_compiled_programs
     from dyntok_jax.cli.shared.training_screen import training_view
     from dyntok_jax.sharding import make_mesh
     from dyntok_jax.training import check_run_folder, train
