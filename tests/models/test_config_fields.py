@@ -1,6 +1,6 @@
 """Every field of a config that changes the model is computed or refused: fragments as they are met in the wild."""
 
-from dataclasses import replace
+from dataclasses import dataclass
 
 import pytest
 
@@ -15,6 +15,7 @@ from dyntok_jax.models import (
     Rope,
     YarnScaling,
 )
+from dyntok_jax.models.config_numbers import check_at_least
 
 LLAMA = {
     "model_type": "llama",
@@ -187,7 +188,16 @@ def test_sizes_with_a_point_are_whole_numbers_or_refused(name):
         DecoderConfig.from_hf(LLAMA | {name: 64.5})
 
 
-@pytest.mark.parametrize("value", [64.0, 64.5, True, "64"])
+@dataclass
+class Sizes:
+    """A config whose types nothing checks, as outside of tests."""
+
+    head_width: int
+    factor: float = 1.0
+
+
+@pytest.mark.parametrize("value", [64.0, 64.5, True, "64", None])
 def test_a_config_made_by_hand_has_whole_sizes(value):
     with pytest.raises(ConfigError, match=f"head_width is {value!r}: it must be a whole number"):
-        replace(DecoderConfig.from_hf(LLAMA), head_width=value)
+        check_at_least(Sizes(value), {"head_width": 1})
+    check_at_least(Sizes(64, factor=1.5), {"head_width": 1, "factor": 1})
