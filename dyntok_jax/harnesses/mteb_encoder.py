@@ -43,7 +43,7 @@ class MtebEncoder(AbsEncoder):
 
     >>> wrapped = MtebEncoder(encoder, "tiny", prompts={"STS": "query: ", "document": "passage: "})
     >>> wrapped.mteb_model_meta.model_name_with_experiment
-    'dyntok/tiny (merging=Share(percent=100)-pretoken)'
+    "dyntok/tiny (merging=Share(percent=100)-pretoken, prompts=STS_ 'query_ ', document_ 'passage_ ')"
     """
 
     mteb_model_meta: ModelMeta | None

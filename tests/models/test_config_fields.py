@@ -1,5 +1,7 @@
 """Every field of a config that changes the model is computed or refused: fragments as they are met in the wild."""
 
+from dataclasses import dataclass
+
 import pytest
 
 from dyntok_jax.embedding import HypernetConfig
@@ -12,8 +14,8 @@ from dyntok_jax.models import (
     Llama3Scaling,
     Rope,
     YarnScaling,
-    check_at_least,
 )
+from dyntok_jax.models.config_numbers import check_at_least
 
 LLAMA = {
     "model_type": "llama",
@@ -186,9 +188,16 @@ def test_sizes_with_a_point_are_whole_numbers_or_refused(name):
         DecoderConfig.from_hf(LLAMA | {name: 64.5})
 
 
-@pytest.mark.parametrize("value", [64.0, 64.5, True, "64"])
+@dataclass
+class Sizes:
+    """A config whose types nothing checks, as outside of tests."""
+
+    head_width: int
+    factor: float = 1.0
+
+
+@pytest.mark.parametrize("value", [64.0, 64.5, True, "64", None])
 def test_a_config_made_by_hand_has_whole_sizes(value):
-    config = DecoderConfig.from_hf(LLAMA)
-    object.__setattr__(config, "head_width", value)  # past the check of types, which only tests have
     with pytest.raises(ConfigError, match=f"head_width is {value!r}: it must be a whole number"):
-        check_at_least(config, {"head_width": 1})
+        check_at_least(Sizes(value), {"head_width": 1})
+    check_at_least(Sizes(64, factor=1.5), {"head_width": 1, "factor": 1})
