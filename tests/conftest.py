@@ -8,6 +8,7 @@ Markers that no test needs to write: `parity` for all in `tests/parity`; `packag
 and `slow` for the same, because the models must be there first.
 """
 
+import gc
 import os
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -39,6 +40,8 @@ settings.load_profile("untimed")
 PARITY = Path(__file__).parent / "parity"
 PACKAGED = {"e5_small_folder", "smollm2_folder", "gemma_file"}
 """Fixtures that build a packaged model."""
+MAPS, MOST_MAPS = Path("/proc/self/maps"), 20_000
+"""Regions of memory; Linux allows 65,530 by default, and each compiled program takes some."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
@@ -60,6 +63,15 @@ def _optimized_where_it_pays(request: pytest.FixtureRequest) -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", not is_packaged)
     yield
     jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_programs() -> Iterator[None]:
+    """Frees compiled programs before they are too many: a process may map only so many regions, and then XLA aborts."""
+    yield
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
