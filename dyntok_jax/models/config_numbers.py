@@ -83,7 +83,7 @@ def check_at_least(config: Any, least: Mapping[str, int | float], *, of: str = "
     are_whole = {field.name for field in fields(config) if field.type in (int, int | None)}
     for name, low in least.items():
         value, whose = getattr(config, name), f" of {of}" if of else ""
-        if name in are_whole and (not isinstance(value, Integral) or isinstance(value, bool)):
+        if name in are_whole and not _is_whole(value):
             raise ConfigError(f"{name}{whose} is {value!r}: it must be a whole number.")
         if not value >= low:
             raise ConfigError(f"{name}{whose} is {value}: it must be at least {low}.")
@@ -99,6 +99,10 @@ def check_epsilon(name: str, value: float, *, of: str) -> None:
     """
     if not 0 <= value <= LARGEST_EPSILON:
         raise ConfigError(f"{name} of {of} is {value}: it must be from 0 to {LARGEST_EPSILON}.")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _whole(value: Any) -> Any:

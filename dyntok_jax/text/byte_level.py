@@ -158,6 +158,7 @@ class ByteLevelTokenizer:
             token["normalized"] = token["normalized"] and space == "none"
         with refused_by_rust(f"This {model['type']} tokenizer has no byte-level form"):
             byte_level = Tokenizer.from_str(json.dumps(spec))
+        id_of = {token.content: index for index, token in byte_level.get_added_tokens_decoder().items()}
         return cls(
             own=own,
             byte_level=byte_level,
@@ -166,7 +167,7 @@ class ByteLevelTokenizer:
             added_ids=frozenset(token["id"] for token in added) - {unknown_id},
             special_ids=frozenset(token["id"] for token in added if token["special"]) - {unknown_id},
             space_ids=frozenset(spaces.texts),
-            stand_ins=stand_ins | {byte_level.token_to_id(token["content"]): token["id"] for token in cut_out},
+            stand_ins=stand_ins | {id_of[token["content"]]: token["id"] for token in cut_out},
             pad_id=(own.token_to_id(pad_token) if pad_token else None) or 0,
             unknown_id=unknown_id,
             space=space,
