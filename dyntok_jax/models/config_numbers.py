@@ -101,6 +101,10 @@ def check_epsilon(name: str, value: float, *, of: str) -> None:
         raise ConfigError(f"{name} of {of} is {value}: it must be from 0 to {LARGEST_EPSILON}.")
 
 
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
 def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 

@@ -158,7 +158,7 @@ class ByteLevelTokenizer:
             token["normalized"] = token["normalized"] and space == "none"
         with refused_by_rust(f"This {model['type']} tokenizer has no byte-level form"):
             byte_level = Tokenizer.from_str(json.dumps(spec))
-        id_of = byte_level.get_vocab(with_added_tokens=True)
+        id_of = {token.content: index for index, token in byte_level.get_added_tokens_decoder().items()}
         return cls(
             own=own,
             byte_level=byte_level,
