@@ -15,7 +15,8 @@ def wilson_percent(n_successes: int, n: int, z: float = Z_95) -> tuple[float, fl
     share, shrunk = n_successes / n, 1 + z * z / n
     centre = (share + z * z / (2 * n)) / shrunk
     half = z / shrunk * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return 100 * (centre - half), 100 * (centre + half)
+    # exactly 0 and 100 at the ends, which rounding may miss
+    return 100 * (centre - half if n_successes else 0.0), 100 * (centre + half if n_successes < n else 1.0)
 
 
 def paired_half_percent(n_lost: int, n_won: int, n: int, z: float = Z_95) -> float:

@@ -127,8 +127,8 @@ def assert_same_results(theirs, ours):
     for name, metrics in theirs["results"].items():
         for metric, value in metrics.items():
             found = ours["results"][name][metric]
-            # perplexities are functions of the log-likelihoods, which are not the same to the last bit
-            assert found == (value if metric in COUNTED or isinstance(value, str) else pytest.approx(value, rel=1e-5))
+            # a perplexity is e to the log-likelihood a word, and so its error relative to it is that of the exponent
+            assert found == (value if metric in COUNTED or isinstance(value, str) else pytest.approx(value, rel=1e-4))
 
 
 def test_local_tasks_of_a_tiny_decoder_give_the_hf_results(models, tmp_path):
