@@ -111,7 +111,3 @@ def _whole(value: Any) -> Any:
 
 def _or(value: Any, default: int | float) -> Any:
     return default if value is None else value
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
