@@ -21,9 +21,10 @@ from experiments.shared.decoder_tables import DECODER_TABLES
 from experiments.shared.language_tables import LANGUAGE_TABLES
 from experiments.shared.recorded import figures_of
 from experiments.shared.speed_tables import SPEED_TABLES
+from experiments.shared.task_tables import TASK_TABLES
 from experiments.shared.vocabulary_tables import VOCABULARY_TABLES
 
-TABLES = LANGUAGE_TABLES | DECODER_TABLES | SPEED_TABLES | VOCABULARY_TABLES | COMPILED_TABLES
+TABLES = LANGUAGE_TABLES | TASK_TABLES | DECODER_TABLES | SPEED_TABLES | VOCABULARY_TABLES | COMPILED_TABLES
 ROOT = Path(__file__).parent.parent.parent
 RUN = "<!-- run -->"
 """Before the Python of docs that the tests run."""

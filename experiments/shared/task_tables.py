@@ -1,6 +1,8 @@
-"""Tables in the docs of adapters for tasks: XNLI, Universal NER, merged adapters, topics, and their speed."""
+"""Tables in the docs of adapters for tasks."""
 
-from experiments.shared.recorded import METHODS, Figures, figures_of, table
+from experiments.shared.recorded import METHODS, figures_of, table
+
+GROUPS = {"all": "mean of all", "spaced": "mean of those with spaces"}
 
 
 def adapter_scores(name: str, measure: str) -> str:
@@ -14,11 +16,9 @@ def adapter_scores(name: str, measure: str) -> str:
         if key.startswith(prefix) and key.endswith(suffix) and "_share" in key
     ]
     sets = [key.removeprefix("texts_") for key in figures if key.startswith("texts_")]
+    groups = [group for group in GROUPS if f"{adapter}_static_{measure}_percent_{group}" in figures]
     rows = []
-    for one in [
-        *sets,
-        *(group for group in ("all", "spaced") if f"{adapter}_static_{measure}_percent_{group}" in figures),
-    ]:
+    for one in [*sets, *groups]:
         cells = [
             f"{figures[f'{prefix}{setting}_loss_points_{one}']:.2f} "
             f"({figures[f'{prefix}{setting}_reduction_percent_{one}']:.1f})"
@@ -44,50 +44,6 @@ def xnli_curve() -> str:
     return table(head, rows)
 
 
-def merged_adapters() -> str:
-    """Scores of a task adapter, a tokenization adapter, and both merged by every method."""
-    figures = figures_of("adapter_merging")
-    names = [key.removesuffix("_dynamic_percent") for key in figures if key.endswith("_dynamic_percent")]
-    rows = [
-        [name.replace("_", " "), *(f"{figures[f'{name}_{kind}_percent']:.2f} %" for kind in ("static", "dynamic"))]
-        for name in names
-    ]
-    return table(["adapter", "static", "fully merged"], rows)
-
-
-def task_speed() -> str:
-    """Labels and training steps, static and dynamic."""
-    figures = figures_of("bench_tasks")
-    rows = []
-    for what, title in (("prediction", "from text to label"), ("training", "a training step")):
-        seconds = [f"{figures[f'{what}_{mode}_seconds']:.1f} s" for mode in ("static", "dynamic")]
-        ratios = [f"{figures[f'{what}_{one}']:.2f} ×" for one in ("gain", "gain_median", "padded_token_ratio")]
-        rows.append([title, *seconds, *ratios])
-    return table(["", "static", "dynamic", "gain", "median of rounds", "padded tokens, static ÷ dynamic"], rows)
-
-
-def topics() -> str:
-    """A probe's accuracy on topics in each language, and its losses."""
-    figures = figures_of("topics_sib200")
-    prefix, suffix = "static_accuracy_percent_", "_loss_points_mean"
-    settings = [key.removesuffix(suffix) for key in figures if key.endswith(suffix)]
-    rows = []
-    for code in [key.removeprefix(prefix) for key in figures if key.startswith(prefix)]:
-        cells = [
-            f"{figures[f'{setting}_loss_points_{code}']:.2f} ({figures[f'{setting}_reduction_percent_{code}']:.1f})"
-            for setting in settings
-        ]
-        rows.append([_language(figures, code), f"{figures[prefix + code]:.1f} %", *cells])
-    return table(["", "static", *map(_title, settings)], rows)
-
-
-GROUPS = {"all": "mean of all", "spaced": "mean of those with spaces"}
-
-
-def _language(figures: Figures, code: str) -> str:
-    return f"mean of {figures['languages_in_mean']} with spaces" if code == "mean" else code
-
-
 def _title(setting: str) -> str:
     method, share = setting.split("_share")
     return f"{METHODS[method]}, share {share} %"
@@ -95,11 +51,7 @@ def _title(setting: str) -> str:
 
 TASK_TABLES = {
     "xnli": lambda: adapter_scores("xnli", "accuracy"),
-    "xnli_uniform": lambda: adapter_scores("xnli_uniform", "accuracy"),
+    "xnli_pretoken": lambda: adapter_scores("xnli_pretoken", "accuracy"),
     "xnli_curve": xnli_curve,
-    "uner": lambda: adapter_scores("uner", "entity_f1"),
-    "merged_adapters": merged_adapters,
-    "task_speed": task_speed,
-    "topics": topics,
 }
 """A part of the tables that `tables.py` knows by name."""
