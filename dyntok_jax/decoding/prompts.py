@@ -123,7 +123,7 @@ def read_prompts(
       limit: the most tokens a prompt.
 
     Raises:
-      InputError: there are no prompts, one has no tokens, kinds are mixed, one is of no kind, or ids are to be merged.
+      InputError: prompts are missing, empty, of an unknown type or of mixed types, or are ids and are to be merged.
       ConfigError: a prompt is a chat and the model has no template.
       TooLongError: a prompt is longer than `limit`.
     """
@@ -216,7 +216,7 @@ def checked_ids(ids: Sequence[int], tokenizer: ByteLevelTokenizer, what: str) ->
       what: whose ids they are, for the error.
 
     Raises:
-      InputError: one is no whole number, or no id of the model's own tokens.
+      InputError: an id is not a whole number, or is not one of the model's own tokens.
     """
     for index in ids:
         if not isinstance(index, Integral) or isinstance(index, bool) or not 0 <= index < tokenizer.n_own:

@@ -142,7 +142,7 @@ class LmEvalDecoder(TemplateLM):
         return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """The ids of a context and its continuation: of the whole text, what is left behind those of the context.
+        """The ids of a context, and those that follow them when context and continuation are tokenized as one text.
 
         Where nothing is left, because the last token of the context took the continuation in, it is tokenized alone.
         """

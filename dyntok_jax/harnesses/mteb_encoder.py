@@ -138,7 +138,7 @@ class MtebEncoder(AbsEncoder):
           **kwargs: `batch_size`, `show_progress_bar`; a `precision` other than `float32` is refused.
 
         Raises:
-          InputError: the inputs are no texts, or an option is unknown.
+          InputError: the inputs are not texts, or an option is unknown.
           NotANumberError: the model or the hypernetwork computes NaN or infinity.
         """
         del hf_split, hf_subset

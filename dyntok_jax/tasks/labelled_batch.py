@@ -19,8 +19,8 @@ from dyntok_jax.types import ArrayT
 NO_LABEL = -1
 """Where a token has no label: all but the first of a word."""
 WINDOW = 16
-"""Batches a window, or fewer, so that a window is no longer than the data: texts of similar length are grouped within
-a window."""
+"""The most batches in a window, within which texts of similar length are grouped. Small data have shorter windows, so
+that no text is twice in one."""
 DRAW_BINS, GAUSSIAN_MEAN, GAUSSIAN_DEVIATION = 30, 15, 5
 """The reference's bins of the reduction, and its normal distribution over them."""
 

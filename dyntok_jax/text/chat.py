@@ -26,7 +26,7 @@ MOST_CHARACTERS = 10_000_000
 """Of a text that a template multiplies or adds up."""
 STEPS_OF_A_CALL = 5
 _LAST = "DYNTOK_END_OF_LAST_TURN "
-"""Put behind the last turn to find its end in the rendered text, with a space that shows whether spaces are kept."""
+"""Appended to the last turn to find its end in the rendered text; its space shows whether the template keeps spaces."""
 _COUNTED = "dyntok_counted"
 
 
@@ -115,13 +115,13 @@ class ChatTemplate:
     def _render_open(self, messages: Sequence[Message]) -> str:
         """The chat up to the end of its last turn's content, as Hugging Face's `continue_final_message` has it."""
         if not messages or not isinstance(messages[-1].get("content"), str):
-            raise InputError("There is no last turn to continue: give a chat that ends with one.")
+            raise InputError("The chat has no last turn to continue: end it with a turn whose content is text.")
         last = {**messages[-1], "content": messages[-1]["content"] + _LAST}
         text = self.render([*messages[:-1], last], add_generation_prompt=False)
         end = text.rfind(_LAST.strip())
         if end < 0:
             raise InputError("The model's chat template leaves out the last turn, so that it cannot be continued.")
-        # where the template strips turns, what the last one ends with is no part of the text either
+        # a template that strips turns drops the white space at the end of the last one, too
         return text[:end] if text[end:].startswith(_LAST) else text[:end].rstrip()
 
 

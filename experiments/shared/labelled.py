@@ -64,7 +64,7 @@ class LabelledOptions:
     limit: int | None = None
     model: str = DEFAULT_MODEL
     hypernet: str | None = AUTO
-    boundary: Boundary = "word"
+    boundary: Boundary = "pretoken"
     shares: tuple[float, ...] = (50, 100)
     curve: tuple[int, ...] = ()
     batch_size: int = 32
@@ -86,10 +86,10 @@ def adapters_by_name(adapters: Sequence[str]) -> dict[str, list[str]]:
     for one in adapters:
         name, _, folder = one.partition("=")
         if not name or not folder:
-            raise InputError(f"--adapters takes NAME=FOLDER, such as static=run/adapter, and not {one!r}.")
+            raise InputError(f"--adapters takes NAME=FOLDER, such as static=run/adapter, got {one!r}.")
         found.setdefault(name, []).append(folder)
     if not found:
-        raise InputError("There is no adapter: train one with `dyntok train-task`, and give --adapters NAME=FOLDER.")
+        raise InputError("No adapter was given: train one with `dyntok train-task`, then pass --adapters NAME=FOLDER.")
     return found
 
 
@@ -97,7 +97,7 @@ def read_sets(folder: Path, names: Sequence[str], task: Task, limit: int | None)
     """The examples of each set; by default of all in the folder.
 
     Raises:
-      InputError: there is no such file, or one is not of the task.
+      InputError: a file is missing, or lacks the fields of the task.
     """
     names = names or sorted(path.name.removesuffix(task.ending) for path in folder.glob(f"*{task.ending}"))
     if not names:

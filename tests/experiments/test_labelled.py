@@ -70,7 +70,7 @@ def test_adapters_of_one_name_are_kept_together():
     assert adapters_by_name(["static=a", "uniform=b", "static=c"]) == {"static": ["a", "c"], "uniform": ["b"]}
 
 
-@pytest.mark.parametrize(("adapters", "message"), [((), "no adapter"), (("run/adapter",), "NAME=FOLDER")])
+@pytest.mark.parametrize(("adapters", "message"), [((), "No adapter"), (("run/adapter",), "NAME=FOLDER")])
 def test_adapters_without_a_name_or_a_folder_are_refused(adapters, message):
     with pytest.raises(InputError, match=message):
         adapters_by_name(adapters)
@@ -158,7 +158,7 @@ def test_merged_factors_are_the_weighted_adapters(root):
 def test_unknown_methods_and_folders_are_refused(root, tmp_path):
     merging = import_module("experiments.adapter_merging")
     data = root / "en.dev.jsonl.gz"
-    with pytest.raises(InputError, match="no method 'best': choose from linear"):
+    with pytest.raises(InputError, match="Unknown method 'best': choose from linear"):
         merging.run(merging.Options(root / "nli0", root / "nli1", data, methods=("best",), **common(root)), SILENT)
     with pytest.raises(CheckpointError, match=r"has no dyntok_task\.json"):
         merging.run(merging.Options(tmp_path, root / "nli1", data, **common(root)), SILENT)

@@ -1,6 +1,7 @@
 """Static results in lm-evaluation-harness are those of its own `hf` model on the same weights."""
 
 import json
+import math
 
 import pytest
 from lm_eval import simple_evaluate
@@ -106,7 +107,7 @@ def test_chats_are_written_as_they_do(models, turns, begins_answer):
 
 
 CHATS = {"num_fewshot": 2, "apply_chat_template": True}
-COUNTED = {"acc,none", "acc_norm,none", "exact_match,none"}
+PERPLEXITIES = ("word_perplexity", "byte_perplexity", "bits_per_byte")
 
 
 def evaluated(model, tasks, **options):
@@ -127,8 +128,22 @@ def assert_same_results(theirs, ours):
     for name, metrics in theirs["results"].items():
         for metric, value in metrics.items():
             found = ours["results"][name][metric]
-            # a perplexity is e to the log-likelihood a word, and so its error relative to it is that of the exponent
-            assert found == (value if metric in COUNTED or isinstance(value, str) else pytest.approx(value, rel=1e-4))
+            if metric.removesuffix(",none") in PERPLEXITIES:
+                # exactly what the log-likelihoods give, which were compared above
+                for result, of in ((value, theirs), (found, ours)):
+                    assert result == pytest.approx(perplexity(metric, of["samples"][name]), rel=1e-12)
+                continue
+            assert found == value
+
+
+def perplexity(metric, samples):
+    """A metric of whole texts, from the harness's log-likelihoods of them."""
+    texts = [sample["doc"]["text"] for sample in samples]
+    total = sum(sample["resps"][0][0] for sample in samples)
+    words, size = sum(len(text.split()) for text in texts), sum(len(text.encode()) for text in texts)
+    if metric.startswith("bits"):
+        return -total / size / math.log(2)
+    return math.exp(-total / (words if metric.startswith("word") else size))
 
 
 def test_local_tasks_of_a_tiny_decoder_give_the_hf_results(models, tmp_path):
