@@ -32,7 +32,7 @@ import tyro
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
-    from dyntok_jax.models import DecoderConfig, EncoderConfig
+    from dyntok_jax.models import EncoderConfig
     from tpu.programs import Program
 
 ENVIRONMENT = {
@@ -125,17 +125,18 @@ def compile_all(options: Options) -> dict[str, float | str]:
     """The figures of all programs and topologies requested, printed as they come."""
     from rich.console import Console
 
+    from dyntok_jax.models import EncoderConfig
     from dyntok_jax.sharding import make_mesh
     from tpu.chips import topology_devices
     from tpu.compiled import compile_program
     from tpu.programs import check_mesh, default_mesh, find_config
     from tpu.tables import figures_of, print_details, summary
-    from tpu.task_program import find_encoder
 
     console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False)
     is_task = options.program == "train-task"
     model_name = options.model or ("xlm-r-base" if is_task else "mistral-7b")
-    config, rows, figures = find_encoder(model_name) if is_task else find_config(model_name), [], {}
+    config = find_config(model_name, EncoderConfig) if is_task else find_config(model_name)
+    rows, figures = [], {}
     for topology in (options.topology,) if options.topology else TOPOLOGIES:
         devices = topology_devices(topology)
         data, model = parse_mesh(options.mesh) if options.mesh else default_mesh(config, len(devices))

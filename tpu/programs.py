@@ -23,6 +23,7 @@ from dyntok_jax.sharding import CACHE, batch_sharding, shardings_for
 from tpu.costs import Loop
 
 Tree = TypeVar("Tree")
+Config = TypeVar("Config", DecoderConfig, EncoderConfig)
 MODELS = {
     "mistral-7b": DecoderConfig("mistral", 32000, 4096, 32, 32, 8, 128, 14336, 32768, 1e-5, sliding_window=4096),
     "llama-3-8b": DecoderConfig("llama", 128256, 4096, 32, 32, 8, 128, 14336, 8192, 1e-5, Rope(500_000.0)),
@@ -34,9 +35,11 @@ MODELS = {
         full_layers=(5, 11, 17, 23),
         ties_embeddings=True,
     ),
+    "xlm-r-base": EncoderConfig("xlm-roberta", 250002, 768, 12, 12, 3072, 514, 1, 1, 1e-5),
 }
 """Configs of released models (mistralai/Mistral-7B-v0.1, meta-llama/Meta-Llama-3-8B, Qwen/Qwen2.5-7B, Qwen/Qwen3-8B,
-google/gemma-3-1b-pt). Where layers are of two kinds, reports count each as the costlier one."""
+google/gemma-3-1b-pt, FacebookAI/xlm-roberta-base). Where layers are of two kinds, reports count each as the costlier
+one."""
 
 
 @dataclass(frozen=True)
@@ -60,23 +63,28 @@ class Program:
     loops: tuple[Loop, ...] = ()
 
 
-def find_config(name: str) -> DecoderConfig:
+def find_config(name: str, kind: type[Config] = DecoderConfig) -> Config:
     """A config by the model's name, or by the path of a `config.json` or of its folder.
+
+    Args:
+      name: of a released model, or a path.
+      kind: of model, a decoder or an encoder.
 
     Raises:
       InputError: there is no such config.
-      ConfigError: it is not a config of a decoder.
+      ConfigError: it is a config of another kind of model.
     """
-    if name in MODELS:
-        return MODELS[name]
+    known = {model: config for model, config in MODELS.items() if isinstance(config, kind)}
+    if name in known:
+        return known[name]
     path = Path(name) / "config.json" if Path(name).is_dir() else Path(name)
     try:
-        return DecoderConfig.from_hf(json.loads(path.read_text(encoding="utf-8")))
+        return kind.from_hf(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise
         raise InputError(
-            f"The model must be {', '.join(MODELS)} or the path of a config.json, got {name!r} ({error})."
+            f"The model must be {', '.join(known)} or the path of a config.json, got {name!r} ({error})."
         ) from error
 
 

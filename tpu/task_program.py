@@ -1,8 +1,6 @@
 """The training step of an adapter and a head on a task, beside a frozen encoder, compiled ahead of time."""
 
-import json
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,36 +9,13 @@ from jax.sharding import Mesh
 
 from dyntok_jax.adapters import LoraConfig, fresh_adapter
 from dyntok_jax.embedding import TokenInputs
-from dyntok_jax.errors import ConfigError, InputError
 from dyntok_jax.models import Encoder, EncoderConfig, SequenceHead
 from dyntok_jax.sharding import batch_sharding
 from dyntok_jax.tasks import FrozenEncoder, LabelledBatch, LoraOptions, saved_modules, task_loss
 from dyntok_jax.training import OptimizerConfig, init_state, make_optimizer, make_step, state_shardings
 from tpu.programs import Program, abstract, shape
 
-ENCODERS = {"xlm-r-base": EncoderConfig("xlm-roberta", 250002, 768, 12, 12, 3072, 514, 1, 1, 1e-5)}
-"""Configs of released models (FacebookAI/xlm-roberta-base)."""
 LABELS = ("contradiction", "entailment", "neutral")
-
-
-def find_encoder(name: str) -> EncoderConfig:
-    """A config by the encoder's name, or by the path of a `config.json` or of its folder.
-
-    Raises:
-      InputError: there is no such config.
-      ConfigError: it is not a config of an encoder.
-    """
-    if name in ENCODERS:
-        return ENCODERS[name]
-    path = Path(name) / "config.json" if Path(name).is_dir() else Path(name)
-    try:
-        return EncoderConfig.from_hf(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise InputError(
-            f"The encoder must be {', '.join(ENCODERS)} or the path of a config.json, got {name!r} ({error})."
-        ) from error
 
 
 def task_program(config: EncoderConfig, mesh: Mesh, dtype: Any, *, n_batch: int, length: int) -> Program:

@@ -50,6 +50,11 @@ from .questions import (
     context_of as context_of,
     read_questions as read_questions,
 )
+from .reference_figures import (
+    UNER_TOKENS as UNER_TOKENS,
+    XNLI_ACCURACY as XNLI_ACCURACY,
+    XNLI_TOKENS as XNLI_TOKENS,
+)
 from .reporting import (
     Figures as Figures,
     report as report,

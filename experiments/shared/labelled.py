@@ -131,7 +131,7 @@ def score_adapters(
             for name, encoder in encoders.items()
         }
         todo = [(setting, name) for name in sets for setting in all_settings(list(models), options.shares)]
-        if task.curve_set in sets:
+        if options.curve:
             todo += [(Setting(method, merges=merges), task.curve_set) for method in models for merges in options.curve]
         total = sum(len(sets[name].texts) for _, name in todo)
         with progress_bar(f"labelling with {folder}", total, console) as advance:
@@ -195,12 +195,17 @@ def run_labelled(
       means: group → the sets that its mean is over.
       options: of the experiment.
       console: where tables and progress are shown.
+
+    Raises:
+      InputError: adapters are missing, or a curve or its plot is asked for that cannot be measured.
     """
     started = time.perf_counter()
     adapters = adapters_by_name(options.adapters)
-    lengths = {}
-    if task.curve_set in sets:
-        lengths = reference_lengths(options.model, sets[task.curve_set], options.curve)
+    if options.curve and task.curve_set not in sets:
+        raise InputError(f"The curve is measured on {task.curve_set}, which is not among the sets: add it.")
+    if options.plot and not options.curve:
+        raise InputError("The plot shows the curve: give --curve its numbers of merges, such as --curve 0 10 20.")
+    lengths = reference_lengths(options.model, sets[task.curve_set], options.curve) if options.curve else {}
     scores = {name: score_adapters(folders, sets, task, options, console) for name, folders in adapters.items()}
     figures: Figures = {
         "data": options.data.name,

@@ -140,7 +140,7 @@ def draw_curves(curves: Mapping[str, Mapping[int, float]], task: Task, title: st
     if task.scores:
         known = list(task.scores), list(task.scores.values())
         axes.plot(*known, color="0.6", ls="--", label="the reference (XLM-R base)")
-    axes.set_xlabel("merges a batch of 32")
+    axes.set_xlabel("merges a batch")
     axes.set_ylabel(f"{task.measure}, %")
     axes.set_title(title, fontsize=11)
     axes.grid(color="0.9", lw=0.6)

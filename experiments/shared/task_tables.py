@@ -1,6 +1,7 @@
 """Tables in the docs of adapters for tasks."""
 
 from experiments.shared.recorded import METHODS, figures_of, table
+from experiments.shared.reference_figures import XNLI_ACCURACY, XNLI_TOKENS
 
 GROUPS = {"all": "mean of all", "spaced": "mean of those with spaces"}
 
@@ -30,15 +31,13 @@ def adapter_scores(name: str, measure: str) -> str:
 
 def xnli_curve() -> str:
     """Accuracy in English against merges of a batch, with the reference's lengths and accuracy."""
-    from experiments.xnli import TASK
-
     figures = figures_of("xnli")
     rows = []
     for key in figures:
         if key.startswith("tokens_merges"):
             merges = int(key.removeprefix("tokens_merges"))
             scores = [f"{figures[f'static_{method}_merges{merges}_accuracy_percent_en']:.2f} %" for method in METHODS]
-            known = [f"{TASK.tokens[merges]:.3f}", f"{TASK.scores[merges]:.2f} %"]
+            known = [f"{XNLI_TOKENS[merges]:.3f}", f"{XNLI_ACCURACY[merges]:.2f} %"]
             rows.append([str(merges), f"{figures[key]:.3f}", known[0], *scores, known[1]])
     head = ["merges", "tokens a pair", "the reference's", *METHODS.values(), "the reference's, XLM-R base"]
     return table(head, rows)

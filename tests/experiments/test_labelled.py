@@ -175,3 +175,16 @@ def test_bench_tasks_compares_gains_with_padded_tokens(root):
         assert figures[f"{what}_padded_token_ratio"] == pytest.approx(tokens, rel=1e-3)
         assert figures[f"{what}_gain"] > 0
     assert figures["prediction_dynamic_tokens"] < figures["prediction_static_tokens"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"languages": ("th",), "curve": (0,)}, "measured on en, which is not among the sets"),
+        ({"plot": Path("curve.svg")}, "The plot shows the curve"),
+    ],
+)
+def test_a_curve_that_cannot_be_measured_is_refused(root, options, message):
+    xnli = import_module("experiments.xnli")
+    with pytest.raises(InputError, match=message):
+        xnli.run(xnli.Options(data=root, adapters=(f"a={root / 'nli0'}",), **common(root), **options), SILENT)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -329,7 +330,7 @@ def test_the_step_of_a_task_keeps_the_form_of_its_state(monkeypatch):
 
 
 def test_an_encoder_is_found_by_name_or_by_its_config_and_lies_whole_on_each_device(programs, tmp_path):
-    find = import_module("tpu.task_program").find_encoder
+    find = partial(programs.find_config, kind=EncoderConfig)
     config = find("xlm-r-base")
     assert (config.n_layers, config.max_tokens) == (12, 512)
     assert programs.default_mesh(config, 8) == (8, 1)
@@ -337,7 +338,7 @@ def test_an_encoder_is_found_by_name_or_by_its_config_and_lies_whole_on_each_dev
         programs.check_mesh(config, 256, 1, 8, 8)
     (tmp_path / "config.json").write_text(json.dumps(config.to_hf()))
     assert find(str(tmp_path)) == config
-    with pytest.raises(InputError, match="The encoder must be xlm-r-base or the path"):
+    with pytest.raises(InputError, match="The model must be xlm-r-base or the path"):
         find("no-such")
 
 
