@@ -32,7 +32,7 @@ import tyro
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
-    from dyntok_jax.models import EncoderConfig
+    from dyntok_jax.models import DecoderConfig, EncoderConfig
     from tpu.programs import Program
 
 ENVIRONMENT = {
