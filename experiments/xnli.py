@@ -11,7 +11,9 @@ against merges of a batch, in English, where the lengths of batches of 32 (in th
 and limit) are the reference's to the third decimal.
 
 With a network: `--model xlm-roberta-base --hypernet benjamin/zett-hypernetwork-xlm-roberta-base`, and an adapter for
-it. A pass over the 2,490 pairs of a language takes some 50 seconds of processor time with e5-small.
+it. A pass over the 2,490 pairs of a language takes some 50 seconds of processor time with e5-small. Expect of an
+adapter trained as in docs/results.md, fully merged within pretokens, mean of 13 languages with spaces: static 61.4 %,
+a loss of 0.7 points with the hypernetwork and of 3.1 with FVT, at 24 % fewer tokens.
 """
 
 from dataclasses import dataclass
