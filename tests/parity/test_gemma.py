@@ -78,6 +78,8 @@ def test_greedy_texts_are_pytorchs_and_merged_prompts_are_read(gemma_file, folde
         expected = model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs.input_ids.shape[1] :]
         (found,) = decoder.generate([prompt], max_tokens=12)
         assert found.ids == expected.tolist()
+    (answer,) = decoder.generate(["Question: What is the capital of France?\nAnswer:"], max_tokens=3)
+    assert " Paris" in answer.text
     (merged,) = decoder.generate(prompts[2:], goal=Share(100), max_tokens=4)
     assert merged.n_tokens < merged.n_static
 
