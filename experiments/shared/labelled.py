@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 
 from dyntok_jax import Merges, Merging
@@ -149,12 +148,9 @@ def score_adapters(
                 found.setdefault((setting, name), []).append((value, labels.n_tokens))
     scores: Scores = {}
     for (setting, name), several in found.items():
-        values = [value for value, _ in several]
         static_tokens = found[UNMERGED, name][0][1]
         scores[setting, name] = Score(
-            value=float(np.mean(values)),
-            deviation=float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
-            reduction=100 * (1 - several[0][1] / static_tokens),
+            values=tuple(value for value, _ in several), reduction=100 * (1 - several[0][1] / static_tokens)
         )
     return scores
 

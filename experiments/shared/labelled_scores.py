@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean, stdev
 
 from dyntok_jax.tasks import TaskKind
 from experiments.shared.recorded import table
@@ -11,17 +12,20 @@ from experiments.shared.settings import UNMERGED, Setting, by_method, loss, mean
 
 @dataclass(frozen=True)
 class Score:
-    """Results of one set in one setting, the mean of several adapters if they are trained alike.
+    """Results of one set in one setting, of one or more adapters that were trained alike.
 
     Attributes:
-      value: accuracy or F1, in percent.
-      deviation: its standard deviation over the adapters (n − 1); 0 for a single one.
-      reduction: 1 − tokens ÷ static tokens, in percent.
+      values: accuracy or F1 of each adapter, in percent.
+      reduction: 1 − tokens ÷ static tokens, in percent, the same for all.
     """
 
-    value: float
-    deviation: float
+    values: tuple[float, ...]
     reduction: float
+
+    @property
+    def value(self) -> float:
+        """The mean of the adapters."""
+        return fmean(self.values)
 
 
 Scores = dict[tuple[Setting, str], Score]
@@ -51,7 +55,7 @@ class Task:
 def score_figures(
     scores: Scores, means: Mapping[str, Sequence[str]], measure: str, name: str
 ) -> dict[str, float | int]:
-    """The figures of one adapter's scores, units in the names.
+    """The figures of one adapter's scores, units in the names; of several, standard deviations (n − 1) beside means.
 
     Args:
       scores: from `score_adapters`.
@@ -69,11 +73,20 @@ def score_figures(
             key = f"{name}_{setting.name}"
             figures[f"{key}_{measure}_percent_{group}"] = round(mean_of(scores, setting, members, "value"), 3)
             figures[f"{key}_reduction_percent_{group}"] = round(mean_of(scores, setting, members, "reduction"), 3)
-            if len(members) == 1 and scores[setting, members[0]].deviation:
-                figures[f"{key}_{measure}_deviation_{group}"] = round(scores[setting, members[0]].deviation, 3)
+            of_adapters, static = (_of_adapters(scores, one, members) for one in (setting, UNMERGED))
+            if len(of_adapters) > 1:
+                figures[f"{key}_{measure}_deviation_{group}"] = round(stdev(of_adapters), 3)
             if setting != UNMERGED:
                 figures[f"{key}_loss_points_{group}"] = round(loss(scores, setting, members, "value"), 3)
+                if len(of_adapters) > 1:
+                    losses = [before - after for before, after in zip(static, of_adapters, strict=True)]
+                    figures[f"{key}_loss_deviation_{group}"] = round(stdev(losses), 3)
     return figures
+
+
+def _of_adapters(scores: Scores, setting: Setting, members: Sequence[str]) -> list[float]:
+    """Each adapter's mean over the sets."""
+    return [fmean(values) for values in zip(*(scores[setting, one].values for one in members), strict=True)]
 
 
 def score_table(scores: Scores, means: Mapping[str, Sequence[str]]) -> str:

@@ -1,5 +1,7 @@
 """Tables in the docs of adapters for tasks."""
 
+from collections.abc import Mapping
+
 from experiments.shared.recorded import METHODS, figures_of, table
 from experiments.shared.reference_figures import XNLI_ACCURACY, XNLI_TOKENS
 
@@ -7,26 +9,35 @@ GROUPS = {"all": "mean of all", "spaced": "mean of those with spaces"}
 
 
 def adapter_scores(name: str, measure: str) -> str:
-    """A row a set: the static score, and at each share the loss in points, in brackets the tokens saved in percent."""
+    """A row a set and adapter: the static score, and at each share the loss in points (in brackets the tokens saved in
+    percent); of several adapters, the mean ± standard deviation.
+    """
     figures = figures_of(name)
-    (adapter,) = (key.removeprefix("adapters_") for key in figures if key.startswith("adapters_"))
-    prefix, suffix = f"{adapter}_", "_loss_points_all"
-    settings = [
-        key.removeprefix(prefix).removesuffix(suffix)
-        for key in figures
-        if key.startswith(prefix) and key.endswith(suffix) and "_share" in key
-    ]
+    adapters = [key.removeprefix("adapters_") for key in figures if key.startswith("adapters_")]
     sets = [key.removeprefix("texts_") for key in figures if key.startswith("texts_")]
-    groups = [group for group in GROUPS if f"{adapter}_static_{measure}_percent_{group}" in figures]
+    settings = [
+        key.removeprefix(f"{adapters[0]}_").removesuffix(f"_loss_points_{sets[0]}")
+        for key in figures
+        if key.startswith(f"{adapters[0]}_") and key.endswith(f"_loss_points_{sets[0]}") and "_share" in key
+    ]
     rows = []
-    for one in [*sets, *groups]:
-        cells = [
-            f"{figures[f'{prefix}{setting}_loss_points_{one}']:.2f} "
-            f"({figures[f'{prefix}{setting}_reduction_percent_{one}']:.1f})"
-            for setting in settings
-        ]
-        rows.append([GROUPS.get(one, one), f"{figures[f'{adapter}_static_{measure}_percent_{one}']:.1f} %", *cells])
+    for adapter in adapters:
+        groups = [group for group in GROUPS if f"{adapter}_static_{measure}_percent_{group}" in figures]
+        for one in [*sets, *groups]:
+            static = f"{figures[f'{adapter}_static_{measure}_percent_{one}']:.1f}"
+            static += _deviation(figures, f"{adapter}_static_{measure}_deviation_{one}", ".1f")
+            cells = []
+            for setting in (f"{adapter}_{setting}" for setting in settings):
+                cell = f"{figures[f'{setting}_loss_points_{one}']:.2f}"
+                cell += _deviation(figures, f"{setting}_loss_deviation_{one}", ".2f")
+                cells.append(f"{cell} ({figures[f'{setting}_reduction_percent_{one}']:.1f})")
+            title = GROUPS.get(one, one) + (f", {adapter}" if len(adapters) > 1 else "")
+            rows.append([title, f"{static} %", *cells])
     return table(["", "static", *map(_title, settings)], rows)
+
+
+def _deviation(figures: Mapping[str, float], key: str, form: str) -> str:
+    return f" ± {figures[key]:{form}}" if key in figures else ""
 
 
 def xnli_curve() -> str:
@@ -52,5 +63,6 @@ TASK_TABLES = {
     "xnli": lambda: adapter_scores("xnli", "accuracy"),
     "xnli_pretoken": lambda: adapter_scores("xnli_pretoken", "accuracy"),
     "xnli_curve": xnli_curve,
+    "uner": lambda: adapter_scores("uner", "entity_f1"),
 }
 """A part of the tables that `tables.py` knows by name."""

@@ -92,6 +92,19 @@ def test_xnli_writes_figures_that_agree(root, tmp_path):
     figures = json.loads(outputs["json"].read_text(encoding="utf-8"))
     assert figures["adapters_static"] == 2
     assert figures["texts_th"] == len(PAIRS)
+    one = {  # the same of each adapter alone
+        name: xnli.run(
+            xnli.Options(data=root, adapters=(f"static={root / name}",), shares=(100,), **common(root)), SILENT
+        )
+        for name in ("nli0", "nli1")
+    }
+    for what in ("fvt_share100_accuracy", "hypernet_share100_loss"):
+        for group in ("en", "all"):
+            unit = "points" if what.endswith("loss") else "percent"
+            alone = [figures_of_one[f"static_{what}_{unit}_{group}"] for figures_of_one in one.values()]
+            assert figures[f"static_{what}_{unit}_{group}"] == pytest.approx(np.mean(alone), abs=ROUNDING)
+            assert figures[f"static_{what}_deviation_{group}"] == pytest.approx(np.std(alone, ddof=1), abs=ROUNDING)
+            assert f"static_{what}_deviation_{group}" not in one["nli0"]
     for setting in ("fvt_share100", "hypernet_share100", "hypernet_merges2"):
         lost = figures["static_static_accuracy_percent_en"] - figures[f"static_{setting}_accuracy_percent_en"]
         assert figures[f"static_{setting}_loss_points_en"] == pytest.approx(lost, abs=ROUNDING)
