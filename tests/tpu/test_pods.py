@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dyntok_jax.errors import InputError
 from tpu.pods import main
-from tpu.slices import GENERATIONS, Options, check_options, find_slice, host_script
+from tpu.slices import Options, find_slice, host_script
 
 ROOT = Path(__file__).parents[2]
 IMAGE = "us-west4-docker.pkg.dev/my-project/images/dyntok"
@@ -110,11 +109,8 @@ def test_the_manifest_is_a_jobset_of_one_pod_a_host(capsys):
     (container,) = pod["containers"]
     assert container["command"] == ["bash", "-c", ENCODE]
     assert container["resources"] == {kind: {"google.com/tpu": 4} for kind in ("requests", "limits")}
-    assert job["podFailurePolicy"]["rules"][0]["onExitCodes"] == {
-        "containerName": container["name"],
-        "operator": "In",
-        "values": [2],
-    }
+    on_exit = job["podFailurePolicy"]["rules"][0]["onExitCodes"]
+    assert on_exit == {"containerName": container["name"], "operator": "In", "values": [2]}
     assert pod["volumes"][0]["name"] == container["volumeMounts"][0]["name"]
     assert pod["volumes"][0]["csi"]["volumeAttributes"]["bucketName"] == "my-bucket"
     assert job["template"]["metadata"]["annotations"] == {"gke-gcsfuse/volumes": "true"}
@@ -169,12 +165,10 @@ def test_a_host_starts_the_container_once_and_gives_its_exit_code(running, run_c
         ({"project": "My_Project"}, "--project 'My_Project' would be refused"),
         ({"zone": "us-west4"}, "not a region"),
         ({"name": "XLM_R"}, "The name 'XLM_R' would be refused"),
-        ({"name": "x-"}, "refused"),
         ({"accelerator": "v5e-8"}, "'v5e-8' is not a TPU type in the table: use one of v4-8, "),
         ({"accelerator": "v5litepod-9"}, "not a TPU type"),
         ({"bucket": "gs://my-bucket"}, "no gs://"),
         ({"command": None}, "run needs --command"),
-        ({"image": None}, "run needs --image"),
         ({"on": "gke"}, "needs --cluster"),
         ({"on": "gke", "cluster": "c", "action": "resume"}, "resumes by itself"),
         ({"on": "xpk", "cluster": "c"}, "xpk storage attach"),
@@ -201,9 +195,6 @@ def test_types_have_the_chips_and_hosts_that_google_gives_them():
     found = {name: find_slice(name) for name in known}
     assert {name: (tpu.topology, tpu.chips, tpu.hosts) for name, tpu in found.items()} == known
     assert replace(IN_XPK, accelerator="v5litepod-8").slice.hosts == 2
-    assert all(kind.runtime for kind in GENERATIONS.values())
-    with pytest.raises(InputError, match="TPU type"):
-        check_options(replace(QUEUED, accelerator="v5p"))
 
 
 def test_the_container_copies_what_the_package_is_built_from():
