@@ -102,7 +102,7 @@ def labelled_batch(
 
 
 def labelled_batch_maker(
-    texts: Sequence[Text], numbers: Sequence[Sequence[int]], embedder: TokenEmbedder, config: TaskConfig
+    texts: list[Text], numbers: Sequence[Sequence[int]], embedder: TokenEmbedder, config: TaskConfig
 ) -> MakeBatch:
     """What makes a batch of some of the texts.
 

@@ -29,7 +29,7 @@ from dyntok_jax.training import ADAPTER, Job, Metrics, Validate, mean_by_chunks
 def lm_loss(
     adapter: Adapter, decoder: Decoder, batch: LmBatch[Array], *, distill: float = 0.0, remat: bool = False
 ) -> tuple[Float32[Array, ""], Metrics]:
-    r"""Mean cross-entropy of the answers' tokens after the prompts, in nats, and what it consists of.
+    r"""Mean cross-entropy of the answers' tokens after the prompts, in nats; with a teacher also what it consists of.
 
     Args:
       adapter: that is trained.
@@ -65,9 +65,9 @@ def lm_loss(
 
     target_BO = jnp.maximum(batch.answer_BO, 0)
     metrics: Metrics = mean_by_chunks(terms, batch.answer_BO != NO_LABEL, target_BO, *hidden)
-    loss = metrics["cross_entropy"]
-    if "divergence" in metrics:
-        loss = loss + distill * metrics["divergence"]
+    if batch.static is None:
+        return metrics["cross_entropy"], {"loss": metrics["cross_entropy"]}
+    loss = metrics["cross_entropy"] + distill * metrics["divergence"]
     return loss, metrics | {"loss": loss}
 
 
@@ -148,6 +148,7 @@ def _validator(texts: LmTexts, embedder: TokenEmbedder, config: TaskConfig, loss
 
     def with_bits(adapter: Adapter) -> dict[str, float]:
         scores = validate(adapter)
-        return scores | {f"{name}_bits_per_byte": scores[f"{name}_cross_entropy"] * bits for name in GOALS}
+        nats = {name: scores.get(f"{name}_cross_entropy", scores[f"{name}_loss"]) for name in GOALS}
+        return scores | {f"{name}_bits_per_byte": bits * one for name, one in nats.items()}
 
     return with_bits

@@ -79,15 +79,21 @@ def _example(row: Any, where: str) -> LmExample:
         raise InputError(f"{where} must be a JSON object with text, prompt and completion, or messages.")
     if row.get("messages") is not None:
         return _chat(row["messages"], where)
-    fields = ("prompt", "completion") if row.get("prompt") is not None else ("text",)
-    texts = [row.get(field) for field in fields]
-    if missing := [field for field, text in zip(fields, texts, strict=True) if text is None]:
-        known = "text, prompt and completion, or messages" if fields == ("text",) else missing[0]
-        raise InputError(f"{where} lacks {known}, which lm reads: it has {', '.join(row) or 'none'}.")
-    for field, text in zip(fields, texts, strict=True):
-        if not isinstance(text, str) or (field != "completion" and not text):
-            raise InputError(f"{where}: {field} must be text{'' if field == 'completion' else ', and not empty'}.")
-    return texts[0] if len(texts) == 1 else (texts[0], texts[1])
+    if row.get("prompt") is not None:
+        return _text(row, "prompt", where), _text(row, "completion", where)
+    if row.get("text") is None:
+        raise InputError(
+            f"{where} lacks text, prompt and completion, or messages, which lm reads: it has "
+            f"{', '.join(row) or 'none'}."
+        )
+    return _text(row, "text", where)
+
+
+def _text(row: dict[str, Any], field: str, where: str) -> str:
+    text = row.get(field)
+    if not isinstance(text, str) or not text:
+        raise InputError(f"{where}: {field} must be text, and not empty.")
+    return text
 
 
 def _chat(turns: Any, where: str) -> list[Message]:
