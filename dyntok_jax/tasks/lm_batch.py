@@ -15,7 +15,7 @@ from dyntok_jax.tasks.config import TaskConfig
 from dyntok_jax.tasks.drawn_batches import MakeBatch
 from dyntok_jax.tasks.labelled_batch import NO_LABEL
 from dyntok_jax.tasks.lm_texts import LmTexts
-from dyntok_jax.text import bucket, pad_ragged
+from dyntok_jax.text import CONTINUATION_BUCKETS, bucket, pad_ragged
 from dyntok_jax.types import ArrayT
 
 
@@ -89,12 +89,13 @@ def lm_batch_maker(texts: LmTexts, embedder: TokenEmbedder, config: TaskConfig) 
     >>> bool(full.dynamic.n_prompt_B[0] < static.dynamic.n_prompt_B[0])
     True
     """
+    longest = max(map(len, texts.answers))
 
     def make_batch(rows, goal, goals) -> LmBatch[np.ndarray]:
         prompts = [texts.prompts[row] for row in rows]
         answers = [texts.answers[row] for row in rows]
         offsets = np.append(0, np.cumsum([len(ids) for ids in answers]))
-        length = min(bucket(int(np.diff(offsets).max())), config.max_length)
+        length = min(bucket(int(np.diff(offsets).max()), CONTINUATION_BUCKETS), longest)
         answer_BO = pad_ragged(np.concatenate(answers), offsets, config.batch_size, length, padding=NO_LABEL)
 
         def read(merging: Merging, goals: Sequence[Merges | Share] | None) -> AnsweredPrompts[np.ndarray]:
