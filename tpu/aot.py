@@ -4,6 +4,7 @@
     python -m tpu.aot --program prefill --batch 8 --length 2048 --topology v5e:2x4 --mesh 1x8
     python -m tpu.aot --program train-hypernet --topology v5e:4x4
     python -m tpu.aot --program train-task --topology v5e:2x4      an adapter beside XLM-R base, 256 × 128 tokens
+    python -m tpu.aot --program train-task --model mistral-7b --topology v5e:2x4      beside Mistral-7B, 16 × 2048
     python -m tpu.aot --program decode-large --topology v5e:2x4     a vocabulary of a million; search: that alone
 
 Needs the extra `aot` (libtpu, the TPU compiler; no TPU, no weights), best in an environment of its own: JAX tries to
@@ -44,11 +45,11 @@ ENVIRONMENT = {
 }
 """Set before JAX is imported."""
 TOPOLOGIES = ("v5e:2x4", "v4:2x2x4", "v6e:4x4")
-BATCHES = {"prefill": 8, "decode": 32, "train-hypernet": 16, "train-task": 256} | dict.fromkeys(
+BATCHES = {"prefill": 8, "decode": 32, "train-hypernet": 16, "train-task": 256, "train-task-lm": 16} | dict.fromkeys(
     ("decode-large", "search", "search-exact"), 32
 )
 """Sequences of each program."""
-LENGTHS = {"prefill": 2048, "train-hypernet": 256, "train-task": 128}
+LENGTHS = {"prefill": 2048, "train-hypernet": 256, "train-task": 128, "train-task-lm": 2048}
 """Tokens per sequence."""
 PROGRAMS = ("prefill", "decode")
 """Compiled by default."""
@@ -62,15 +63,18 @@ class Options:
 
     Attributes:
       model: mistral-7b (default), llama-3-8b, qwen2.5-7b, qwen3-8b, gemma-3-1b, or the path of a decoder's
-        config.json; for train-task xlm-r-base (default), or the path of an encoder's.
+        config.json; for train-task also xlm-r-base (its default), or the path of an encoder's.
       program: prefill, decode (default: these two); train-hypernet, a step of distillation into a ZeTT hypernetwork as
-        wide as the model; train-task, a step of a LoRA adapter and a head beside an encoder; decode-large, a step in a
-        large vocabulary through an index of 8-bit rows; its search alone; search-exact, the same without an index.
+        wide as the model; train-task, a step of a LoRA adapter beside an encoder, with a head, or beside a decoder;
+        decode-large, a step in a large vocabulary through an index of 8-bit rows; its search alone; search-exact, the
+        same without an index.
       topology: a chip and its grid, such as v5e:2x4 (default: v5e:2x4, v4:2x2x4 and v6e:4x4).
-      mesh: data x model, such as 1x8 (default: as many devices on model as divide the key/value heads; for train-task
+      mesh: data x model, such as 1x8 (default: as many devices on model as divide the key/value heads; for an encoder
         all on data).
-      batch: sequences (default: 8 for prefill, 32 for decode, 16 for train-hypernet, 256 for train-task).
-      length: tokens per prompt of the prefill (default: 2048) or per text to train on (256; 128 for train-task).
+      batch: sequences (default: 8 for prefill, 32 for decode, 16 for train-hypernet; for train-task 256, 16 of a
+        decoder).
+      length: tokens per prompt of the prefill (default: 2048) or per text to train on (256; for train-task 128, 2048 of
+        a decoder).
       cache: slots per sequence of the cache in decode.
       rows: of the large vocabulary.
       chunk: tokens of a prompt to read at a time (default: as in DynamicDecoder).
@@ -125,7 +129,7 @@ def compile_all(options: Options) -> dict[str, float | str]:
     """The figures of all programs and topologies requested, printed as they come."""
     from rich.console import Console
 
-    from dyntok_jax.models import EncoderConfig
+    from dyntok_jax.models import DecoderConfig
     from dyntok_jax.sharding import make_mesh
     from tpu.chips import topology_devices
     from tpu.compiled import compile_program
@@ -135,12 +139,13 @@ def compile_all(options: Options) -> dict[str, float | str]:
     console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False)
     is_task = options.program == "train-task"
     model_name = options.model or ("xlm-r-base" if is_task else "mistral-7b")
-    config = find_config(model_name, EncoderConfig) if is_task else find_config(model_name)
+    config = find_config(model_name, takes_encoders=is_task)
     rows, figures = [], {}
     for topology in (options.topology,) if options.topology else TOPOLOGIES:
         devices = topology_devices(topology)
         data, model = parse_mesh(options.mesh) if options.mesh else default_mesh(config, len(devices))
         for name in (options.program,) if options.program else PROGRAMS:
+            name = "train-task-lm" if is_task and isinstance(config, DecoderConfig) else name
             check_mesh(config, options.batch or BATCHES[name], data, model, len(devices))
             mesh = make_mesh(data, model, devices)
             compiled = compile_program(program_of(options, name, config, mesh), mesh)
@@ -173,7 +178,7 @@ def program_of(options: Options, name: str, config: "DecoderConfig | EncoderConf
     from dyntok_jax.models import EncoderConfig
     from tpu.large_program import exact_program, large_decode_program, search_program
     from tpu.programs import decode_program, prefill_program
-    from tpu.task_program import task_program
+    from tpu.task_program import lm_program, task_program
     from tpu.train_program import train_program
 
     n_batch, dtype = options.batch or BATCHES[name], jnp.dtype(options.dtype)
@@ -191,6 +196,8 @@ def program_of(options: Options, name: str, config: "DecoderConfig | EncoderConf
     length = options.length or LENGTHS[name]
     if name == "train-hypernet":
         return train_program(config, mesh, dtype, n_batch=n_batch, length=length)
+    if name == "train-task-lm":
+        return lm_program(config, mesh, dtype, n_batch=n_batch, length=length)
     chunk = options.chunk or PREFILL_CHUNK
     return prefill_program(config, mesh, dtype, n_batch=n_batch, length=length, chunk=chunk)
 

@@ -18,12 +18,20 @@ from jaxtyping import Array
 
 from dyntok_jax.decoding import GenerationState, Limits, SamplingConfig, advance, sampling_of, start
 from dyntok_jax.errors import ConfigError, InputError
-from dyntok_jax.models import Decoder, DecoderConfig, EncoderConfig, KeyValueCache, Rope, block_size, empty_cache
+from dyntok_jax.models import (
+    MODEL_TYPES,
+    Decoder,
+    DecoderConfig,
+    EncoderConfig,
+    KeyValueCache,
+    Rope,
+    block_size,
+    empty_cache,
+)
 from dyntok_jax.sharding import CACHE, batch_sharding, shardings_for
 from tpu.costs import Loop
 
 Tree = TypeVar("Tree")
-Config = TypeVar("Config", DecoderConfig, EncoderConfig)
 MODELS = {
     "mistral-7b": DecoderConfig("mistral", 32000, 4096, 32, 32, 8, 128, 14336, 32768, 1e-5, sliding_window=4096),
     "llama-3-8b": DecoderConfig("llama", 128256, 4096, 32, 32, 8, 128, 14336, 8192, 1e-5, Rope(500_000.0)),
@@ -63,23 +71,26 @@ class Program:
     loops: tuple[Loop, ...] = ()
 
 
-def find_config(name: str, kind: type[Config] = DecoderConfig) -> Config:
+def find_config(name: str, *, takes_encoders: bool = False) -> DecoderConfig | EncoderConfig:
     """A config by the model's name, or by the path of a `config.json` or of its folder.
 
     Args:
       name: of a released model, or a path.
-      kind: of model, a decoder or an encoder.
+      takes_encoders: whether it may be an encoder, not only a decoder.
 
     Raises:
       InputError: there is no such config.
       ConfigError: it is a config of another kind of model.
     """
-    known = {model: config for model, config in MODELS.items() if isinstance(config, kind)}
+    kinds = (DecoderConfig, EncoderConfig) if takes_encoders else (DecoderConfig,)
+    known = {model: config for model, config in MODELS.items() if isinstance(config, kinds)}
     if name in known:
         return known[name]
     path = Path(name) / "config.json" if Path(name).is_dir() else Path(name)
     try:
-        return kind.from_hf(json.loads(path.read_text(encoding="utf-8")))
+        config = json.loads(path.read_text(encoding="utf-8"))
+        is_encoder = takes_encoders and config.get("model_type") not in MODEL_TYPES
+        return (EncoderConfig if is_encoder else DecoderConfig).from_hf(config)
     except (OSError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise

@@ -21,6 +21,7 @@ from .prompts import (
     Prompt as Prompt,
     ReadPrompts as ReadPrompts,
     begin_id as begin_id,
+    continuation_ids as continuation_ids,
     end_ids as end_ids,
 )
 from .query_states import (

@@ -13,6 +13,8 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import UInt32
 
+from dyntok_jax.adapters import fold_adapters
+from dyntok_jax.convert import load_adapter
 from dyntok_jax.decoding.batch_decoder import CHUNK, BatchDecoder
 from dyntok_jax.decoding.loaded_vocabulary import LoadedVocabulary, load_large_vocabulary
 from dyntok_jax.decoding.multiple_choice import choice_of, choice_prompts
@@ -134,7 +136,6 @@ class DynamicDecoder:
         loaded = load_model(
             model,
             hypernet,
-            adapter=adapter,
             kind="decoder",
             dtype=dtype,
             mesh=mesh,
@@ -142,13 +143,15 @@ class DynamicDecoder:
             is_stacked=is_stacked,
         )
         config, decoder = loaded.config, loaded.parameters
+        if adapter is not None:
+            decoder = fold_adapters(decoder, [load_adapter(adapter, config)])
         output_embeddings = decoder.output_embeddings
         embedder = TokenEmbedder(
             loaded.tokenizer,
             decoder.word_embeddings[...],
             loaded.hypernet,
             output_VD=None if output_embeddings is None else output_embeddings[...],
-            reader=decoder,
+            reader=loaded.parameters,  # rows are those that the adapter was trained with
             surface=surface,
             predict_all=predict_all,
             cache_rows=cache_rows,

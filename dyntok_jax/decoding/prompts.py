@@ -258,6 +258,10 @@ def continuation_ids(tokenizer: ByteLevelTokenizer, prompt: str, continuation: s
 
     Both are tokenized together if that leaves the prompt's tokens unchanged. If a token would cross the border, the
     continuation is tokenized alone, but as text within a text: no space is put before it.
+
+    >>> whole = decoder.tokenizer.own.encode("All human beings", add_special_tokens=False).ids
+    >>> whole[-1:] == continuation_ids(decoder.tokenizer, "All human", " beings")[-1:]
+    True
     """
 
     def encode(text: str) -> list[int]:

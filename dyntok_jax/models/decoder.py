@@ -127,6 +127,8 @@ def forward(
     embeddings_BTD: Float[Array, "B T D"],
     mask_BT: Bool[Array, "B T"],
     step_BT: Int32[Array, "B T"] | None = None,
+    *,
+    remat: bool = False,
 ) -> Float[Array, "B T D"]:
     """Reads whole sequences without a cache; differentiable.
 
@@ -135,6 +137,7 @@ def forward(
       embeddings_BTD: one word embedding a token.
       mask_BT: True for tokens; padding is on the right.
       step_BT: subwords of each token, for positions that count subwords.
+      remat: for gradients keep what goes into each layer alone, and compute the rest again.
 
     Returns:
       Final hidden states, normalised, in the dtype of the embeddings; finite but meaningless under a False mask.
@@ -153,7 +156,7 @@ def forward(
     position_BT = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None], (n_batch, length))
     rotary_BT = None if step_BT is None else jnp.cumsum(step_BT, axis=1) - step_BT
     span = AttentionSpan(position_BT, mask_BT, jnp.zeros(n_batch, jnp.int32), None, rotary_BT)
-    hidden_BTD, _ = _run_layers(model, embeddings_BTD, None, span)
+    hidden_BTD, _ = _run_layers(model, embeddings_BTD, None, span, remat)
     return rms_norm(model.final_norm, hidden_BTD, model.config.norm_eps)
 
 
@@ -265,36 +268,39 @@ def check_length(config: DecoderConfig, length: int) -> None:
 
 @overload
 def _run_layers(
-    model: Decoder, x_BTD: Float[Array, "B T D"], cache: None, span: AttentionSpan
+    model: Decoder, x_BTD: Float[Array, "B T D"], cache: None, span: AttentionSpan, remat: bool = False
 ) -> tuple[Float[Array, "B T D"], None]: ...
 @overload
 def _run_layers(
     model: Decoder, x_BTD: Float[Array, "B T D"], cache: KeyValueCache, span: AttentionSpan
 ) -> tuple[Float[Array, "B T D"], KeyValueCache]: ...
 def _run_layers(
-    model: Decoder, x_BTD: Float[Array, "B T D"], cache: KeyValueCache | None, span: AttentionSpan
+    model: Decoder, x_BTD: Float[Array, "B T D"], cache: KeyValueCache | None, span: AttentionSpan, remat: bool = False
 ) -> tuple[Float[Array, "B T D"], KeyValueCache | None]:
     """All layers; and the cache with the new tokens in it, None without one."""
     config, x_BTD = model.config, scaled_embeddings(x_BTD, model.config)
     readings = readings_of(config, span)
     if not isinstance(model.layers, tuple):
-        x_BTD, (key, value) = _scan_layers(model, x_BTD, cache, readings)
+        x_BTD, (key, value) = _scan_layers(model, x_BTD, cache, readings, remat)
         return x_BTD, None if cache is None else add_tokens(cache, key, value, span.is_new_BT)
+    run_layer = jax.checkpoint(_traced_once, static_argnums=5) if remat else _traced_once
     kept = []
     for number, layer in enumerate(model.layers):
         past = None if cache is None else LayerCache(cache.key[number], cache.value[number], None)
         reading = reading_of_layer(config, readings, number)
-        x_BTD, own = _traced_once(layer, x_BTD, past, *reading, config)
+        x_BTD, own = run_layer(layer, x_BTD, past, *reading, config)
         kept.append(own)
     key, value = zip(*kept, strict=True)
     return x_BTD, None if cache is None else replace(cache, key=key, value=value, length_B=length_after(span))
 
 
 def _scan_layers(
-    model: Decoder, x_BTD: Float[Array, "B T D"], cache: KeyValueCache | None, readings: ByKind
+    model: Decoder, x_BTD: Float[Array, "B T D"], cache: KeyValueCache | None, readings: ByKind, remat: bool
 ) -> tuple[Float[Array, "B T D"], tuple[Any, Any]]:
     """Stacked layers; and the keys and values of the new tokens, in stacks as the cache has them."""
     config = model.config
+    # a loop's body is not merged with its copy that computes again, so nothing must prevent that
+    run_layer = jax.checkpoint(decoder_layer, static_argnums=5, prevent_cse=False) if remat else decoder_layer
     is_full_L, number_L = kinds_of_layers(config)
     if not config.full_layers:
         reading = reading_of_layer(config, readings, 0)
@@ -302,14 +308,14 @@ def _scan_layers(
         def step(x_BTD, layer_and_number):
             layer, number = layer_and_number
             past = None if cache is None else LayerCache(cache.key, cache.value, number)
-            return decoder_layer(layer, x_BTD, past, *reading, config)
+            return run_layer(layer, x_BTD, past, *reading, config)
 
         return lax.scan(step, x_BTD, (model.layers, jnp.asarray(number_L)))
 
     def step_of_either_kind(x_BTD, layer_and_kind):
         layer, number, is_full = layer_and_kind
         past = chosen_cache(cache, number, is_full)
-        return decoder_layer(layer, x_BTD, past, *chosen_reading(readings, is_full), config)
+        return run_layer(layer, x_BTD, past, *chosen_reading(readings, is_full), config)
 
     scanned = model.layers, jnp.asarray(number_L), jnp.asarray(is_full_L)
     x_BTD, (key, value) = lax.scan(step_of_either_kind, x_BTD, scanned)

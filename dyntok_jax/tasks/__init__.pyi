@@ -5,9 +5,13 @@ from .classifier import (
 )
 from .config import (
     Draw as Draw,
+    LabelKind as LabelKind,
     LoraOptions as LoraOptions,
     TaskConfig as TaskConfig,
     TaskKind as TaskKind,
+)
+from .drawn_batches import (
+    DrawnBatches as DrawnBatches,
 )
 from .examples import (
     Examples as Examples,
@@ -23,8 +27,21 @@ from .job import (
 )
 from .labelled_batch import (
     LabelledBatch as LabelledBatch,
-    LabelledBatches as LabelledBatches,
     labelled_batch as labelled_batch,
+    labelled_batch_maker as labelled_batch_maker,
+)
+from .lm_batch import (
+    AnsweredPrompts as AnsweredPrompts,
+    LmBatch as LmBatch,
+    lm_batch_maker as lm_batch_maker,
+)
+from .lm_job import (
+    lm_loss as lm_loss,
+)
+from .lm_texts import (
+    LmTexts as LmTexts,
+    lm_texts as lm_texts,
+    read_lm_examples as read_lm_examples,
 )
 from .metrics import (
     Entity as Entity,

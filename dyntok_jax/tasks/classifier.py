@@ -20,7 +20,7 @@ from dyntok_jax.merging import first_tokens
 from dyntok_jax.models import SequenceHead, TokenHead, classify_sequences, classify_tokens
 from dyntok_jax.options import AUTO, FULL, Goal, Merging, check_list, one_merging
 from dyntok_jax.storage import read_json
-from dyntok_jax.tasks.config import TaskKind
+from dyntok_jax.tasks.config import LabelKind
 from dyntok_jax.tasks.job import HEAD_KINDS, read_task
 from dyntok_jax.tasks.metrics import accuracy, entity_f1, macro_f1
 from dyntok_jax.text import Text, pad_ragged
@@ -81,14 +81,14 @@ class TaskModel:
 
     def __init__(
         self,
-        task: TaskKind,
+        task: LabelKind,
         head: SequenceHead | TokenHead,
         encoder: DynamicEncoder,
         *,
         prefix: str = "",
         merging: Merging | None = None,
     ):
-        self.task: TaskKind = task
+        self.task: LabelKind = task
         self.head, self.encoder, self.prefix = head, encoder, prefix
         self.merging = Merging(FULL) if merging is None else merging
 

@@ -5,6 +5,7 @@ classify   {"text": "…", "label": "sports"}          `category` is read as the
 ner        {"tokens": ["Anna", "sings"], "tags": ["B-PER", "O"]}          `ner_tags` is read as the tags, too
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dyntok_jax.errors import InputError
-from dyntok_jax.tasks.config import TaskKind
+from dyntok_jax.tasks.config import LabelKind
 from dyntok_jax.text import Text, decode_line, stream_byte_lines
 from dyntok_jax.training.data import DATASET, open_dataset
 
@@ -63,12 +64,11 @@ class Examples:
 
     def evenly(self, count: int) -> "Examples":
         """At most `count` of the examples, evenly spaced."""
-        step = max(len(self.texts) / count, 1.0)
-        rows = [int(at * step) for at in range(min(count, len(self.texts)))]
+        rows = evenly_spaced(len(self.texts), count)
         return Examples([self.texts[row] for row in rows], [self.labels[row] for row in rows])
 
 
-def read_examples(files: Sequence[str], task: TaskKind, *, needs_labels: bool = True) -> Examples:
+def read_examples(files: Sequence[str], task: LabelKind, *, needs_labels: bool = True) -> Examples:
     """Reads the examples of all files, in order; blank lines are skipped.
 
     Args:
@@ -88,16 +88,35 @@ def read_examples(files: Sequence[str], task: TaskKind, *, needs_labels: bool = 
     """
     texts: list[Text] = []
     labels: list[str | list[str] | None] = []
+    for where, row in example_rows(files):
+        text, label = _example(row, task, where)
+        if label is None and needs_labels:
+            raise InputError(f"{where} has no {LABEL_FIELDS[task][0]}: give each example one to train on.")
+        texts.append(text)
+        labels.append(label)
+    return Examples(texts, labels)
+
+
+def evenly_spaced(n: int, count: int) -> list[int]:
+    """At most `count` numbers below `n`, evenly spaced."""
+    step = max(n / count, 1.0)
+    return [int(at * step) for at in range(min(count, n))]
+
+
+def digest(examples: Any) -> str:
+    """A digest of examples; empty for none."""
+    return "" if examples is None else hashlib.sha256(repr(examples).encode()).hexdigest()[:16]
+
+
+def example_rows(files: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Where each line of the files, or row of the data sets, stands, and what it holds; one or more."""
+    found = False
     for file in files:
         for where, row in _dataset_rows(file) if file.startswith(DATASET) else _rows(file):
-            text, label = _example(row, task, where)
-            if label is None and needs_labels:
-                raise InputError(f"{where} has no {LABEL_FIELDS[task][0]}: give each example one to train on.")
-            texts.append(text)
-            labels.append(label)
-    if not texts:
+            found = True
+            yield where, row
+    if not found:
         raise InputError(f"{', '.join(files) or 'No file'} holds no example: give JSON lines, one example a line.")
-    return Examples(texts, labels)
 
 
 def _rows(file: str) -> Iterator[tuple[str, Any]]:
@@ -130,7 +149,7 @@ def _dataset_rows(name: str) -> Iterator[tuple[str, Any]]:
         )
 
 
-def _example(row: Any, task: TaskKind, where: str) -> tuple[Text, str | list[str] | None]:
+def _example(row: Any, task: LabelKind, where: str) -> tuple[Text, str | list[str] | None]:
     fields = INPUT_FIELDS[task]
     if not isinstance(row, dict):
         raise InputError(f"{where} must be a JSON object with {' and '.join(fields)}, got {row!r:.60}.")

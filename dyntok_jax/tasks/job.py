@@ -1,8 +1,6 @@
-"""Training on a task: an adapter and a head beside the frozen encoder, by the loop that trains hypernetworks."""
+"""Training on a task with labels: an adapter and a head beside the frozen encoder, by the loop of hypernetworks."""
 
-import hashlib
 import json
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,7 +8,6 @@ from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float32
 
@@ -20,12 +17,14 @@ from dyntok_jax.embedding import TokenEmbedder, embed_tokens
 from dyntok_jax.errors import CheckpointError, ConfigError, InputError
 from dyntok_jax.files import load_model
 from dyntok_jax.models import Encoder, SequenceHead, TokenHead, classify_sequences, classify_tokens, encode
-from dyntok_jax.options import FULL, Goal, Merging
 from dyntok_jax.storage import read_json, written
-from dyntok_jax.tasks.config import TaskConfig, TaskKind
-from dyntok_jax.tasks.examples import Examples, read_examples
-from dyntok_jax.tasks.labelled_batch import NO_LABEL, LabelledBatch, LabelledBatches, labelled_batch
-from dyntok_jax.training import ADAPTER, Job, Metrics, Validate
+from dyntok_jax.tasks.config import LabelKind, TaskConfig
+from dyntok_jax.tasks.drawn_batches import DrawnBatches
+from dyntok_jax.tasks.examples import digest, read_examples
+from dyntok_jax.tasks.held_out import held_out_validator
+from dyntok_jax.tasks.labelled_batch import NO_LABEL, LabelledBatch, labelled_batch_maker, n_characters
+from dyntok_jax.tasks.lm_job import prepare_lm
+from dyntok_jax.training import ADAPTER, Job, Metrics
 
 TASK_FILE = "dyntok_task.json"
 """Beside the adapter: what the task is, and the names of its labels."""
@@ -107,6 +106,8 @@ def prepare_task(config: TaskConfig, mesh: Mesh | None = None) -> Job:
     """
     if not config.train:
         raise InputError("There is nothing to train on: give files of JSON lines (--train FILE ...).")
+    if config.task == "lm":
+        return prepare_lm(config, mesh)
     examples = read_examples(config.train, config.task)
     names = examples.label_names
     if len(names) < 2:
@@ -129,11 +130,14 @@ def prepare_task(config: TaskConfig, mesh: Mesh | None = None) -> Job:
         base_model=config.model,
     )
     frozen = FrozenEncoder(loaded.parameters, head)
-    batches = LabelledBatches(examples.texts, examples.numbers(names), embedder, config)
+    make_batch = labelled_batch_maker(examples.texts, examples.numbers(names), embedder, config)
+    batches = DrawnBatches([n_characters(text) for text in examples.texts], config, make_batch)
     validate, held = None, None
     if config.validation:
         held = read_examples(config.validation, config.task).evenly(config.validation_examples)
-        validate = _validator(config, held, held.numbers(names), embedder, frozen)
+        make_batch = labelled_batch_maker(held.texts, held.numbers(names), embedder, config)
+        sizes = {"n_examples": len(held.texts), "batch_size": config.batch_size}
+        validate = held_out_validator(task_loss, frozen, make_batch, **sizes)
     task = {"task": config.task, "labels": list(names), "prefix": config.prefix, "boundary": config.boundary}
     contents = {"contents of the training": digest(examples), "contents of the validation": digest(held)}
     return Job(
@@ -191,50 +195,9 @@ def read_task(folder: Path) -> dict[str, Any]:
     if not (folder / TASK_FILE).is_file():
         raise CheckpointError(
             f"{folder} has no {TASK_FILE}, which names the task and its labels: name the folder `adapter` in the "
-            "output of `dyntok train-task`."
+            "output of `dyntok train-task`, of a task with labels. An adapter of --task lm is for `dyntok generate`."
         )
     task = read_json(folder / TASK_FILE, CheckpointError, "train again, or repair it")
-    if task.get("task") not in get_args(TaskKind) or not isinstance(task.get("labels"), list):
+    if task.get("task") not in get_args(LabelKind) or not isinstance(task.get("labels"), list):
         raise CheckpointError(f"{folder / TASK_FILE} must have the fields task and labels: train again.")
     return task
-
-
-def digest(examples: Examples | None) -> str:
-    """A digest of texts and labels; empty for none."""
-    return "" if examples is None else hashlib.sha256(repr(examples).encode()).hexdigest()[:16]
-
-
-def _validator(
-    config: TaskConfig, held: Examples, numbers: Sequence[Sequence[int]], embedder: TokenEmbedder, frozen: FrozenEncoder
-) -> Validate:
-    """Loss and accuracy on held-out examples, static and fully merged; `loss` is the mean of both losses."""
-    goals: dict[str, Goal | None] = {"static": None, "full": FULL}
-    batches = {name: list(_held_batches(config, held, numbers, embedder, goal)) for name, goal in goals.items()}
-    terms: Callable[..., tuple[Array, Metrics]] = jax.jit(task_loss)
-
-    def validate(adapter: Adapter) -> dict[str, float]:
-        scores = {}
-        for name, several in batches.items():
-            found = [(terms(adapter, frozen, batch)[1], int((batch.label_BW != NO_LABEL).sum())) for batch in several]
-            total = sum(count for _, count in found)
-            for metric in ("loss", "accuracy"):
-                mean = sum(float(metrics[metric]) * count for metrics, count in found) / max(total, 1)
-                scores[f"{name}_{metric}"] = mean
-        return {"loss": float(np.mean([scores["static_loss"], scores["full_loss"]])), **scores}
-
-    return validate
-
-
-def _held_batches(config, held, numbers, embedder, goal):
-    merging = embedder.resolve(Merging(goal, boundary=config.boundary), scope="batch", merge_last=True)
-    for first in range(0, len(held.texts), config.batch_size):
-        some = slice(first, first + config.batch_size)
-        yield labelled_batch(
-            held.texts[some],
-            numbers[some],
-            embedder,
-            merging,
-            n_batch=config.batch_size,
-            max_length=config.max_length,
-            prefix=config.prefix,
-        )

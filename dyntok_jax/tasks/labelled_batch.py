@@ -2,27 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Generic
+from typing import Generic
 
 import jax
 import numpy as np
-from jaxtyping import Int32, Int64
+from jaxtyping import Int32
 
 from dyntok_jax.embedding import TokenEmbedder, TokenInputs
 from dyntok_jax.merging import first_tokens, merge_texts
-from dyntok_jax.options import FULL, Merges, Merging, Share
+from dyntok_jax.options import Merges, Merging, Share
 from dyntok_jax.tasks.config import TaskConfig
+from dyntok_jax.tasks.drawn_batches import MakeBatch
 from dyntok_jax.text import Text, TextEncoder, bucket, pad_ragged
 from dyntok_jax.types import ArrayT
 
 NO_LABEL = -1
 """Where a token has no label: all but the first of a word."""
-WINDOW = 16
-"""The most batches in a window, within which texts of similar length are grouped. Small data have shorter windows, so
-that no text is twice in one."""
-DRAW_BINS, GAUSSIAN_MEAN, GAUSSIAN_DEVIATION = 30, 15, 5
-"""The reference's bins of the reduction, and its normal distribution over them."""
 
 
 @jax.tree_util.register_dataclass
@@ -45,6 +40,11 @@ class LabelledBatch(Generic[ArrayT]):
     inputs: TokenInputs[ArrayT]
     type_BT: Int32[ArrayT, "B T"]
     label_BW: Int32[ArrayT, "B W"]
+
+    @property
+    def n_labels(self) -> int:
+        """Labels of the batch, which must be on the host."""
+        return int((self.label_BW != NO_LABEL).sum())
 
 
 def labelled_batch(
@@ -101,81 +101,33 @@ def labelled_batch(
     return LabelledBatch(inputs, type_BT, label_BW)
 
 
-class LabelledBatches:
-    """An endless stream of batches: which texts are in batch i, and how far they are merged, are functions of i.
+def labelled_batch_maker(
+    texts: list[Text], numbers: Sequence[Sequence[int]], embedder: TokenEmbedder, config: TaskConfig
+) -> MakeBatch:
+    """What makes a batch of some of the texts.
 
     >>> from dyntok_jax.tasks import TaskConfig
     >>> config = TaskConfig("classify", batch_size=2, max_length=32)
-    >>> batches = LabelledBatches(["Freiheit", "Recht"], [[0], [1]], encoder.embedder, config)
-    >>> sorted(next(batches).label_BW[:, 0].tolist()), batches.get_state()
-    ([0, 1], {'next': 1})
+    >>> make_batch = labelled_batch_maker(["Freiheit", "Recht"], [[0], [1]], encoder.embedder, config)
+    >>> make_batch(np.array([1, 0]), None, None).label_BW.tolist()
+    [[1], [0]]
     """
 
-    def __init__(
-        self, texts: list[Text], numbers: Sequence[Sequence[int]], embedder: TokenEmbedder, config: TaskConfig
-    ):
-        self._texts, self._numbers, self._embedder, self._config = texts, numbers, embedder, config
-        self._length_N = np.array([_characters(text) for text in texts])
-        self._batches_a_window = max(1, min(WINDOW, len(texts) // config.batch_size))
-        self._epoch = lru_cache(maxsize=2)(self._make_epoch)
-        self._window = lru_cache(maxsize=2)(self._make_window)
-        self._next = 0
-
-    def __next__(self) -> LabelledBatch[np.ndarray]:
-        """The next batch."""
-        window, at = divmod(self._next, self._batches_a_window)
-        config, rows = self._config, self._window(window)[at]
-        random, goals = np.random.default_rng((config.seed, 1, self._next)), None
-        if config.per == "sample":
-            goals = [drawn_goal(config, random) for _ in rows]
-        goal = None if config.draw == "static" else FULL if goals else drawn_goal(config, random)
-        merging = self._embedder.resolve(Merging(goal, boundary=config.boundary), scope="batch", merge_last=True)
-        self._next += 1
+    def make_batch(rows, goal, goals) -> LabelledBatch[np.ndarray]:
         return labelled_batch(
-            [self._texts[row] for row in rows],
-            [self._numbers[row] for row in rows],
-            self._embedder,
-            merging,
+            [texts[row] for row in rows],
+            [numbers[row] for row in rows],
+            embedder,
+            embedder.resolve(Merging(goal, boundary=config.boundary), scope="batch", merge_last=True),
             n_batch=config.batch_size,
             max_length=config.max_length,
             prefix=config.prefix,
             goals=goals,
         )
 
-    def get_state(self) -> dict[str, Any]:
-        """The number of the next batch."""
-        return {"next": self._next}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Moves to such a position."""
-        self._next = state["next"]
-
-    def _make_epoch(self, epoch: int) -> Int64[np.ndarray, "N"]:
-        return np.random.default_rng((self._config.seed, 2, epoch)).permutation(len(self._texts))
-
-    def _make_window(self, window: int) -> Int64[np.ndarray, "batches B"]:
-        """Divides the next rows into batches of similar length, in random order; epochs follow one another."""
-        size, n_texts = self._batches_a_window * self._config.batch_size, len(self._texts)
-        places = [divmod(at, n_texts) for at in range(window * size, (window + 1) * size)]
-        rows = np.array([self._epoch(epoch)[at] for epoch, at in places])
-        batches = rows[np.argsort(self._length_N[rows], kind="stable")].reshape(-1, self._config.batch_size)
-        return np.random.default_rng((self._config.seed, 3, window)).permutation(batches)
+    return make_batch
 
 
-def drawn_goal(config: TaskConfig, random: np.random.Generator) -> Merges | Share:
-    """How far a batch or a text is merged, where it is merged at all."""
-    match config.draw:
-        case "merges":
-            assert config.merges is not None, "checked with the options"
-            return Merges(config.merges)
-        case "fixed":
-            return Share(config.share)
-        case "uniform":
-            at = int(random.integers(DRAW_BINS))
-        case _:
-            at = round(float(np.clip(random.normal(GAUSSIAN_MEAN, GAUSSIAN_DEVIATION), 0, DRAW_BINS - 1)))
-    return Share(100 * at / (DRAW_BINS - 1))
-
-
-def _characters(text: Text) -> int:
+def n_characters(text: Text) -> int:
+    """Characters of a text, of a pair, or of words."""
     return len(text) if isinstance(text, str) else sum(map(len, text))

@@ -12,6 +12,7 @@ from .job import (
 from .objectives import (
     FrozenModel as FrozenModel,
     Metrics as Metrics,
+    mean_by_chunks as mean_by_chunks,
     total_loss as total_loss,
 )
 from .run_folder import (
@@ -23,6 +24,7 @@ from .setup import (
     load_frozen as load_frozen,
 )
 from .step import (
+    LossFunction as LossFunction,
     init_state as init_state,
     make_optimizer as make_optimizer,
     make_step as make_step,

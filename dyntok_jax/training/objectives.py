@@ -7,7 +7,7 @@ are as in `data/training_batch.py`.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -280,10 +280,22 @@ def masked_mean(values: Float[Array, "*rows"], mask: Bool[Array, "*rows"]) -> Lo
     return total / jnp.maximum(mask.sum(), 1).astype(jnp.float32)
 
 
-def mean_by_chunks(term: Callable[..., Array], mask_BT: Bool[Array, "B T"], *arrays_BT: Array) -> Loss:
+def mean_by_chunks(term: Callable[..., Any], mask_BT: Bool[Array, "B T"], *arrays_BT: Array) -> Any:
     """The masked mean of a term whose intermediate values are large, `LOSS_CHUNK` positions at a time.
 
     Chunks are recomputed for gradients, so scores over a vocabulary are never in memory for all positions.
+
+    Args:
+      term: from a chunk of each array to its values, or to a tree of several terms' values.
+      mask_BT: where they count.
+      arrays_BT: what the term reads.
+
+    Returns:
+      A mean in place of each term's values.
+
+    >>> mask_BT, x_BT = jnp.array([[True, True, False]]), jnp.array([[1.0, 2.0, 9.0]])
+    >>> jax.tree.map(float, mean_by_chunks(lambda x_BT: {"x": x_BT, "square": x_BT**2}, mask_BT, x_BT))
+    {'square': 2.5, 'x': 1.5}
     """
     n_batch, length = mask_BT.shape
     n_chunks = -(-length // LOSS_CHUNK)
@@ -294,9 +306,10 @@ def mean_by_chunks(term: Callable[..., Array], mask_BT: Bool[Array, "B T"], *arr
         return jnp.moveaxis(folded, 1, 0)
 
     @jax.checkpoint
-    def add(total, chunk):
+    def sums(_, chunk):
         mask_BT, *arrays_BT = chunk
-        return total + jnp.where(mask_BT, term(*arrays_BT), 0).sum(), None
+        return None, jax.tree.map(lambda values_BT: jnp.where(mask_BT, values_BT, 0).sum(), term(*arrays_BT))
 
-    total, _ = jax.lax.scan(add, jnp.zeros((), jnp.float32), tuple(map(in_chunks, (mask_BT, *arrays_BT))))
-    return total / jnp.maximum(mask_BT.sum(), 1).astype(jnp.float32)
+    _, of_chunks = jax.lax.scan(sums, None, tuple(map(in_chunks, (mask_BT, *arrays_BT))))
+    count = jnp.maximum(mask_BT.sum(), 1).astype(jnp.float32)
+    return jax.tree.map(lambda sums: sums.sum() / count, of_chunks)

@@ -65,11 +65,13 @@ def compiled_large_vocabularies() -> str:
 
 
 def compiled_training() -> str:
-    """Steps of training Mistral-7B's hypernetwork, and an adapter beside XLM-R base."""
+    """Steps of training Mistral-7B's hypernetwork, and adapters beside XLM-R base and Mistral-7B."""
     figures, rows = figures_of("aot"), []
     for of, title, devices, trained in (
         ("train-hypernet_v5e:4x4_as_2x8", "train-hypernet, v5e:4x4", "2 × 8", "hypernet"),
-        ("train-task_v5e:2x4_as_8x1", "train-task, v5e:2x4", "8 × 1", "adapter"),
+        ("train-task_v5e:2x4_as_8x1", "train-task of XLM-R base, v5e:2x4", "8 × 1", "adapter"),
+        ("train-task-lm_v5e:2x4_as_4x2", "train-task of Mistral-7B, v5e:2x4", "4 × 2", "adapter"),
+        ("train-task-lm_v5e:2x4_as_1x8", "… on another mesh", "1 × 8", "adapter"),
     ):
         parts = [_gib(figures[f"{of}_{part}_bytes"]) for part in ("parameters", trained, "moments", "temporary")]
         rows.append(

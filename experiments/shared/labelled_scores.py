@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
-from dyntok_jax.tasks import TaskKind
+from dyntok_jax.tasks import LabelKind
 from experiments.shared.recorded import table
 from experiments.shared.settings import UNMERGED, Setting, by_method, loss, mean_of
 
@@ -44,7 +44,7 @@ class Task:
       scores: the reference's scores by merges a batch.
     """
 
-    kind: TaskKind
+    kind: LabelKind
     measure: str
     ending: str
     curve_set: str

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from dyntok_jax.assets import load_sample
 from dyntok_jax.cli.entry import run
 from tests.support.killed_runs import kill_and_resume, run_to_the_end
-from tests.support.tiny import write_tiny_encoder, write_tiny_hypernet
+from tests.support.tiny import write_tiny_decoder, write_tiny_encoder, write_tiny_hypernet
 
 SIZE = ["--learning-rate", "0.01", "--warmup", "0", "--rank", "2", "--max-length", "48"]
 
@@ -85,6 +85,23 @@ def test_pairs_are_trained_on_and_labelled_under_both_tokenizations(common, tmp_
     assert run(["predict", "unlabelled.jsonl", *predict, "--no-static"]) == 0
     assert [row["label"] for row in read(tmp_path / "labels.jsonl")] == [row["label"] for row in rows]
     assert json.loads((tmp_path / "figures.json").read_text()).keys() == {"texts", "dynamic_tokens", "dynamic_seconds"}
+
+
+@pytest.mark.slow
+def test_a_decoder_is_trained_on_chats_and_generates_with_the_adapter(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_tiny_decoder(tmp_path / "model")
+    turns = [{"role": "user", "content": "Gleichheit?"}, {"role": "assistant", "content": "Recht"}]
+    file = write(tmp_path / "chats.jsonl", [{"messages": turns}])
+    model = ["--model", "model", "--hypernet", "none"]
+    steps = ["--steps", "40", "--batch-size", "2", "--distill", "0.1", *SIZE]
+    assert run(["train-task", "--task", "lm", "--train", file, "--output", "run", *steps, *model]) == 0
+    assert "dyntok generate PROMPT --adapter run/adapter" in capsys.readouterr().out
+    generate = ["generate", "--chat", "Gleichheit?", "--share", "100", "--max-tokens", "8", "--output", "texts.jsonl"]
+    assert run([*generate, *model, "--adapter", "run/adapter"]) == 0
+    assert read(tmp_path / "texts.jsonl")[0]["text"] == "Recht"
+    assert run(["predict", file, "--adapter", "run/adapter", *model]) == 2
+    assert "An adapter of --task lm is for `dyntok generate`" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from dyntok_jax import DynamicDecoder, Share
-from dyntok_jax.convert import load_hypernet, save_hypernet
+from dyntok_jax.adapters import LoraConfig, fresh_adapter
+from dyntok_jax.convert import load_hypernet, save_adapter, save_hypernet
 from dyntok_jax.embedding import HypernetConfig, init_hypernet, predict_embeddings, with_table_scalers
 from dyntok_jax.embedding.hypernet import read_states
 from dyntok_jax.errors import ConfigError
@@ -162,3 +163,11 @@ def test_a_decoder_predicts_the_rows_of_its_prompts_with_it(tmp_path):
     cache = decoder.embedder.cache
     assert cache is not None
     assert len(cache) > 0
+    # an adapter changes what the decoder makes of tokens, and not the rows that it was trained with
+    adapter = fresh_adapter(jax.random.key(0), LoraConfig(rank=2), decoder.decoder)
+    save_adapter(tmp_path / "adapter", jax.tree.map(lambda leaf: leaf + 0.1, adapter), model_config)
+    adapted = DynamicDecoder.load(tmp_path / "model", tmp_path / "hypernet", adapter=tmp_path / "adapter")
+    tokens = decoder.read(["Freedom and dignity for all"], goal=Share(100)).tokens
+    rows, same = (one.embedder.new_rows(tokens, np.zeros(1, np.int32))[1] for one in (decoder, adapted))
+    np.testing.assert_array_equal(rows, same)
+    assert len(rows)

@@ -15,11 +15,15 @@ from transformers import (
     Qwen2Config,
 )
 
+from dyntok_jax import DynamicDecoder
 from dyntok_jax.adapters import LoraConfig, apply_adapters, fold_adapters, fresh_adapter
 from dyntok_jax.convert import load_adapter, load_decoder, load_encoder, load_sequence_head, save_adapter
 from dyntok_jax.models import classify_sequences, embed_ids, encode_ids, forward, logits, unstacked
+from dyntok_jax.tasks import TaskConfig, prepare_task
+from dyntok_jax.training import OptimizerConfig, RunConfig, train
 from tests.models.test_bert import TINY, assert_close, batch
 from tests.parity.test_bert import FAMILIES, torch_model
+from tests.support.tiny import write_tiny_decoder
 
 # peft asks transformers for what transformers will rename
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -148,3 +152,31 @@ def test_folders_of_fresh_adapters_load_in_peft_bit_for_bit(kind, tmp_path):
     assert {rank for one in adapter.maps.values() for rank in one.ranks} == {2, 3, 5}
     read_back = load_adapter(tmp_path / "theirs", config)
     jax.tree.map(np.testing.assert_array_equal, read_back.maps["layers.query"].a, adapter.maps["layers.query"].a)
+
+
+def test_peft_reads_what_training_a_decoder_wrote(tmp_path):
+    write_tiny_decoder(tmp_path / "base")
+    (tmp_path / "texts.jsonl").write_text('{"prompt": "All human", "completion": " beings"}')
+    config = TaskConfig(
+        "lm",
+        train=(str(tmp_path / "texts.jsonl"),),
+        model=str(tmp_path / "base"),
+        hypernet="none",
+        batch_size=1,
+        max_length=32,
+        optimizer=OptimizerConfig(learning_rate=1e-2, warmup=0),
+        run=RunConfig(steps=3),
+    )
+    folder = train(prepare_task(config), tmp_path / "run").result
+    (ours,) = DynamicDecoder.load(tmp_path / "base", None, adapter=folder).score(["All human"], [" beings are born"])
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    theirs = peft.PeftModel.from_pretrained(base, folder).eval()
+    assert theirs.peft_config["default"].task_type == "CAUSAL_LM"
+    ids = ours.prompt_tokens.subword_L.tolist() + list(ours.ids)
+    with torch.inference_mode():
+        log_probs = torch.log_softmax(theirs(torch.tensor([ids])).logits[0].float(), dim=-1)
+        with theirs.disable_adapter():
+            plain = torch.log_softmax(theirs(torch.tensor([ids])).logits[0].float(), dim=-1)
+    expected = [log_probs[at - 1, ids[at]].item() for at in range(len(ids) - len(ours.ids), len(ids))]
+    np.testing.assert_allclose(ours.log_probs_O, expected, atol=1e-4)
+    assert (log_probs - plain).abs().max() > 1e-2

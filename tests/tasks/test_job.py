@@ -18,7 +18,15 @@ from dyntok_jax.merging import merge_texts
 from dyntok_jax.options import FULL, Merges, Merging
 from dyntok_jax.parameters import flat_parameters
 from dyntok_jax.sharding import make_mesh
-from dyntok_jax.tasks import LabelledBatches, LoraOptions, TaskConfig, TaskModel, prepare_task, task_loss
+from dyntok_jax.tasks import (
+    DrawnBatches,
+    LoraOptions,
+    TaskConfig,
+    TaskModel,
+    labelled_batch_maker,
+    prepare_task,
+    task_loss,
+)
 from dyntok_jax.text import TextEncoder
 from dyntok_jax.training import OptimizerConfig, RunConfig, init_state, make_optimizer, train
 from dyntok_jax.training.step import put_batch
@@ -148,7 +156,8 @@ def test_batches_are_a_function_of_their_number_and_merge_to_different_lengths(t
 
 def lengths(embedder, config, texts) -> list[tuple[list[int], list[int]]]:
     """For each of some batches: the numbers of its texts, and the tokens of each."""
-    batches = LabelledBatches(texts, [[row] for row in range(len(texts))], embedder, config)
+    make_batch = labelled_batch_maker(texts, [[row] for row in range(len(texts))], embedder, config)
+    batches = DrawnBatches(list(map(len, texts)), config, make_batch)
     found = []
     for batch in (next(batches) for _ in range(6)):
         found.append((batch.label_BW[:, 0].tolist(), batch.inputs.mask_BT.sum(axis=1).tolist()))

@@ -314,6 +314,16 @@ def test_the_training_step_keeps_the_form_of_its_state(monkeypatch):
 
 
 @pytest.mark.slow
+def test_the_step_of_a_decoder_s_adapter_keeps_the_form_of_its_state(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    program = import_module("tpu.task_program").lm_program(TINY, make_mesh(2, 4), jnp.bfloat16, n_batch=4, length=32)
+    state, metrics = program.function.lower(*program.arguments, **program.options).out_info
+    after, before = ([(x.shape, x.dtype) for x in jax.tree.leaves(tree)] for tree in (state, program.arguments[0]))
+    assert after == before
+    assert set(metrics) == {"loss", "gradient_norm"}
+
+
+@pytest.mark.slow
 def test_the_step_of_a_task_keeps_the_form_of_its_state(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     config = EncoderConfig("xlm-roberta", 64, 32, 2, 4, 48, 40, 1, 1, 1e-5)
@@ -330,7 +340,7 @@ def test_the_step_of_a_task_keeps_the_form_of_its_state(monkeypatch):
 
 
 def test_an_encoder_is_found_by_name_or_by_its_config_and_lies_whole_on_each_device(programs, tmp_path):
-    find = partial(programs.find_config, kind=EncoderConfig)
+    find = partial(programs.find_config, takes_encoders=True)
     config = find("xlm-r-base")
     assert (config.n_layers, config.max_tokens) == (12, 512)
     assert programs.default_mesh(config, 8) == (8, 1)
@@ -338,8 +348,11 @@ def test_an_encoder_is_found_by_name_or_by_its_config_and_lies_whole_on_each_dev
         programs.check_mesh(config, 256, 1, 8, 8)
     (tmp_path / "config.json").write_text(json.dumps(config.to_hf()))
     assert find(str(tmp_path)) == config
-    with pytest.raises(InputError, match="The model must be xlm-r-base or the path"):
+    with pytest.raises(InputError, match=r"The model must be .*xlm-r-base or the path"):
         find("no-such")
+    assert find("mistral-7b") == programs.find_config("mistral-7b")
+    with pytest.raises(ConfigError):
+        programs.find_config(str(tmp_path))
 
 
 def test_a_model_is_found_by_name_or_by_its_config(programs, tmp_path):

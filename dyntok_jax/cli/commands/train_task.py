@@ -1,4 +1,4 @@
-"""`dyntok train-task`: trains an adapter and a head on labelled texts with dynamic tokenization."""
+"""`dyntok train-task`: trains an adapter for a task with dynamic tokenization, on labels or on what follows prompts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainTask:
-    """Trains a LoRA adapter and a head on labelled texts, merged as far as --draw says.
+    """Trains a LoRA adapter, on labels with a head or on what follows prompts, merged as far as --draw says.
 
     Attributes:
       training: the task, its files, and how to train.
@@ -34,6 +34,9 @@ class TrainTask:
   dyntok train-task --task nli --train pairs.jsonl --output run --draw merges --merges 20
   dyntok train-task --task nli --train pairs.jsonl --output run --per sample --head-learning-rate 1e-3
   dyntok predict new.jsonl --adapter run/adapter                     how to use the result
+  dyntok train-task --task lm --train texts.jsonl --output run --max-length 256      {"text": "…"}
+  dyntok train-task --task lm --train chats.jsonl --output run --distill 1           {"messages": […]}
+  dyntok generate "Tea begins in" --adapter run/adapter --share 50   how to use that one
 """
 
     output: Annotated[str, arg(metavar="FOLDER")]
@@ -60,4 +63,6 @@ class TrainTask:
             return prepare_task(self.training, mesh)
 
         use = "Use it with `dyntok predict FILE --adapter {}`."
+        if self.training.task == "lm":
+            use = "Use it with `dyntok generate PROMPT --adapter {} --share 100`, and the same --model and --hypernet."
         run_training(prepare, Path(self.output), resume=self.resume, mesh=self.mesh, use=use)
