@@ -193,6 +193,15 @@ def constrain_hidden(hidden: Any, mesh: Mesh | None) -> Any:
     return hidden if mesh is None else jax.lax.with_sharding_constraint(hidden, batch_sharding(mesh))
 
 
+def constrain_whole(values: Any, mesh: Mesh | None) -> Any:
+    """Constrains arrays to lie whole on every device, inside `jax.jit`; returns them as they are without a mesh.
+
+    >>> jax.jit(lambda ids: constrain_whole(ids, make_mesh(1, 1)))(jnp.zeros((4, 32), jnp.int32)).shape
+    (4, 32)
+    """
+    return values if mesh is None else jax.lax.with_sharding_constraint(values, NamedSharding(mesh, P()))
+
+
 def under_explicit_mesh(function: Callable[..., Any], mesh: Mesh, out_specs: Any = None) -> Callable[..., Any]:
     """Runs one of our pure functions under a mesh of axis type Explicit; XLA decides the shardings inside.
 

@@ -37,6 +37,9 @@ from .predict import (
     collect as collect,
     predict_in_buckets as predict_in_buckets,
 )
+from .row_predictor import (
+    RowPredictor as RowPredictor,
+)
 from .surface import (
     constituents as constituents,
     unique_tokens as unique_tokens,
