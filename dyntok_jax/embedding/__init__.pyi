@@ -6,6 +6,13 @@ from .average import (
 from .cache import (
     EmbeddingCache as EmbeddingCache,
 )
+from .device_cache import (
+    WAYS as WAYS,
+    DeviceCache as DeviceCache,
+    empty_device_cache as empty_device_cache,
+    look_up as look_up,
+    with_rows as with_rows,
+)
 from .embedder import (
     COMPILED_STEPS as COMPILED_STEPS,
     DEFAULT_CACHE_ROWS as DEFAULT_CACHE_ROWS,

@@ -3,13 +3,14 @@
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from threading import Lock
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, Int32
 
-from dyntok_jax.embedding import TokenEmbedder
+from dyntok_jax.embedding import DeviceCache, TokenEmbedder, empty_device_cache
 from dyntok_jax.encoding.on_device import (
     OnDeviceBatch,
     OnDeviceMerging,
@@ -21,7 +22,7 @@ from dyntok_jax.errors import InputError
 from dyntok_jax.merging import count_fewest, count_mergeable, segments_to_merge
 from dyntok_jax.models import Encoder, SentenceHead
 from dyntok_jax.options import Budget, Merging, Share
-from dyntok_jax.sharding import data_parts, shard_batch
+from dyntok_jax.sharding import constrain_by_rules, data_parts, shard_batch
 from dyntok_jax.text import (
     BATCH_BUCKETS,
     SURFACE_BUCKETS,
@@ -37,6 +38,8 @@ IN_FLIGHT = 2
 """Batches given to the device before the first of them is looked at."""
 LEAST_FORMS, LEAST_LOOPED = 8, 256
 """The smallest rooms: new tokens a sequence, and subwords that merge step by step."""
+CACHE_ROWS = 1 << 15
+"""The most rows of the cache on the device."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,15 @@ class OnDeviceTexts:
       length_N: length of the token that begins at each subword; 0 elsewhere.
       pending: the rows of each batch and the program's result for them, still on the device.
       padded_tokens: all tokens that the model read, padding included.
+      n_forms: distinct new tokens of each batch, summed.
+      n_predicted: those of them whose row was not in the cache.
     """
 
     length_N: Int32[np.ndarray, "N"]
     pending: list[tuple[Int[np.ndarray, "_"], Array]]
     padded_tokens: int
+    n_forms: int
+    n_predicted: int
 
 
 @dataclass(frozen=True)
@@ -69,12 +76,19 @@ class _Run:
 class DeviceRuns:
     """Runs `encode_subwords` on batch after batch, and again where the room was too small.
 
-    The rooms that a shape of batches needed are remembered, so a stream of like texts soon runs once a batch.
+    The rooms that a shape of batches needed are remembered, so a stream of like texts soon runs once a batch. With a
+    hypernetwork, predicted rows are cached on the device, at most as many as on the host. Threads may share one.
     """
 
     def __init__(self, encoder: Encoder, embedder: TokenEmbedder, mesh: Mesh | None):
         self._encoder, self._embedder, self._mesh = encoder, embedder, mesh
         self._rooms: dict[tuple, Room] = {}
+        self._lock = Lock()  # of the cache, which each run takes and replaces
+        self._cache: DeviceCache | None = None
+        if embedder.cache is not None:
+            n_rows, width = min(CACHE_ROWS, embedder.cache.capacity), embedder.source_VD.shape[1]
+            cache = empty_device_cache(n_rows, 1 + embedder.max_subwords, width, embedder.source_VD.dtype)
+            self._cache = constrain_by_rules(cache, mesh)
 
     def encode(
         self,
@@ -103,21 +117,31 @@ class DeviceRuns:
         model = OnDeviceModel(self._encoder, self._embedder.predictor, head, self._kept())
         on_device = OnDeviceMerging.of(merging)
         to_merge = replace(subwords, segment_N=segments_to_merge(subwords, merging))
-        length_N, pending, padded_tokens = np.zeros(len(subwords.ids_N), np.int32), [], 0
+        length_N, pending, counts = np.zeros(len(subwords.ids_N), np.int32), [], np.zeros(3, int)
         running: deque[_Run] = deque()
 
         def finish(run: _Run) -> None:
-            nonlocal padded_tokens
+            n_predicted, n_batch = None, len(run.batch.ids_BL)
             while (room := run.room.grown(run.out.needed, run.most)) != run.room:
-                run = replace(run, room=room, out=self._run(model, on_device, run.batch, run.language_B, room))
+                if replace(run.room, predicted=room.predicted) == room:  # later runs find what this one predicted
+                    n_predicted = n_predicted or int(run.out.needed.predicted)
                 self._rooms[self._key(run.batch, merging)] = room
+                run = replace(run, room=room, out=self._run(model, on_device, run.batch, run.language_B, room))
+            needed, n_few = run.out.needed, n_batch * max(1, run.room.forms // (8 * n_batch))
+            if self._cache is not None:  # one program for cold caches, and one for warm ones
+                predicted = n_few if int(needed.predicted) <= n_few // 2 else run.room.forms
+                self._rooms[self._key(run.batch, merging)] = replace(run.room, predicted=predicted)
+            counts[:] += (
+                n_batch * run.room.tokens,
+                int(needed.forms),
+                n_predicted or int(needed.predicted),
+            )
             merged = run.out.merged
             start_BT, size_BT, mask_BT = (
                 np.asarray(each)[: len(run.rows)] for each in (merged.start_BT, merged.length_BT, merged.mask_BT)
             )
             length_N[(subwords.offsets[run.rows][:, None] + start_BT)[mask_BT]] = size_BT[mask_BT]
             pending.append((run.rows, run.out.result))
-            padded_tokens += len(run.batch.ids_BL) * run.room.tokens
             if on_progress is not None:
                 on_progress(len(run.rows))
 
@@ -127,7 +151,7 @@ class DeviceRuns:
                 finish(running.popleft())
         while running:
             finish(running.popleft())
-        return OnDeviceTexts(length_N, pending, padded_tokens)
+        return OnDeviceTexts(length_N, pending, *counts.tolist())
 
     def _check(self, merging: Merging) -> None:
         reason = None
@@ -156,7 +180,10 @@ class DeviceRuns:
         return _Run(rows, batch, language_B, room, most, self._run(model, on_device, batch, language_B, room))
 
     def _run(self, model: OnDeviceModel, on_device: OnDeviceMerging, batch, language_B, room: Room) -> OnDeviceBatch:
-        return encode_subwords(model, batch, language_B, on_device, room=room, mesh=self._mesh)
+        with self._lock:
+            out = encode_subwords(model, batch, language_B, on_device, self._cache, room=room, mesh=self._mesh)
+            self._cache = out.cache
+        return out._replace(cache=None)
 
     def _first_room(self, batch: SubwordBatch[np.ndarray], merging: Merging) -> tuple[Room, Room]:
         """Room that is likely to suffice, and the most that can be needed."""
@@ -167,11 +194,11 @@ class DeviceRuns:
         if self._embedder.hypernet is None:  # the mean takes any length
             width = bucket(int(longest), SURFACE_BUCKETS[1:])
         n_group = length if merging.scope == "example" else n_batch * length
-        most = Room(n_tokens, n_batch * n_tokens, n_group, width)
+        most = Room(n_tokens, n_batch * n_tokens, n_batch * n_tokens, n_group, width)
         known = self._rooms.get(self._key(batch, merging))
         if known is None:
             n_forms = min(n_tokens, max(LEAST_FORMS, n_tokens // 8))
-            known = replace(most, forms=n_batch * n_forms, looped=min(LEAST_LOOPED, n_group))
+            known = Room(n_tokens, n_batch * n_forms, n_batch * n_forms, min(LEAST_LOOPED, n_group), width)
         tokens = bucket(max(1, _likely_tokens(batch, merging, longest)))
         return replace(known, tokens=min(tokens, n_tokens)), most
 

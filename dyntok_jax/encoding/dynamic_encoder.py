@@ -290,6 +290,8 @@ class DynamicEncoder:
             width = self.config.width if head is None else head.width(self.config.width)
             embeddings_ND, hidden = _gather(pending, tokens.lengths, width, is_pooled=head is not None)
         hits_now, misses_now = cache.counts_of_thread() if cache is not None else (0, 0)
+        if on_device and cache is not None:
+            hits_now, misses_now = hits_now + found.n_forms - found.n_predicted, misses_now + found.n_predicted
         return EncodedTexts(
             embeddings_ND=embeddings_ND,
             hidden=hidden,

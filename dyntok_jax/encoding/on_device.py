@@ -12,17 +12,26 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.sharding import Mesh, PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int32
 
-from dyntok_jax.embedding import RowPredictor, TokenInputs, constituents, unique_tokens
+from dyntok_jax.embedding import (
+    DeviceCache,
+    RowPredictor,
+    TokenInputs,
+    constituents,
+    look_up,
+    unique_tokens,
+    with_rows,
+)
 from dyntok_jax.encoding.model_step import encode_batch
 from dyntok_jax.merging import FirstMerges, MergeLimits, limits_of, longest_token, merge_batch, merge_fully
 from dyntok_jax.models import Encoder, SentenceHead
 from dyntok_jax.options import FULL, Merging, Positions, Scope
-from dyntok_jax.sharding import constrain_hidden, constrain_whole
+from dyntok_jax.sharding import constrain_by_rules, constrain_hidden, constrain_whole
 from dyntok_jax.text import bucket
-from dyntok_jax.types import AnyArray, MergedBatch, SubwordBatch
+from dyntok_jax.types import AnyArray, MergedBatch, SubwordBatch, UniqueTokens
 
 
 @jax.tree_util.register_dataclass
@@ -88,26 +97,28 @@ class Room:
     Attributes:
       tokens: T, of the longest sequence after merging.
       forms: U, distinct new tokens of the batch.
+      predicted: those of them that are not in the cache; as many as `forms` without one.
       looped: subwords that merge step by step, of the batch or, in scope `example`, of each sequence.
       width: S, subwords of a surface form; longer ones are cut.
     """
 
     tokens: int
     forms: int
+    predicted: int
     looped: int
     width: int
 
     def grown(self, needed: "Needed", most: "Room") -> "Room":
         """Room for what a batch needed, in few steps so that few programs are compiled, and no more than `most`."""
         tokens = bucket(int(needed.tokens)) if needed.tokens > self.tokens else self.tokens
-        forms, looped = _doubled(self.forms, int(needed.forms)), _doubled(self.looped, int(needed.looped))
-        return Room(min(tokens, most.tokens), min(forms, most.forms), min(looped, most.looped), self.width)
-
-
-def _doubled(size: int, least: int) -> int:
-    while size < least:
-        size *= 2
-    return size
+        sizes = {"tokens": min(tokens, most.tokens)}
+        for name in ("forms", "looped"):
+            size, least = getattr(self, name), int(getattr(needed, name))
+            while size < least:
+                size *= 2
+            sizes[name] = min(size, getattr(most, name))
+        predicted = self.predicted if needed.predicted <= self.predicted else sizes["forms"]
+        return replace(self, **sizes, predicted=predicted)
 
 
 class Needed(NamedTuple):
@@ -115,6 +126,7 @@ class Needed(NamedTuple):
 
     tokens: Int32[Array, ""]
     forms: Int32[Array, ""]
+    predicted: Int32[Array, ""]
     looped: Int32[Array, ""]
 
 
@@ -125,19 +137,22 @@ class OnDeviceBatch(NamedTuple):
       result: sentence embeddings, or hidden states.
       merged: which subwords make each token; T = L.
       needed: what the batch needed of the room.
+      cache: with the rows that were predicted; they are right even where there was too little room.
     """
 
     result: Float[Array, "B *T D"]
     merged: MergedBatch[Array]
     needed: Needed
+    cache: DeviceCache | None
 
 
-@partial(jax.jit, static_argnames=("room", "mesh"))
+@partial(jax.jit, static_argnames=("room", "mesh"), donate_argnames="cache")
 def encode_subwords(
     model: OnDeviceModel,
     batch: SubwordBatch,
     language_B: Int32[AnyArray, "B"],
     merging: OnDeviceMerging,
+    cache: DeviceCache | None = None,
     *,
     room: Room,
     mesh: Mesh | None = None,
@@ -149,17 +164,18 @@ def encode_subwords(
       batch: padded subwords, over `data`.
       language_B: the hypernetwork's index of each text's language; any number where it has none.
       merging: how to merge.
+      cache: rows predicted so far, with this model; it is donated. None to predict all.
       room: sizes to compile for. A sequence that needs more tokens loses its last ones, and only its own result is
-        wrong; where one of the other two is too small, everything is.
+        wrong; where one of the others is too small, everything is.
       mesh: of parameters and batch.
 
     >>> from dyntok_jax.embedding import TokenEmbedder
     >>> model = OnDeviceModel(encoder.encoder, encoder.embedder.predictor, encoder.sentence.head, None)
     >>> merging = OnDeviceMerging.of(Merging(scope="batch", max_subwords=7))
-    >>> room = Room(tokens=16, forms=16, looped=16, width=7)
+    >>> room = Room(tokens=16, forms=16, predicted=16, looped=16, width=7)
     >>> found = encode_subwords(model, batch, np.zeros(3, np.int32), merging, room=room)
     >>> found.result.shape, [int(number) for number in found.needed]
-    ((3, 32), [9, 8, 9])
+    ((3, 32), [9, 8, 8, 9])
     """
     merged, n_looped = _merge(batch, merging, room.looped, mesh)
     start_BT, length_BT, mask_BT = (
@@ -184,9 +200,7 @@ def encode_subwords(
         ),
         size=room.forms,
     )
-    forms = unique.surface_US[:, 1:], unique.is_subword_US[:, 1:], unique.surface_US[:, 0]
-    rows_UD = model.predictor.predict(*(constrain_hidden(each, mesh) for each in forms))
-
+    rows_UD, n_predicted, cache = _rows(model.predictor, unique, cache, room.predicted, mesh)
     inputs = TokenInputs(
         ids_BT=jnp.minimum(first_BT, model.predictor.n_own - 1),
         row_BT=jnp.where(is_new_BT, constrain_hidden(unique.inverse_BT, mesh), -1),
@@ -198,7 +212,8 @@ def encode_subwords(
     return OnDeviceBatch(
         result=encode_batch(model.encoder, inputs, type_BT, model.head),
         merged=merged,
-        needed=Needed(merged.mask_BT.sum(axis=1, dtype=jnp.int32).max(), unique.count, n_looped),
+        needed=Needed(merged.mask_BT.sum(axis=1, dtype=jnp.int32).max(), unique.count, n_predicted, n_looped),
+        cache=cache,
     )
 
 
@@ -223,6 +238,31 @@ def _merge(batch: SubwordBatch, merging: OnDeviceMerging, size: int, mesh: Mesh 
         )
     merged, n_looped = merge(*arrays, merging)
     return merged, n_looped.max(initial=0)
+
+
+def _rows(
+    predictor: RowPredictor, unique: UniqueTokens[Array], cache: DeviceCache | None, size: int, mesh: Mesh | None
+) -> tuple[Float[Array, "U D"], Int32[Array, ""], DeviceCache | None]:
+    """The row of each form, how many of them were to be predicted, and the cache with these."""
+
+    def predict(key_US, is_subword_US):
+        forms = (constrain_hidden(each, mesh) for each in (key_US[:, 1:], is_subword_US[:, 1:], key_US[:, 0]))
+        return constrain_whole(predictor.predict(*forms), mesh)
+
+    if cache is None:
+        return predict(unique.surface_US, unique.is_subword_US), unique.count, None
+    position_U = jnp.arange(len(unique.surface_US), dtype=jnp.int32)
+    is_form_U, key_US = position_U < unique.count, jnp.where(unique.is_subword_US, unique.surface_US, -1)
+    found = look_up(cache, key_US, is_form_U)
+    is_missing_U = is_form_U & ~found.is_hit_U
+    missing_R = lax.sort(jnp.where(is_missing_U, position_U, len(position_U)))[:size]
+    key_RS = key_US.at[missing_R].get(mode="fill", fill_value=-1)
+    predicted_RD = predict(jnp.maximum(key_RS, 0), key_RS >= 0).astype(cache.row_CD.dtype)
+    rank_U = jnp.cumsum(is_missing_U, dtype=jnp.int32) - 1
+    rows_UD = jnp.where(is_missing_U[:, None], predicted_RD.at[rank_U].get(mode="clip"), found.rows_UD)
+    is_sound_U = is_missing_U & (rank_U < size) & jnp.isfinite(rows_UD).all(axis=1)
+    cache = constrain_by_rules(with_rows(cache, found, key_US, rows_UD, is_sound_U), mesh)
+    return constrain_whole(rows_UD, mesh), is_missing_U.sum(dtype=jnp.int32), cache
 
 
 def _is_new(model: OnDeviceModel, first_BT: Int32[Array, "B T"], length_BT: Int32[Array, "B T"]) -> Bool[Array, "B T"]:

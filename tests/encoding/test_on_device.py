@@ -14,13 +14,14 @@ from dyntok_jax.embedding import (
     RowPredictor,
     TokenInputs,
     constituents,
+    empty_device_cache,
     init_hypernet,
 )
 from dyntok_jax.encoding import OnDeviceMerging, OnDeviceModel, Room, device_runs, encode_batch, encode_subwords
-from dyntok_jax.errors import InputError, TooLongError
+from dyntok_jax.errors import InputError, NotANumberError, TooLongError
 from dyntok_jax.merging import FirstMerges, merge_batch_on_host
 from dyntok_jax.models import Encoder, EncoderConfig, SentenceHead
-from dyntok_jax.sharding import batch_sharding, make_mesh, shardings_for
+from dyntok_jax.sharding import batch_sharding, constrain_by_rules, make_mesh, shardings_for
 from dyntok_jax.text import pad_batch
 from dyntok_jax.types import SubwordBatch
 from tests.support.merging_cases import WIDTH, goals, golden_cases, limits, pad, rows, scopes, tokens_of
@@ -39,9 +40,9 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def model():
-    config = EncoderConfig("bert", N_OWN, 16, 1, 2, 24, 128)
+    config = EncoderConfig("bert", N_OWN, 16, 1, 4, 24, 128)
     encoder = Encoder(config, jax.random.key(0))
-    hypernet = init_hypernet(HypernetConfig(16, 16, 24, 2, 2, N_OWN, N_ALL - N_OWN), jax.random.key(1))
+    hypernet = init_hypernet(HypernetConfig(16, 16, 24, 2, 4, N_OWN, N_ALL - N_OWN), jax.random.key(1))
     predictor = RowPredictor(encoder.word_embeddings[...], hypernet, None, None, N_OWN)
     return OnDeviceModel(encoder, predictor, SentenceHead(), None)
 
@@ -85,7 +86,8 @@ PREDICT = jax.jit(RowPredictor.predict)
 
 def check(model, batch, merging, width, room=None):
     language_B = np.zeros(len(batch.ids_BL), np.int32)
-    room = room or Room(batch.ids_BL.shape[1], batch.ids_BL.size, batch.ids_BL.size, width)
+    n = batch.ids_BL.size
+    room = room or Room(batch.ids_BL.shape[1], n, n, n, width)
     found = encode_subwords(model, batch, language_B, OnDeviceMerging.of(merging), room=room)
     merged, expected = by_way_of_the_host(model, batch, merging, width)
     assert tokens_of(batch.ids_BL, found.merged) == tokens_of(batch.ids_BL, merged)
@@ -128,19 +130,19 @@ def test_what_a_batch_needs_is_told(model):
     ids = [[1, 2, 3, 4, 5], [1, 2, 6, 7]]
     batch = batch_of(ids, [[0, 0, 0, 1, 1], [0, 0, 1, 2]], width=WIDTH)
     merging = OnDeviceMerging.of(Merging(scope="batch", max_subwords=2))
-    rooms = (Room(2, 1, 2, 2), Room(16, 32, 32, 2))
+    rooms = (Room(2, 1, 1, 2, 2), Room(16, 32, 32, 32, 2))
     of_rooms = [encode_subwords(model, batch, np.zeros(2, np.int32), merging, room=room).needed for room in rooms]
     # [1 2] [3] [4 5] and [1 2] [6] [7]: two distinct new tokens; the long segment's subwords and those of `1 2`
-    assert [int(number) for number in of_rooms[1]] == [3, 2, 5]
+    assert [int(number) for number in of_rooms[1]] == [3, 2, 2, 5]
     assert int(of_rooms[0].looped) == 5
-    assert rooms[0].grown(of_rooms[1], rooms[1]) == Room(16, 2, 8, 2)
+    assert rooms[0].grown(of_rooms[1], rooms[1]) == Room(16, 2, 2, 8, 2)
     assert rooms[1].grown(of_rooms[1], rooms[1]) == rooms[1]
 
 
 def test_a_sequence_that_is_too_long_spoils_no_other(model):
     batch = batch_of([[1, 2, 3, 4, 5], [8, 9]], [[0, 0, 1, 2, 3], [0, 0]], width=WIDTH)
     merging = Merging(scope="batch", max_subwords=2)
-    room = Room(2, 32, 32, 2)
+    room = Room(2, 32, 32, 32, 2)
     found = encode_subwords(model, batch, np.zeros(2, np.int32), OnDeviceMerging.of(merging), room=room)
     _, expected = by_way_of_the_host(model, batch, merging, 2)
     assert int(found.needed.tokens) == 4
@@ -156,18 +158,24 @@ def test_sharded_equals_unsharded(model, shape, scope, goal):
     batch = batch_of([row[:32] for row in case["ids"]], [row[:32] for row in case["segments"]], width=32)
     batch = replace(batch, ids_BL=batch.ids_BL % N_ALL)
     merging = OnDeviceMerging.of(Merging(goal, scope=scope, max_subwords=3))
-    room, mesh, language_B = Room(32, 128, 256, 3), make_mesh(*shape), np.zeros(16, np.int32)
-    expected = encode_subwords(model, batch, language_B, merging, room=room)
-    hypernet = jax.device_put(model.predictor.hypernet, shardings_for(model.predictor.hypernet, mesh))
-    encoder = jax.device_put(model.encoder, shardings_for(model.encoder, mesh))
+    room, mesh, language_B = Room(32, 256, 256, 256, 3), make_mesh(*shape), np.zeros(16, np.int32)
+    expected = encode_subwords(model, batch, language_B, merging, empty_device_cache(1024, 4, 16), room=room)
+    encoder, hypernet = (
+        jax.device_put(each, shardings_for(each, mesh)) for each in (model.encoder, model.predictor.hypernet)
+    )
     predictor = replace(model.predictor, hypernet=hypernet, source_VM=encoder.word_embeddings[...])
+    sharded = replace(model, encoder=encoder, predictor=predictor)
     split = jax.device_put((batch, language_B), batch_sharding(mesh))
-    found = encode_subwords(replace(model, encoder=encoder, predictor=predictor), *split, merging, room=room, mesh=mesh)
-    assert tokens_of(batch.ids_BL, found.merged) == tokens_of(batch.ids_BL, expected.merged)
-    assert jax.tree.map(int, found.needed) == jax.tree.map(int, expected.needed)
-    assert int(found.needed.forms) > 20
-    np.testing.assert_allclose(found.result, expected.result, rtol=0, atol=1e-5)
-    assert found.result.sharding.spec[0] == "data"
+    cache = constrain_by_rules(empty_device_cache(1024, 4, 16), mesh)
+    for turn in range(2):
+        found = encode_subwords(sharded, *split, merging, cache, room=room, mesh=mesh)
+        assert tokens_of(batch.ids_BL, found.merged) == tokens_of(batch.ids_BL, expected.merged)
+        np.testing.assert_allclose(found.result, expected.result, rtol=0, atol=1e-5)
+        assert found.result.sharding.spec[0] == "data"
+        assert int(found.needed.forms) == int(expected.needed.forms) > 10
+        assert int(found.needed.predicted) == (0 if turn else int(expected.needed.predicted))
+        cache = found.cache
+    np.testing.assert_array_equal(cache.key_GWK, expected.cache.key_GWK)
 
 
 @pytest.mark.slow
@@ -175,9 +183,9 @@ def test_without_jit_the_result_is_the_same(model):
     batch = jax.tree.map(jnp.asarray, batch_of([[1, 2, 3], [1, 2]], [[0, 0, 0], [0, 0]], width=4))
     merging = jax.tree.map(jnp.asarray, OnDeviceMerging.of(Merging(scope="batch", max_subwords=2)))
     arguments = model, batch, jnp.zeros(2, jnp.int32), merging
-    expected = encode_subwords(*arguments, room=Room(4, 8, 8, 2))
+    expected = encode_subwords(*arguments, room=Room(4, 8, 8, 8, 2))
     with jax.disable_jit():
-        found = encode_subwords(*arguments, room=Room(4, 8, 8, 2))
+        found = encode_subwords(*arguments, room=Room(4, 8, 8, 8, 2))
     for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
 
@@ -253,6 +261,31 @@ def test_rooms_that_are_too_small_grow_and_are_remembered(encoder, monkeypatch):
     calls.clear()
     encoder.encode(texts, merging=merging, on_device=True)
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("cache_rows", [1000, 5])
+def test_cached_rows_change_nothing(folders, encoder, cache_rows):
+    """Nor does a cache that is smaller than what a batch needs."""
+    cached = DynamicEncoder.load(folders / "model", folders / "plain", cache_rows=cache_rows)
+    turns = [cached.encode(texts, on_device=True) for texts in (TEXTS, TEXTS, TEXTS[:2])]
+    for found, texts in zip(turns, (TEXTS, TEXTS, TEXTS[:2]), strict=True):
+        same(found, encoder.encode(texts))
+    n_forms = turns[0].cache_misses
+    assert n_forms > 5
+    hits = n_forms if cache_rows == 1000 else 5
+    assert (turns[0].cache_hits, turns[1].cache_hits, turns[1].cache_misses) == (0, hits, n_forms - hits)
+    assert cached.cache is not None
+    assert len(cached.cache) == 0  # the host's is another
+
+
+def test_rows_that_are_not_finite_are_told_and_not_cached(folders):
+    broken = DynamicEncoder.load(folders / "model", folders / "plain")
+    hypernet = broken.embedder.predictor.hypernet
+    hypernet.input_linear.bias[...] = jnp.full_like(hypernet.input_linear.bias[...], jnp.nan)
+    for _ in range(2):
+        with pytest.raises(NotANumberError, match="for text"):
+            broken.encode(TEXTS, on_device=True)
+    assert not broken._device_runs._cache.used_GW.any()
 
 
 def test_long_texts_are_told_and_cut_only_when_asked(encoder):
