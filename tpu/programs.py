@@ -53,6 +53,8 @@ class Program:
       options: static arguments by name.
       held: arrays on the devices while it runs, by name, as shapes with shardings, including results that are kept.
       loops: how often the loops run whose number of runs depends on data.
+      main: a regular expression for JAX's names of the model's own operations, where the program has others whose share
+        is to be told.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Program:
     held: Mapping[str, Any]
     options: Mapping[str, Any] = field(default_factory=dict)
     loops: tuple[Loop, ...] = ()
+    main: str | None = None
 
 
 def find_config(name: str, kind: type[Config] = DecoderConfig) -> Config:

@@ -8,7 +8,6 @@ from jaxtyping import Array, Bool, Float, Int32
 from dyntok_jax.embedding.average import average_with_filler
 from dyntok_jax.embedding.hypernet import Hypernet, predict_embeddings
 from dyntok_jax.models import Decoder
-from dyntok_jax.types import AnyArray
 
 
 @jax.tree_util.register_dataclass
@@ -36,12 +35,13 @@ class RowPredictor:
 
     def predict(
         self,
-        surface_US: Int32[AnyArray, "U S"],
-        is_subword_US: Bool[AnyArray, "U S"],
-        language_U: Int32[AnyArray, "U"],
+        surface_US: Int32[Array, "U S"],
+        is_subword_US: Bool[Array, "U S"],
+        language_U: Int32[Array, " U"],
     ) -> Float[Array, "U D"]:
         """The input rows of tokens, given their constituents and, for multilingual hypernetworks, their language."""
         if self.hypernet is None:
+            assert self.filler_D is not None, "FVT has a row for appended bytes"
             return average_with_filler(surface_US, is_subword_US, self.source_VM, self.filler_D, self.n_own)
         language = language_U if self.hypernet.config.n_langs else None
         found = predict_embeddings(self.hypernet, surface_US, is_subword_US, self.source_VM, language, self.reader)

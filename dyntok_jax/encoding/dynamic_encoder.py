@@ -270,6 +270,8 @@ class DynamicEncoder:
                     subwords, language_N, merging, head, batch_size=batch_size, on_progress=on_progress
                 )
                 pending, padded_tokens = found.pending, found.padded_tokens
+            if cache is not None:  # the device has a cache of its own
+                hits, misses = hits - (found.n_forms - found.n_predicted), misses - found.n_predicted
             whole = tokens_of_lengths(subwords, found.length_N)
             tokens = fit_tokens(whole, merging, self.max_tokens, truncate)
             left = np.flatnonzero(tokens.lengths < whole.lengths)  # those that were cut are encoded below
@@ -290,8 +292,6 @@ class DynamicEncoder:
             width = self.config.width if head is None else head.width(self.config.width)
             embeddings_ND, hidden = _gather(pending, tokens.lengths, width, is_pooled=head is not None)
         hits_now, misses_now = cache.counts_of_thread() if cache is not None else (0, 0)
-        if on_device and cache is not None:
-            hits_now, misses_now = hits_now + found.n_forms - found.n_predicted, misses_now + found.n_predicted
         return EncodedTexts(
             embeddings_ND=embeddings_ND,
             hidden=hidden,

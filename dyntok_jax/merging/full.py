@@ -69,16 +69,17 @@ def _merge_group_fully(ids_BL, segment_BL, longest, size):
     is_start_P = segment_starts(segment_BL).reshape(-1)
     first_P = lax.cummax(jnp.where(is_start_P, position_P, 0))
     end_P = lax.cummin(jnp.where(_next(is_start_P, True), position_P + 1, n), reverse=True)
-    is_looped_P = _counted_with(end_P - first_P > longest, ids_P, is_start_P)
+    with jax.named_scope("find_segments"):
+        is_looped_P = _counted_with(end_P - first_P > longest, ids_P, is_start_P)
 
     # the subwords of these segments, moved together
     where_P, ids_P, first_P = lax.sort((jnp.where(is_looped_P, position_P, n), ids_P, first_P), num_keys=1)
     at_M, ids_1M, first_1M = where_P[:size], ids_P[None, :size], first_P[None, :size]
     is_looped_1M = at_M[None] < n
     limits = MergeLimits(*(jnp.asarray(number, jnp.int32) for number in (NO_LIMIT, -1, -1)))
-    length_1M, _ = merge_group(
-        ids_1M, jnp.where(is_looped_1M, first_1M, NO_SEGMENT), is_looped_1M, limits, longest, None
-    )
+    segment_1M = jnp.where(is_looped_1M, first_1M, NO_SEGMENT)
+    with jax.named_scope("merge_pairs"):
+        length_1M, _ = merge_group(ids_1M, segment_1M, is_looped_1M, limits, longest, None)
     is_start_P = (is_start_P & ~is_looped_P).at[at_M].set(length_1M[0] > 0, mode="drop")
     return is_start_P.reshape(ids_BL.shape), is_looped_P.sum(dtype=jnp.int32)
 

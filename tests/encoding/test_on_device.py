@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 
 from dyntok_jax import Budget, DynamicEncoder, Merges, Merging, Share, learn_merges
+from dyntok_jax.assets import load_sample
 from dyntok_jax.embedding import (
     HypernetConfig,
     RowPredictor,
@@ -19,7 +20,7 @@ from dyntok_jax.embedding import (
 )
 from dyntok_jax.encoding import OnDeviceMerging, OnDeviceModel, Room, device_runs, encode_batch, encode_subwords
 from dyntok_jax.errors import InputError, NotANumberError, TooLongError
-from dyntok_jax.merging import FirstMerges, merge_batch_on_host
+from dyntok_jax.merging import FirstMerges, longest_token, merge_batch_on_host, merge_fully
 from dyntok_jax.models import Encoder, EncoderConfig, SentenceHead
 from dyntok_jax.sharding import batch_sharding, constrain_by_rules, make_mesh, shardings_for
 from dyntok_jax.text import pad_batch
@@ -310,3 +311,19 @@ def test_what_needs_the_host_is_refused(folders, encoder):
     ):
         with pytest.raises(InputError, match=reason):
             one.encode(TEXTS, on_device=True, **options)
+
+
+@pytest.mark.packaged
+def test_only_texts_without_spaces_merge_step_by_step(e5_small_folder):
+    """At full merging, of the sample of 15 languages; and their tokens are the host's."""
+    encoder, looped = DynamicEncoder.load(e5_small_folder, None), set()
+    merge = jax.jit(merge_fully, static_argnames=("scope", "size"))
+    for code, texts in load_sample().items():
+        subwords = encoder.text_encoder.encode(texts)
+        batch = pad_batch(subwords, np.arange(len(texts)), pad_id=1, length=128, n_batch=50)
+        arrays = batch.ids_BL, batch.segment_BL, batch.mask_BL
+        merged, n_looped = merge(*arrays, longest_token(7), scope="batch", size=50 * 128)
+        expected = merge_batch_on_host(*arrays, Share(100), max_subwords=7)
+        assert tokens_of(batch.ids_BL, merged) == tokens_of(batch.ids_BL, expected)
+        looped |= {code} if n_looped.any() else set()
+    assert looped == {"th", "zh"}
