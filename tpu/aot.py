@@ -93,7 +93,7 @@ class Options:
     batch: int | None = None
     length: int | None = None
     cache: int = 4096
-    predicted: int = 512
+    predicted: int = 768
     merges: int = 0
     rows: int = 1_000_000
     chunk: int | None = None

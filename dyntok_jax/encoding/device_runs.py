@@ -125,12 +125,9 @@ class DeviceRuns:
             while (room := run.room.grown(run.out.needed, run.most)) != run.room:
                 if replace(run.room, predicted=room.predicted) == room:  # later runs find what this one predicted
                     n_predicted = n_predicted or int(run.out.needed.predicted)
-                self._rooms[self._key(run.batch, merging)] = room
                 run = replace(run, room=room, out=self._run(model, on_device, run.batch, run.language_B, room))
-            needed, n_few = run.out.needed, n_batch * max(1, run.room.forms // (8 * n_batch))
-            if self._cache is not None:  # one program for cold caches, and one for warm ones
-                predicted = n_few if int(needed.predicted) <= n_few // 2 else run.room.forms
-                self._rooms[self._key(run.batch, merging)] = replace(run.room, predicted=predicted)
+            needed = run.out.needed
+            self._remember(run, merging)
             counts[:] += (
                 n_batch * run.room.tokens,
                 int(needed.forms),
@@ -184,6 +181,18 @@ class DeviceRuns:
             out = encode_subwords(model, batch, language_B, on_device, self._cache, room=room, mesh=self._mesh)
             self._cache = out.cache
         return out._replace(cache=None)
+
+    def _remember(self, run: _Run, merging: Merging) -> None:
+        """Room for the next batches of this shape: all that was ever needed, and predictions as for this one."""
+        key, n_batch = self._key(run.batch, merging), len(run.batch.ids_BL)
+        known = self._rooms.get(key, run.room)
+        predicted = forms = max(known.forms, run.room.forms)
+        if self._cache is not None:  # a fourth more than this batch needed, in one of four sizes
+            sizes = [n_batch * max(1, forms // n_batch >> halvings) for halvings in (3, 2, 1)]
+            least = 1.25 * int(run.out.needed.predicted)
+            predicted = next((size for size in sizes if size >= least), forms)
+        looped = max(known.looped, run.room.looped)
+        self._rooms[key] = replace(run.room, forms=forms, predicted=predicted, looped=looped)
 
     def _first_room(self, batch: SubwordBatch[np.ndarray], merging: Merging) -> tuple[Room, Room]:
         """Room that is likely to suffice, and the most that can be needed."""
