@@ -42,6 +42,8 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"(maps\.head\.)?(dense|output)(\.adapters\.\d+)?\.(a|b|scale)", P()),
     # Tables of embeddings, by width.
     (r"(word|output)_embeddings", P(None, "model")),
+    (r"row_CD", P(None, "model")),  # the cache of embeddings on the device
+    (r"key_GWK|used_GW|clock", P()),
     (r"(position|type|fallback|lang|unused_word)_embeddings", P()),
     (r"embedding_norm\.(scale|bias)", P()),
     # Masked-LM head.
@@ -191,6 +193,30 @@ def constrain_hidden(hidden: Any, mesh: Mesh | None) -> Any:
     (4, 32)
     """
     return hidden if mesh is None else jax.lax.with_sharding_constraint(hidden, batch_sharding(mesh))
+
+
+def constrain_whole(values: Any, mesh: Mesh | None) -> Any:
+    """Constrains arrays to lie whole on every device, inside `jax.jit`; returns them as they are without a mesh.
+
+    >>> jax.jit(lambda ids: constrain_whole(ids, make_mesh(1, 1)))(jnp.zeros((4, 32), jnp.int32)).shape
+    (4, 32)
+    """
+    return values if mesh is None else jax.lax.with_sharding_constraint(values, NamedSharding(mesh, P()))
+
+
+def constrain_by_rules(tree: Any, mesh: Mesh | None) -> Any:
+    """Constrains what the rules cover to lie as they say, inside `jax.jit` or outside; as it is without a mesh.
+
+    >>> constrain_by_rules({"word_embeddings": jnp.zeros((4, 32))}, make_mesh(1, 1))["word_embeddings"].sharding.spec
+    P(None, 'model')
+    """
+    if mesh is None:
+        return tree
+    leaves = [
+        jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, partition_spec(path)))
+        for path, leaf in flat_parameters(tree).items()
+    ]
+    return jax.tree.unflatten(jax.tree.structure(tree), leaves)
 
 
 def under_explicit_mesh(function: Callable[..., Any], mesh: Mesh, out_specs: Any = None) -> Callable[..., Any]:

@@ -5,6 +5,7 @@
     python -m tpu.aot --program train-hypernet --topology v5e:4x4
     python -m tpu.aot --program train-task --topology v5e:2x4      an adapter beside XLM-R base, 256 × 128 tokens
     python -m tpu.aot --program train-task --model mistral-7b --topology v5e:2x4      beside Mistral-7B, 16 × 2048
+    python -m tpu.aot --program encode --topology v5e:2x4          subwords to embeddings: XLM-R base, 256 × 128
     python -m tpu.aot --program decode-large --topology v5e:2x4     a vocabulary of a million; search: that alone
 
 Needs the extra `aot` (libtpu, the TPU compiler; no TPU, no weights), best in an environment of its own: JAX tries to
@@ -45,11 +46,16 @@ ENVIRONMENT = {
 }
 """Set before JAX is imported."""
 TOPOLOGIES = ("v5e:2x4", "v4:2x2x4", "v6e:4x4")
-BATCHES = {"prefill": 8, "decode": 32, "train-hypernet": 16, "train-task": 256, "train-task-lm": 16} | dict.fromkeys(
-    ("decode-large", "search", "search-exact"), 32
-)
+BATCHES = {
+    "prefill": 8,
+    "decode": 32,
+    "train-hypernet": 16,
+    "train-task": 256,
+    "train-task-lm": 16,
+    "encode": 256,
+} | dict.fromkeys(("decode-large", "search", "search-exact"), 32)
 """Sequences of each program."""
-LENGTHS = {"prefill": 2048, "train-hypernet": 256, "train-task": 128, "train-task-lm": 2048}
+LENGTHS = {"prefill": 2048, "train-hypernet": 256, "train-task": 128, "train-task-lm": 2048, "encode": 128}
 """Tokens per sequence."""
 PROGRAMS = ("prefill", "decode")
 """Compiled by default."""
@@ -63,18 +69,21 @@ class Options:
 
     Attributes:
       model: mistral-7b (default), llama-3-8b, qwen2.5-7b, qwen3-8b, gemma-3-1b, or the path of a decoder's
-        config.json; for train-task also xlm-r-base (its default), or the path of an encoder's.
+        config.json; for train-task also xlm-r-base (its default), or the path of an encoder's; for encode only these.
       program: prefill, decode (default: these two); train-hypernet, a step of distillation into a ZeTT hypernetwork as
         wide as the model; train-task, a step of a LoRA adapter beside an encoder, with a head, or beside a decoder;
-        decode-large, a step in a large vocabulary through an index of 8-bit rows; its search alone; search-exact, the
-        same without an index.
+        encode, the one program from subwords through merging, hypernetwork and encoder to embeddings; decode-large, a
+        step in a large vocabulary through an index of 8-bit rows; its search alone; search-exact, the same without an
+        index.
       topology: a chip and its grid, such as v5e:2x4 (default: v5e:2x4, v4:2x2x4 and v6e:4x4).
       mesh: data x model, such as 1x8 (default: as many devices on model as divide the key/value heads; for an encoder
         all on data).
-      batch: sequences (default: 8 for prefill, 32 for decode, 16 for train-hypernet; for train-task 256, 16 of a
-        decoder).
+      batch: sequences (default: 8 for prefill, 32 for decode, 16 for train-hypernet; for train-task and encode 256, 16
+        of a decoder).
       length: tokens per prompt of the prefill (default: 2048) or per text to train on (256; for train-task 128, 2048 of
-        a decoder).
+        a decoder); in encode, subwords per text (128), three quarters of which are left as tokens.
+      predicted: new tokens of a batch in encode that are not in the cache.
+      merges: of segments longer than a token may be, one after the other, in encode.
       cache: slots per sequence of the cache in decode.
       rows: of the large vocabulary.
       chunk: tokens of a prompt to read at a time (default: as in DynamicDecoder).
@@ -84,13 +93,16 @@ class Options:
 
     model: str | None = None
     program: (
-        Literal["prefill", "decode", "train-hypernet", "train-task", "decode-large", "search", "search-exact"] | None
+        Literal["prefill", "decode", "train-hypernet", "train-task", "encode", "decode-large", "search", "search-exact"]
+        | None
     ) = None
     topology: str | None = None
     mesh: str | None = None
     batch: int | None = None
     length: int | None = None
     cache: int = 4096
+    predicted: int = 768
+    merges: int = 0
     rows: int = 1_000_000
     chunk: int | None = None
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
@@ -119,17 +131,17 @@ def check_sizes(options: Options) -> None:
     """Raises InputError for a size below 1."""
     from dyntok_jax.errors import InputError
 
-    for name in ("batch", "length", "cache", "chunk", "rows"):
-        size = getattr(options, name)
-        if size is not None and size < 1:
-            raise InputError(f"--{name} is {size}: it must be at least 1.")
+    for name in ("batch", "length", "cache", "chunk", "rows", "predicted", "merges"):
+        size, least = getattr(options, name), 0 if name == "merges" else 1
+        if size is not None and size < least:
+            raise InputError(f"--{name} is {size}: it must be at least {least}.")
 
 
 def compile_all(options: Options) -> dict[str, float | str]:
     """The figures of all programs and topologies requested, printed as they come."""
     from rich.console import Console
 
-    from dyntok_jax.models import DecoderConfig
+    from dyntok_jax.models import DecoderConfig, EncoderConfig
     from dyntok_jax.sharding import make_mesh
     from tpu.chips import topology_devices
     from tpu.compiled import compile_program
@@ -137,9 +149,10 @@ def compile_all(options: Options) -> dict[str, float | str]:
     from tpu.tables import figures_of, print_details, summary
 
     console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False)
-    is_task = options.program == "train-task"
-    model_name = options.model or ("xlm-r-base" if is_task else "mistral-7b")
-    config = find_config(model_name, takes_encoders=is_task)
+    is_task, is_encode = options.program == "train-task", options.program == "encode"
+    model_name = options.model or ("xlm-r-base" if is_task or is_encode else "mistral-7b")
+    kinds = (DecoderConfig, EncoderConfig) if is_task else (EncoderConfig,) if is_encode else (DecoderConfig,)
+    config = find_config(model_name, kinds)
     rows, figures = [], {}
     for topology in (options.topology,) if options.topology else TOPOLOGIES:
         devices = topology_devices(topology)
@@ -176,6 +189,7 @@ def program_of(options: Options, name: str, config: "DecoderConfig | EncoderConf
 
     from dyntok_jax.decoding import CHUNK, PREFILL_CHUNK
     from dyntok_jax.models import EncoderConfig
+    from tpu.encode_program import encode_program
     from tpu.large_program import exact_program, large_decode_program, search_program
     from tpu.programs import decode_program, prefill_program
     from tpu.task_program import lm_program, task_program
@@ -184,7 +198,10 @@ def program_of(options: Options, name: str, config: "DecoderConfig | EncoderConf
     n_batch, dtype = options.batch or BATCHES[name], jnp.dtype(options.dtype)
     sizes = {"n_batch": n_batch, "capacity": options.cache, "size": CHUNK}
     if isinstance(config, EncoderConfig):
-        return task_program(config, mesh, dtype, n_batch=n_batch, length=options.length or LENGTHS[name])
+        of_texts = {"n_batch": n_batch, "length": options.length or LENGTHS[name]}
+        if name == "train-task":
+            return task_program(config, mesh, dtype, **of_texts)
+        return encode_program(config, mesh, dtype, **of_texts, n_predicted=options.predicted, n_merges=options.merges)
     if name == "decode":
         return decode_program(config, mesh, dtype, **sizes)
     if name == "decode-large":

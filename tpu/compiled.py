@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from dyntok_jax.errors import ConfigError
 from tpu.chips import CHIPS, GIB, Chip
-from tpu.costs import Loop, Runs, Traffic, Work, collectives, count_runs, describe, total_work
+from tpu.costs import Loop, Runs, Traffic, Work, collectives, count_runs, cycles_of, describe, total_work
 from tpu.hlo import Buffer, parse_module, parse_temporaries
 from tpu.programs import Program
 
@@ -41,6 +41,8 @@ class Compiled:
       reported_seconds: the compiler's own estimate of the time; None if it has none.
       collectives: as often as they run.
       runs: the loops.
+      side_share: the share of the compiler's cycles that are not the model's own operations; None if all are. The
+        compiler gives no cycles for sorts, so these do not count.
       meanings: of the loops whose runs the program's notes give.
       temporaries: the largest, each with its bytes and description.
     """
@@ -57,6 +59,7 @@ class Compiled:
     reported_seconds: float | None
     collectives: tuple[Traffic, ...]
     runs: Runs
+    side_share: float | None
     meanings: tuple[Loop, ...]
     temporaries: tuple[tuple[int, str], ...]
 
@@ -100,6 +103,10 @@ def _figures(program: Program, chip: Chip, compiled: Any, seconds: float, tempor
     runs = count_runs(module, program.loops)
     memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
     estimate = costs.get("optimal_seconds", -1)
+    work = total_work(module, runs.of)
+    side_share = None
+    if program.main is not None:
+        side_share = 1 - cycles_of(module, runs.of, program.main) / work.cycles
     return Compiled(
         program=program.name,
         chip=chip,
@@ -112,11 +119,12 @@ def _figures(program: Program, chip: Chip, compiled: Any, seconds: float, tempor
         + memory.temp_size_in_bytes
         + memory.generated_code_size_in_bytes,
         work_once=total_work(module, dict.fromkeys(runs.of, 1)),
-        work=total_work(module, runs.of),
+        work=work,
         reported=Work(costs.get("flops", 0.0), costs.get("bytes accessed", 0.0)),
         reported_seconds=estimate if estimate > 0 else None,
         collectives=tuple(collectives(module, runs.of)),
         runs=runs,
+        side_share=side_share,
         meanings=program.loops,
         temporaries=tuple((buffer.n_bytes, describe(module, buffer)) for buffer in temporaries[:N_NAMED]),
     )

@@ -135,6 +135,16 @@ def total_work(module: Module, counts: dict[str, float]) -> Work:
     return sum((computation_work(module, name).times(count) for name, count in counts.items()), Work())
 
 
+def cycles_of(module: Module, counts: dict[str, float], op_name: str) -> float:
+    """The compiler's cycles for operations whose JAX names match a regular expression."""
+    return sum(
+        count * _cycles(one)
+        for name, count in counts.items()
+        for one in module.computations[name].instructions
+        if re.fullmatch(op_name, one.op_name)
+    )
+
+
 def computation_work(module: Module, name: str) -> Work:
     """One run of a computation, without the loops and branches in it."""
     computation = module.computations[name]

@@ -61,6 +61,8 @@ class Program:
       options: static arguments by name.
       held: arrays on the devices while it runs, by name, as shapes with shardings, including results that are kept.
       loops: how often the loops run whose number of runs depends on data.
+      main: a regular expression for JAX's names of the model's own operations, where the program has others whose share
+        is to be told.
     """
 
     name: str
@@ -69,28 +71,31 @@ class Program:
     held: Mapping[str, Any]
     options: Mapping[str, Any] = field(default_factory=dict)
     loops: tuple[Loop, ...] = ()
+    main: str | None = None
 
 
-def find_config(name: str, *, takes_encoders: bool = False) -> DecoderConfig | EncoderConfig:
+def find_config(
+    name: str, kinds: tuple[type[DecoderConfig] | type[EncoderConfig], ...] = (DecoderConfig,)
+) -> DecoderConfig | EncoderConfig:
     """A config by the model's name, or by the path of a `config.json` or of its folder.
 
     Args:
       name: of a released model, or a path.
-      takes_encoders: whether it may be an encoder, not only a decoder.
+      kinds: what it may be of.
 
     Raises:
       InputError: there is no such config.
       ConfigError: it is a config of another kind of model.
     """
-    kinds = (DecoderConfig, EncoderConfig) if takes_encoders else (DecoderConfig,)
     known = {model: config for model, config in MODELS.items() if isinstance(config, kinds)}
     if name in known:
         return known[name]
     path = Path(name) / "config.json" if Path(name).is_dir() else Path(name)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        is_encoder = takes_encoders and config.get("model_type") not in MODEL_TYPES
-        return (EncoderConfig if is_encoder else DecoderConfig).from_hf(config)
+        is_decoder = config.get("model_type") in MODEL_TYPES
+        kind = kinds[0] if len(kinds) == 1 else DecoderConfig if is_decoder else EncoderConfig
+        return kind.from_hf(config)
     except (OSError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise

@@ -22,6 +22,10 @@ def print_details(console: Console, place: str, compiled: Compiled) -> None:
     lines = [f"Loops as run: {meanings}; the others as the program's text tells."] if meanings else []
     if compiled.runs.unknown:
         lines.append(f"Assumed to run once, because their trips are unknown: {', '.join(compiled.runs.unknown)}.")
+    if compiled.side_share is not None:
+        lines.append(
+            f"Merging and embedding take {compiled.side_share:.1%} of the compiler's cycles; it gives none for sorts."
+        )
     speeds = f"{chip.peak_flops / 1e12:.0f} TFLOP/s, {chip.peak_bytes / 1e9:.0f} GB/s"
     lines.append(f"At the peak of {chip.name} ({speeds}) it takes {_time(compiled.least_seconds)} or more.")
     console.print("\n".join(lines), soft_wrap=True)
@@ -103,6 +107,8 @@ def figures_of(prefix: str, compiled: Compiled) -> dict[str, float | str]:
     }
     if compiled.reported_seconds is not None:
         figures["cost_analysis_seconds"] = compiled.reported_seconds
+    if compiled.side_share is not None:
+        figures["side_share"] = compiled.side_share
     for traffic in compiled.collectives:
         kind = traffic.kind.replace("-", "_")
         figures |= {f"{kind}_count": traffic.count, f"{kind}_bytes": traffic.bytes}

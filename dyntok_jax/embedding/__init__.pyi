@@ -6,6 +6,13 @@ from .average import (
 from .cache import (
     EmbeddingCache as EmbeddingCache,
 )
+from .device_cache import (
+    WAYS as WAYS,
+    DeviceCache as DeviceCache,
+    empty_device_cache as empty_device_cache,
+    look_up as look_up,
+    with_rows as with_rows,
+)
 from .embedder import (
     COMPILED_STEPS as COMPILED_STEPS,
     DEFAULT_CACHE_ROWS as DEFAULT_CACHE_ROWS,
@@ -36,6 +43,9 @@ from .new_tokens import (
 from .predict import (
     collect as collect,
     predict_in_buckets as predict_in_buckets,
+)
+from .row_predictor import (
+    RowPredictor as RowPredictor,
 )
 from .surface import (
     constituents as constituents,

@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
-from dyntok_jax.embedding.average import average_with_filler, filler_row
+from dyntok_jax.embedding.average import filler_row
 from dyntok_jax.embedding.cache import EmbeddingCache, namespace
 from dyntok_jax.embedding.hypernet import Hypernet, predict_embeddings
 from dyntok_jax.embedding.hypernet_config import HypernetConfig, check_hypernet_fits
 from dyntok_jax.embedding.language_codes import language_index, languages_of
 from dyntok_jax.embedding.new_tokens import distinct_forms, wants_row
 from dyntok_jax.embedding.predict import fetch_rows
+from dyntok_jax.embedding.row_predictor import RowPredictor
 from dyntok_jax.embedding.surface import retokenized
 from dyntok_jax.embedding.token_inputs import TokenInputs
 from dyntok_jax.errors import ConfigError, InputError
@@ -41,6 +42,7 @@ class TokenEmbedder:
       languages: codes of the hypernetwork's languages; empty if it has none.
       surface: the surface form of a token that the hypernetwork reads.
       predict_all: predict single subwords too, as the paper does.
+      predictor: what rows are predicted from.
 
     >>> embedder = TokenEmbedder(tokenizer, encoder.encoder.word_embeddings[...])  # FVT
     >>> row_M, rows_UD = embedder.new_rows(tokens, np.zeros(3, np.int32))
@@ -76,10 +78,9 @@ class TokenEmbedder:
             raise InputError(f"surface must be one of {', '.join(get_args(SurfaceMode))}, got {surface!r}.")
         self.tokenizer, self.source_VD, self.hypernet = tokenizer, source_VD, hypernet
         self.surface, self.predict_all = surface, predict_all
-        self._hypernet_source_VM, self._reader = source_VD, None
+        source_VM, uses_reader = source_VD, False
         self.languages: tuple[str, ...] = ()
         self._cache: EmbeddingCache | None = None
-        self._filler_D = filler_row(tokenizer, source_VD) if hypernet is None else None
         if hypernet is not None:
             config, _ = hypernet
             check_hypernet_fits(
@@ -89,13 +90,19 @@ class TokenEmbedder:
                 n_appended=tokenizer.vocab_size - tokenizer.n_own,
                 separate_output=output_VD is not None,
             )
-            if config.read_layers:
-                self._reader = reader
+            uses_reader = bool(config.read_layers)
             # joined once: concatenation at every prediction would cost more
             if output_VD is not None and config.separate_output:
-                self._hypernet_source_VM = jnp.concatenate([source_VD, output_VD], axis=1)
+                source_VM = jnp.concatenate([source_VD, output_VD], axis=1)
             self.languages = languages_of(config.n_langs, config.langs)
             self._cache = EmbeddingCache(cache_rows, source_VD.shape[1])
+        self.predictor = RowPredictor(
+            source_VM,
+            None if hypernet is None else hypernet[1],
+            reader if uses_reader else None,
+            filler_row(tokenizer, source_VD) if hypernet is None else None,
+            tokenizer.n_own,
+        )
 
     @property
     def cache(self) -> EmbeddingCache | None:
@@ -214,7 +221,7 @@ class TokenEmbedder:
         """
         wanted_M, forms, language_U = self._new_forms(tokens, language_B)
         rows_UD = fetch_rows(
-            self._predict,
+            partial(_predict, self.predictor),
             forms.surface_US,
             forms.is_subword_US,
             language_U,
@@ -246,10 +253,10 @@ class TokenEmbedder:
 
         def predict(surface_US, is_subword_US, language_U) -> Float[Array, "U D"]:
             if self.hypernet is None:
-                filler_D = filler_row(self.tokenizer, output_VD)
-                return _average(surface_US, is_subword_US, output_VD, filler_D, self.tokenizer.n_own)
+                mean = RowPredictor(output_VD, None, None, filler_row(self.tokenizer, output_VD), self.tokenizer.n_own)
+                return _predict(mean, surface_US, is_subword_US, language_U)
             languages = language_U if self.languages else None
-            return _predict_output(self.hypernet[1], surface_US, is_subword_US, self._hypernet_source_VM, languages)
+            return _predict_output(self.hypernet[1], surface_US, is_subword_US, self.predictor.source_VM, languages)
 
         _, forms, language_U = self._new_forms(tokens, language_B)
         surface = forms.surface_US, forms.is_subword_US
@@ -282,20 +289,13 @@ class TokenEmbedder:
     def _rewrite(self) -> Callable[..., tuple] | None:
         return partial(retokenized, self.tokenizer) if self.surface == "retokenized" else None
 
-    def _predict(self, surface_US, is_subword_US, language_U) -> Float[Array, "U D"]:
-        if self.hypernet is None:
-            return _average(surface_US, is_subword_US, self.source_VD, self._filler_D, self.tokenizer.n_own)
-        _, parameters = self.hypernet
-        languages = language_U if self.languages else None
-        return _predict_input(parameters, surface_US, is_subword_US, self._hypernet_source_VM, languages, self._reader)
-
     @cached_property
     def _namespaces(self) -> list[bytes]:
         """The cache namespace of each language."""
         if self.hypernet is None:
             return [b""]
         parts = {
-            "weights": fingerprint((self._hypernet_source_VM, self.hypernet[1], self._reader)),
+            "weights": fingerprint((self.predictor.source_VM, self.hypernet[1], self.predictor.reader)),
             "tokenizer": self.tokenizer.fingerprint,
             "surface": self.surface,
             "config": repr(self.hypernet[0]),
@@ -303,18 +303,12 @@ class TokenEmbedder:
         return [namespace(**parts, language=code, index=i) for i, code in enumerate(self.languages or ("",))]
 
 
-_average = jax.jit(average_with_filler)
-
-
 @jax.jit
 def _predict_output(hypernet, surface_US, is_subword_US, source_VM, language_U) -> Float[Array, "U D"] | None:
     return predict_embeddings(hypernet, surface_US, is_subword_US, source_VM, language_U).output_UD
 
 
-@jax.jit
-def _predict_input(hypernet, surface_US, is_subword_US, source_VM, language_U, reader) -> Float[Array, "U D"]:
-    return predict_embeddings(hypernet, surface_US, is_subword_US, source_VM, language_U, reader).input_UD
+_predict = jax.jit(RowPredictor.predict)
 
-
-COMPILED_STEPS = (_average, _predict_input)
+COMPILED_STEPS = (_predict,)
 """Everything that embedding the tokens of a batch compiles."""

@@ -63,24 +63,26 @@ def unique_tokens(
     ([[5, 0], [7, 8], [0, 0], [0, 0]], [[1, 0, 1]], 2)
     """
     n_batch, n_tokens, width = surface_BTS.shape
+    n = n_batch * n_tokens
     # padding within a form sorts before every id, padding tokens after every form
     key_BTS = jnp.where(is_subword_BTS, surface_BTS, -1)
-    key_NS = jnp.where(mask_BT[..., None], key_BTS, jnp.iinfo(jnp.int32).max).reshape(n_batch * n_tokens, width)
-    order_N = jnp.arange(n_batch * n_tokens, dtype=jnp.int32)
-    *columns, order_N = lax.sort((*key_NS.T, order_N), num_keys=width)
-    key_NS = jnp.stack(columns, axis=1)
-    is_token_N = mask_BT.reshape(-1)[order_N]
+    key_NS = jnp.where(mask_BT[..., None], key_BTS, jnp.iinfo(jnp.int32).max).reshape(n, width)
+    # what is moved along or back is sorted, too: a TPU sorts much faster than it gathers or scatters single numbers
+    position_N = jnp.arange(n, dtype=jnp.int32)
+    place_N = 2 * position_N + mask_BT.reshape(n).astype(jnp.int32)
+    *columns, place_N = lax.sort((*key_NS.T, place_N), num_keys=width)
+    key_NS, is_token_N = jnp.stack(columns, axis=1), place_N % 2 == 1
     differs_N = jnp.any(key_NS != jnp.roll(key_NS, 1, axis=0), axis=1).at[0].set(True)
-    row_N = jnp.cumsum(differs_N & is_token_N, dtype=jnp.int32) - 1
-    count = jnp.where(is_token_N, row_N + 1, 0).max(initial=0)
-    target_N = jnp.where(is_token_N, row_N, size)  # padding is out of bounds and dropped
-    form_US = jnp.full((size, width), -1, jnp.int32).at[target_N].set(key_NS, mode="drop")
-    inverse_N = jnp.zeros_like(row_N).at[order_N].set(jnp.where(is_token_N, row_N, 0))
+    is_first_N = differs_N & is_token_N
+    row_N = jnp.where(is_token_N, jnp.cumsum(is_first_N, dtype=jnp.int32) - 1, 0)
+    _, inverse_N = lax.sort((place_N, row_N), num_keys=1)
+    first_U = jnp.pad(lax.sort(jnp.where(is_first_N, position_N, n)), (0, max(0, size - n)), constant_values=n)[:size]
+    form_US = key_NS.at[first_U].get(mode="fill", fill_value=-1)
     return UniqueTokens(
         surface_US=jnp.maximum(form_US, 0),
         is_subword_US=form_US >= 0,
         inverse_BT=inverse_N.reshape(n_batch, n_tokens),
-        count=count.astype(jnp.int32),
+        count=is_first_N.sum(dtype=jnp.int32),
     )
 
 

@@ -1,11 +1,19 @@
 from .dynamic_encoder import (
     COMPILED_STEPS as COMPILED_STEPS,
     DynamicEncoder as DynamicEncoder,
-    encode_batch as encode_batch,
 )
 from .encoded_texts import (
     EncodedTexts as EncodedTexts,
     Timings as Timings,
+)
+from .model_step import (
+    encode_batch as encode_batch,
+)
+from .on_device import (
+    OnDeviceMerging as OnDeviceMerging,
+    OnDeviceModel as OnDeviceModel,
+    Room as Room,
+    encode_subwords as encode_subwords,
 )
 from .sentence_modules import (
     SentenceModules as SentenceModules,

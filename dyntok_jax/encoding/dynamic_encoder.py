@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, Int32
+from jaxtyping import Int, Int32
 
 from dyntok_jax.embedding import (
     COMPILED_STEPS as EMBEDDING_STEPS,
@@ -18,14 +19,16 @@ from dyntok_jax.embedding import (
     EmbeddingCache,
     TokenEmbedder,
     TokenInputs,
-    embed_tokens,
 )
+from dyntok_jax.encoding.device_runs import DeviceRuns
 from dyntok_jax.encoding.encoded_texts import EncodedTexts, Timings, timed
+from dyntok_jax.encoding.model_step import encode_batch
+from dyntok_jax.encoding.on_device import encode_subwords
 from dyntok_jax.encoding.sentence_modules import SentenceModules
 from dyntok_jax.errors import InputError, NotANumberError
 from dyntok_jax.files import load_model
-from dyntok_jax.merging import RaggedTokens, merge_texts
-from dyntok_jax.models import Encoder, EncoderConfig, SentenceHead, embed_sentences, encode
+from dyntok_jax.merging import RaggedTokens, fit_tokens, merge_texts, tokens_of_lengths
+from dyntok_jax.models import Encoder, EncoderConfig, SentenceHead
 from dyntok_jax.options import (
     AUTO,
     DEFAULT_MODEL,
@@ -203,6 +206,7 @@ class DynamicEncoder:
         truncate_dim: int | None = None,
         batch_size: int = BATCH_BUCKETS[-1],
         truncate: bool = False,
+        on_device: bool = False,
         on_progress: Callable[[int], None] | None = None,
         stopwatch: Timings | None = None,
     ) -> EncodedTexts:
@@ -222,6 +226,8 @@ class DynamicEncoder:
           truncate_dim: keep only so many leading dimensions, before scaling, of a model trained for that (Matryoshka).
           batch_size: texts a batch.
           truncate: cut texts that are longer, after merging, than the model's positions.
+          on_device: merge, embed and encode in one program on the device (see `on_device.py`): the same results, for
+            machines whose host is slower than their device. Not for merge lists or retokenized surface forms.
           on_progress: called with the number of texts of each batch sent to the device.
           stopwatch: records the seconds of each stage; encoding then waits for each batch, which it does not otherwise.
 
@@ -257,17 +263,30 @@ class DynamicEncoder:
                 subwords = self.reader.encode_static(texts, prefix=prefix)
             else:
                 subwords = self.reader.encode(texts, boundary=merging.boundary, prefix=prefix, protect=merging.protect)
-        with timed(stopwatch, "merge"):
-            tokens = merge_texts(subwords, merging, batch_size=batch_size, limit=self.max_tokens, truncate=truncate)
-        pending, padded_tokens = [], 0
-        for rows in group_by_length(tokens.lengths, batch_size):  # the model's batches have texts of similar length
+        pending, padded_tokens, left = [], 0, np.arange(len(texts))
+        if on_device:
+            with timed(stopwatch, "model"):
+                found = self._device_runs.encode(
+                    subwords, language_N, merging, head, batch_size=batch_size, on_progress=on_progress
+                )
+                pending, padded_tokens = found.pending, found.padded_tokens
+            if cache is not None:  # the device has a cache of its own
+                hits, misses = hits - (found.n_forms - found.n_predicted), misses - found.n_predicted
+            whole = tokens_of_lengths(subwords, found.length_N)
+            tokens = fit_tokens(whole, merging, self.max_tokens, truncate)
+            left = np.flatnonzero(tokens.lengths < whole.lengths)  # those that were cut are encoded below
+        else:
+            with timed(stopwatch, "merge"):
+                tokens = merge_texts(subwords, merging, batch_size=batch_size, limit=self.max_tokens, truncate=truncate)
+        # the model's batches have texts of similar length
+        for rows in (left[some] for some in group_by_length(tokens.lengths[left], batch_size)):
             with timed(stopwatch, "embed"):
                 inputs, type_BT = self._inputs(tokens.take(rows), language_N[rows], merging)
             with timed(stopwatch, "model"):
                 result = encode_batch(self.encoder, inputs, type_BT, head)
                 pending.append((rows, result if stopwatch is None else jax.block_until_ready(result)))
             padded_tokens += inputs.mask_BT.size
-            if on_progress is not None:
+            if on_progress is not None and not on_device:
                 on_progress(len(rows))
         with timed(stopwatch, "model"):
             width = self.config.width if head is None else head.width(self.config.width)
@@ -281,6 +300,10 @@ class DynamicEncoder:
             cache_hits=hits_now - hits,
             cache_misses=misses_now - misses,
         )
+
+    @cached_property
+    def _device_runs(self) -> DeviceRuns:
+        return DeviceRuns(self.encoder, self.embedder, self.mesh)
 
     def _inputs(
         self, tokens: RaggedTokens, language_B: Int32[np.ndarray, "texts"], merging: Merging
@@ -318,21 +341,6 @@ class DynamicEncoder:
         return divided_buckets(BATCH_BUCKETS, data_parts(self.mesh))
 
 
-@jax.jit
-def encode_batch(
-    encoder: Encoder, inputs: TokenInputs[Array], type_BT: Int32[Array, "B T"], head: SentenceHead | None = None
-) -> Float[Array, "B *T D"]:
-    """Source or predicted embeddings, the encoder, and the sentence embeddings of a head; hidden states without one.
-
-    >>> inputs = encoder.embedder.inputs(tokens, np.zeros(3, np.int32), n_batch=4, length=12)
-    >>> encode_batch(encoder.encoder, inputs, jnp.zeros((4, 12), jnp.int32), encoder.sentence.head).shape
-    (4, 32)
-    """
-    mask_BT = inputs.mask_BT
-    hidden_BTD = encode(encoder, embed_tokens(encoder.word_embeddings[...], inputs), mask_BT, type_BT, inputs.step_BT)
-    return hidden_BTD if head is None else embed_sentences(head, hidden_BTD, mask_BT)
-
-
 def _gather(pending, lengths: Int[np.ndarray, "texts"], width: int, *, is_pooled: bool):
     """Waits for the batches and puts each text's result in its place: pooled rows, or hidden states.
 
@@ -362,5 +370,5 @@ def _check_finite(of_texts: Sequence[np.ndarray] | np.ndarray) -> None:
         )
 
 
-COMPILED_STEPS = (encode_batch, *EMBEDDING_STEPS)
+COMPILED_STEPS = (encode_batch, encode_subwords, *EMBEDDING_STEPS)
 """Everything that `DynamicEncoder.encode` compiles by name."""

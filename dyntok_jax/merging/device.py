@@ -47,7 +47,7 @@ def merge_batch(
     mask_BL: Bool[AnyArray, "B L"],
     goal: Goal | MergeLimits,
     *,
-    max_subwords: int | None = None,
+    max_subwords: int | Int32[AnyArray, ""] | None = None,
     scope: Scope = "batch",
     first: FirstMerges | None = None,
 ) -> MergedBatch[Array]:
@@ -63,7 +63,7 @@ def merge_batch(
       mask_BL: False for padding, which is on the right.
       goal: when to stop, or its limits (`limits_of`) where the numbers are traced. A `Budget` that cannot be met is not
         an error here: merging ends when nothing is left to merge.
-      max_subwords: the longest token there may be, in subwords; None for no limit.
+      max_subwords: the longest token there may be, in subwords; None for no limit, `longest_token` of it where traced.
       scope: whether pairs are counted over the batch or in each sequence alone.
       first: the first of two stages; None for one stage.
 
@@ -102,7 +102,7 @@ def _merge_together(ids_BL, segment_BL, mask_BL, limits, longest, first):
         replicate = jax.sharding.reshard if is_explicit else lax.with_sharding_constraint
         everywhere = NamedSharding(sharding.mesh, PartitionSpec())
         ids_BL, segment_BL, mask_BL, first = replicate((ids_BL, segment_BL, mask_BL, first), everywhere)
-    length_BL, n_merges = _merge_group(ids_BL, segment_BL, mask_BL, limits, longest, first)
+    length_BL, n_merges = merge_group(ids_BL, segment_BL, mask_BL, limits, longest, first)
     if is_explicit:
         length_BL, mask_BL = jax.sharding.reshard((length_BL, mask_BL), sharding)
     return tokens_from_lengths(length_BL, mask_BL, n_merges)
@@ -111,7 +111,7 @@ def _merge_together(ids_BL, segment_BL, mask_BL, limits, longest, first):
 def _merge_alone(ids_BL, segment_BL, mask_BL, limits, longest, first):
     def one(ids_L, segment_L, mask_L, pretoken_L):
         alone = None if first is None else FirstMerges(pretoken_L[None], first.count)
-        length_1L, n_merges = _merge_group(ids_L[None], segment_L[None], mask_L[None], limits, longest, alone)
+        length_1L, n_merges = merge_group(ids_L[None], segment_L[None], mask_L[None], limits, longest, alone)
         return length_1L[0], n_merges
 
     rows = jax.vmap(one)
@@ -143,7 +143,7 @@ class _State(NamedTuple):
     at: Int32[Array, ""]  # where it begins first
 
 
-def _merge_group(ids_BL, segment_BL, mask_BL, limits, longest, first):
+def merge_group(ids_BL, segment_BL, mask_BL, limits, longest, first):
     """Merges sequences that are counted together; returns lengths at the tokens' first subwords, and the merges."""
     n = ids_BL.size
     if n == 0:

@@ -119,13 +119,15 @@ def check_scope(scope: str) -> None:
         raise InputError(f"scope must be {' or '.join(map(repr, get_args(Scope)))}, got {scope!r}.")
 
 
-def longest_token(max_subwords: int | None) -> np.ndarray:
-    """`max_subwords` as a number that needs no special case (a numpy scalar).
+def longest_token(max_subwords: int | Int32[AnyArray, ""] | None) -> Int32[AnyArray, ""]:
+    """`max_subwords` as a number that needs no special case (a numpy scalar); what is such a number already stays.
 
     Raises:
       InputError: `max_subwords` is less than 1.
     """
     if max_subwords is None:
         return np.asarray(NO_LIMIT, np.int32)
+    if isinstance(max_subwords, AnyArray):
+        return max_subwords
     limit = whole_number("max_subwords", max_subwords, or_else="or None for no limit")
     return np.asarray(min(limit, NO_LIMIT), np.int32)

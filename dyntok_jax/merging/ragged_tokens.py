@@ -244,15 +244,36 @@ def merge_texts(
     if merging.is_static:
         tokens = unmerged_tokens(subwords)
     else:
+        subwords_to_merge = replace(subwords, segment_N=segments_to_merge(subwords, merging))
         if goals is None:
             n = len(subwords)
             batches = [(at, min(at + batch_size, n), merging) for at in range(0, n, batch_size)]
         else:
             batches = [(row, row + 1, replace(merging, goal=goal)) for row, goal in enumerate(goals)]
-        lengths = [_merge(subwords, *batch) for batch in batches]
-        length_N = np.concatenate(lengths) if lengths else np.zeros(0, np.int32)
-        start_M = np.flatnonzero(length_N).astype(np.int32)
-        tokens = RaggedTokens(subwords, start_M, length_N[start_M], np.searchsorted(start_M, subwords.offsets))
+        lengths = [_merge(subwords_to_merge, *batch) for batch in batches]
+        tokens = tokens_of_lengths(subwords, np.concatenate(lengths) if lengths else np.zeros(0, np.int32))
+    return fit_tokens(tokens, merging, limit, truncate)
+
+
+def segments_to_merge(subwords: RaggedSubwords, merging: Merging) -> Int32[np.ndarray, "N"]:
+    """The segment of each subword; `NO_SEGMENT` for last segments that `merging` leaves as they are."""
+    if merging.merge_last:
+        return subwords.segment_N
+    # where the whole text is one segment, only its last pretoken may be unfinished
+    narrow_N = subwords.segment_N
+    if merging.boundary == "sentence":
+        narrow_N = np.asarray(within_pretokens(subwords.segment_N, subwords.pretoken_N))
+    return np.where(_is_last(narrow_N, subwords.offsets), NO_SEGMENT, subwords.segment_N).astype(np.int32)
+
+
+def tokens_of_lengths(subwords: RaggedSubwords, length_N: Int32[np.ndarray, "N"]) -> RaggedTokens:
+    """Tokens, given the length of the one that begins at each subword, and 0 elsewhere."""
+    start_M = np.flatnonzero(length_N).astype(np.int32)
+    return RaggedTokens(subwords, start_M, length_N[start_M], np.searchsorted(start_M, subwords.offsets))
+
+
+def fit_tokens(tokens: RaggedTokens, merging: Merging, limit: int, truncate: bool | None) -> RaggedTokens:
+    """Checks that each text fits, or cuts it: the last step of `merge_texts`, with its arguments and errors."""
     n_tokens = min(limit, merging.goal.tokens) if isinstance(merging.goal, Budget) else limit
     tokens = _fit(tokens, n_tokens, truncate)
     return _fit(tokens, limit, truncate, counts_subwords=True) if merging.positions == "subwords" else tokens
@@ -262,18 +283,15 @@ def _merge(subwords: RaggedSubwords, first: int, end: int, merging: Merging) -> 
     """The length of the token that begins at each subword of texts `first` to `end`; 0 elsewhere."""
     offsets = subwords.offsets[first : end + 1]
     chosen = slice(offsets[0], offsets[-1])
-    ids_N, segment_N, pretoken_N = (a[chosen] for a in (subwords.ids_N, subwords.segment_N, subwords.pretoken_N))
-    if not merging.merge_last:
-        # where the whole text is one segment, only its last pretoken may be unfinished
-        narrow_N = within_pretokens(segment_N, pretoken_N) if merging.boundary == "sentence" else segment_N
-        segment_N = np.where(_is_last(narrow_N, offsets - offsets[0]), NO_SEGMENT, segment_N).astype(np.int32)
-    arrays = ids_N, segment_N, offsets - offsets[0]
+    arrays = subwords.ids_N[chosen], subwords.segment_N[chosen], offsets - offsets[0]
     if merging.merge_list is not None:
         return merging.merge_list.apply_ragged(*arrays)
     assert merging.goal is not None, "static texts are not merged"
     assert merging.scope != "auto", "merging is resolved before texts are merged"
     assert merging.max_subwords != "auto", "merging is resolved before texts are merged"
-    stage = FirstMerges(pretoken_N, merging.pretoken_merges) if merging.pretoken_merges else None
+    stage = None
+    if merging.pretoken_merges:
+        stage = FirstMerges(subwords.pretoken_N[chosen], merging.pretoken_merges)
     length_N, _ = merge_ragged(
         *arrays, merging.goal, max_subwords=merging.max_subwords, scope=merging.scope, first=stage
     )

@@ -98,7 +98,12 @@ def group_by_length(lengths: Int[np.ndarray, "n"], batch_size: int) -> Iterator[
 
 
 def pad_batch(
-    subwords: RaggedSubwords, rows: Int[np.ndarray, "rows"], *, pad_id: int, length: int | None = None
+    subwords: RaggedSubwords,
+    rows: Int[np.ndarray, "rows"],
+    *,
+    pad_id: int,
+    length: int | None = None,
+    n_batch: int | None = None,
 ) -> SubwordBatch[np.ndarray]:
     """Pads the chosen sequences to one batch.
 
@@ -107,17 +112,19 @@ def pad_batch(
       rows: which of them, in which order.
       pad_id: what to write under a False mask.
       length: L; by default the longest of the rows (at least 1).
+      n_batch: B; by default no more than the rows, else rows of padding follow.
 
     >>> padded = pad_batch(subwords, np.array([2, 0]), pad_id=tokenizer.pad_id, length=16)
     >>> padded.ids_BL.shape, padded.mask_BL[0].sum()
     ((2, 16), np.int64(3))
     """
-    lengths_B = subwords.lengths[rows]
+    n_batch = len(rows) if n_batch is None else n_batch
+    lengths_B = np.pad(subwords.lengths[rows], (0, n_batch - len(rows)))
     length = max(int(lengths_B.max(initial=1)) if length is None else length, 1)
     index_M, offsets = rows_end_to_end(subwords.offsets, rows)
 
     def lay_out(values_N, padding):
-        return pad_ragged(values_N[index_M], offsets, len(rows), length, padding=padding)
+        return pad_ragged(values_N[index_M], offsets, n_batch, length, padding=padding)
 
     return SubwordBatch(
         ids_BL=lay_out(subwords.ids_N, pad_id),

@@ -90,6 +90,26 @@ def compiled_training() -> str:
     return table([*head, "in all, of the chip's", "GFLOP", "GB moved", "at least"], rows)
 
 
+def compiled_encoding() -> str:
+    """The one program from subwords to embeddings, by how many new tokens are not in the cache."""
+    figures, rows = figures_of("aot"), []
+    for predicted in (512, 768, 3072):
+        of = f"encode-{predicted}_v5e:2x4_as_8x1"
+        rows.append(
+            [
+                f"{predicted:,}",
+                f"{_gib(figures[f'{of}_total_bytes'])} of {_gib(figures[f'{of}_memory_bytes'])}",
+                f"{figures[f'{of}_flops'] / 1e9:,.0f}",
+                f"{figures[f'{of}_memory_traffic_bytes'] / 1e9:.2f}",
+                _time(figures[f"{of}_least_seconds"]),
+                f"{figures[f'{of}_compiler_cycles'] / 1e6:.1f}",
+                f"{figures[f'{of}_side_share']:.1%}".replace("%", " %"),
+            ]
+        )
+    head = ["tokens predicted, of 3,072", "GiB a device, of the chip's", "GFLOP", "GB moved", "at least"]
+    return table([*head, "million cycles", "merging and embedding"], rows)
+
+
 def _collectives(figures: Figures, of: str) -> list[str]:
     keys = [key for key in figures if key.startswith(f"{of}_") and key.endswith("_count")]
     return [key.removeprefix(f"{of}_").removesuffix("_count") for key in keys]
@@ -107,5 +127,6 @@ COMPILED_TABLES = {
     "compiled_programs": compiled_programs,
     "compiled_large_vocabularies": compiled_large_vocabularies,
     "compiled_training": compiled_training,
+    "compiled_encoding": compiled_encoding,
 }
 """A part of the tables that `tables.py` knows by name."""

@@ -287,7 +287,7 @@ def test_a_hypernetwork_predicts_prompts_and_is_cached(folder, tmp_path):
 def test_two_tables_go_into_a_hypernetwork_of_two(folder, tmp_path):
     config = write_tiny_decoder_hypernet(tmp_path / "two", folder, separate_output=True)
     decoder = DynamicDecoder.load(folder, tmp_path / "two")
-    assert decoder.embedder._hypernet_source_VM.shape[1] == 2 * config.width
+    assert decoder.embedder.predictor.source_VM.shape[1] == 2 * config.width
     assert np.isfinite(decoder.score([GREEK], [" και"], goal=FULL)[0].total)
     with pytest.raises(ConfigError, match="this model has one"):
         TokenEmbedder(decoder.tokenizer, decoder.decoder.word_embeddings[...], decoder.embedder.hypernet)

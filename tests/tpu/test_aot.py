@@ -148,6 +148,16 @@ def test_collectives_count_with_their_loops(hlo, costs):
     assert costs.collectives(module, runs.of) == [costs.Traffic("all-reduce", 40, 40 * 8 * 32 * 2)]
 
 
+def test_cycles_are_told_apart_by_the_names_of_operations(hlo, costs):
+    named = PROGRAM.replace(
+        "kind=kOutput, calls=%multiply,", 'kind=kOutput, calls=%multiply, metadata={op_name="jit(f)/model"},'
+    )
+    module = hlo.parse_module(named)
+    counts = costs.count_runs(module, [costs.Loop(r"jit\(run\)/while", 10, "rounds")]).of
+    assert costs.cycles_of(module, counts, r".*/model") == 40 * 100
+    assert costs.cycles_of(module, counts, r".*/while") == 0
+
+
 def test_the_largest_temporary_is_named(hlo, costs):
     module = hlo.parse_module(PROGRAM)
     buffers = hlo.parse_temporaries(BUFFERS)
@@ -339,8 +349,21 @@ def test_the_step_of_a_task_keeps_the_form_of_its_state(monkeypatch):
     assert device_bytes(program.held["moments"]) == pytest.approx(2 * device_bytes(program.held["adapter"]), abs=16)
 
 
+@pytest.mark.slow
+def test_the_one_program_of_an_encoder_is_the_one_that_runs(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    config = EncoderConfig("xlm-roberta", 64, 32, 2, 4, 48, 40, 1, 1, 1e-5)
+    program = import_module("tpu.encode_program").encode_program(
+        config, make_mesh(4, 2), jnp.bfloat16, n_batch=8, length=32, n_predicted=8, n_merges=0
+    )
+    out = program.function.lower(*program.arguments, **program.options).out_info
+    assert (out.result.shape, out.merged.start_BT.shape) == ((8, 32), (8, 32))
+    after, before = ([(x.shape, x.dtype) for x in jax.tree.leaves(tree)] for tree in (out.cache, program.held["cache"]))
+    assert after == before
+
+
 def test_an_encoder_is_found_by_name_or_by_its_config_and_lies_whole_on_each_device(programs, tmp_path):
-    find = partial(programs.find_config, takes_encoders=True)
+    find = partial(programs.find_config, kinds=(DecoderConfig, EncoderConfig))
     config = find("xlm-r-base")
     assert (config.n_layers, config.max_tokens) == (12, 512)
     assert programs.default_mesh(config, 8) == (8, 1)
