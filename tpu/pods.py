@@ -41,6 +41,8 @@ ENDED = ("SUSPENDED", "FAILED", NOT_FOUND)
 """States that a queued resource does not leave by itself."""
 LOOKS = 3
 """At the state, before an error counts as the command's own and not as the beginning of a preemption."""
+OUTAGE_LOOKS = 120
+"""At the state by `resume`, whose own connection may fail for long: an hour, at 30 s each."""
 INSTALL = {
     "gcloud": "https://cloud.google.com/sdk/docs/install",
     "kubectl": "gcloud components install kubectl gke-gcloud-auth-plugin",
@@ -125,7 +127,7 @@ def state_of(options: Options) -> str:
     """
     arguments, said = state_arguments(options), ""
     arguments[0] = installed(arguments[0])
-    for look in range(LOOKS):
+    for look in range(OUTAGE_LOOKS if options.action == "resume" else LOOKS):
         if look:
             time.sleep(options.poll)
         done = subprocess.run(arguments, capture_output=True, text=True, check=False)
@@ -159,19 +161,24 @@ def resume(options: Options) -> int:
     Raises:
       InputError: the restarts are used up.
     """
+    again = False
     for _ in range(options.max_restarts + 1):
         state = wait(options)
         if state != ACTIVE:
             if code := create_again(options, state):
                 return code
-            state = wait(options)
-        if state == ACTIVE:
-            code = call(run_arguments(options))
-            if code == 0 or (is_still_active(options) and code not in LOST):
-                return code
+            again, state = False, wait(options)
+        if state != ACTIVE:
+            time.sleep(options.poll)
+            continue
+        code = call(run_arguments(options, again=again))
+        is_active = code != 0 and is_still_active(options)
+        if code == 0 or (is_active and code not in LOST):
+            return code
+        again = is_active
     raise InputError(
-        f"{options.name} was lost {options.max_restarts + 1} times before the command ended: see its state "
-        "(`watch`), and allow more with --max-restarts."
+        f"{options.name} was lost, or not given, {options.max_restarts + 1} times before the command ended: see its "
+        "state (`watch`), and allow more with --max-restarts."
     )
 
 

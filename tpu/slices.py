@@ -108,8 +108,9 @@ class Options:
     """Creates a TPU slice, runs a command on it, watches it, resumes the command after preemption, and deletes it.
 
     Attributes:
-      action: create asks for a slice; watch waits until it is there; run runs the command on every host and follows
-        its output; resume does all of that, again after each preemption, until the command succeeds; delete ends it.
+      action: create asks for a slice; watch waits until it is there; run runs the command on every host and, of a
+        queued resource, follows its output (a cluster gets its job and no more); resume does all of that, again after
+        each preemption, until the command succeeds; delete ends it.
       name: of the slice, and of the job on it.
       project: id of the Google Cloud project.
       zone: such as us-west4-a.
@@ -150,12 +151,8 @@ class Options:
 
 def check_options(options: Options) -> None:
     """Raises InputError for what Google Cloud would refuse, or what the action needs and does not have."""
-    if options.project is None:
-        raise InputError("No project is named: give --project ID (`gcloud config get project` prints the current one).")
-    _check("--project", options.project, r"([a-z0-9.-]+:)?[a-z][-a-z0-9]{4,28}[a-z0-9]", "an id such as my-project-1")
-    if options.zone is None:
-        raise InputError("No zone is named: give --zone ZONE, one that offers the TPU, such as us-west4-a.")
-    _check("--zone", options.zone, r"[a-z]+-[a-z]+\d+-[a-z0-9]+", "a zone such as us-west4-a, not a region")
+    if options.on != "gke":
+        _check_place(options)
     _check(
         "The name", options.name, r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?", "up to 40 of a-z, 0-9 and -, beginning with a-z"
     )
@@ -167,6 +164,10 @@ def check_options(options: Options) -> None:
     if options.on != "queued":
         if options.cluster is None:
             raise InputError(f"--on {options.on} needs --cluster: xpk's name of the cluster, or its kubectl context.")
+        if options.runtime is not None:
+            raise InputError(f"--on {options.on} takes the software of the node pool: leave --runtime out.")
+        if options.on == "xpk" and options.spot:
+            raise InputError("xpk takes Spot VMs where the cluster was made with them: leave --spot out.")
         if options.action == "create":
             raise InputError(f"--on {options.on} creates no slice: make the cluster and its node pool once, then run.")
         if options.action == "resume":
@@ -179,6 +180,15 @@ def check_options(options: Options) -> None:
     for name in ("command", "image"):
         if options.action in ("run", "resume") and not getattr(options, name):
             raise InputError(f"{options.action} needs --{name}.")
+
+
+def _check_place(options: Options) -> None:
+    if options.project is None:
+        raise InputError("No project is named: give --project ID (`gcloud config get project` prints the current one).")
+    _check("--project", options.project, r"([a-z0-9.-]+:)?[a-z][-a-z0-9]{4,28}[a-z0-9]", "an id such as my-project-1")
+    if options.zone is None:
+        raise InputError("No zone is named: give --zone ZONE, one that offers the TPU, such as us-west4-a.")
+    _check("--zone", options.zone, r"[a-z]+-[a-z]+\d+-[a-z0-9]+", "a zone such as us-west4-a, not a region")
 
 
 def _check(what: str, value: str, pattern: str, right: str) -> None:
@@ -202,8 +212,13 @@ def state_arguments(options: Options) -> list[str]:
     return [*_queued(options, "describe", options.name), "--format=value(state.state)"]
 
 
-def run_arguments(options: Options) -> list[str]:
-    """Runs the command: on every host of a queued resource, as a JobSet (the manifest on standard input), or by xpk."""
+def run_arguments(options: Options, *, again: bool = False) -> list[str]:
+    """Runs the command: on every host of a queued resource, as a JobSet (the manifest on standard input), or by xpk.
+
+    Args:
+      options: of the command.
+      again: on the hosts where it was started before, whose container may have ended meanwhile.
+    """
     if options.on == "gke":
         return ["kubectl", f"--context={options.cluster}", "apply", "--filename=-"]
     if options.on == "xpk":
@@ -217,11 +232,11 @@ def run_arguments(options: Options) -> list[str]:
             f"--command={options.command}",
         ]
     on_hosts = ["gcloud", "compute", "tpus", "tpu-vm", "ssh", options.name, *_place(options), "--worker=all"]
-    return [*on_hosts, *_ALIVE, f"--command={host_script(options)}"]
+    return [*on_hosts, *_ALIVE, f"--command={host_script(options, again=again)}"]
 
 
 def watch_arguments(options: Options) -> list[str]:
-    """Shows the state: once for a queued resource, until the job ends for the others."""
+    """Shows the state: once for a queued resource, until the job ends for xpk, until interrupted for gke."""
     if options.on == "gke":
         return ["kubectl", f"--context={options.cluster}", "get", "jobset", options.name, "--watch"]
     if options.on == "xpk":
@@ -238,11 +253,11 @@ def delete_arguments(options: Options) -> list[str]:
     return [*_queued(options, "delete", options.name), "--force", "--quiet"]
 
 
-def host_script(options: Options) -> str:
+def host_script(options: Options, *, again: bool = False) -> str:
     """What a host of a queued resource runs: the container, once; its output until it ends; and its exit code.
 
     The container does not depend on the connection: after a lost one, which gcloud itself tries again a few times, the
-    script follows the container that still runs.
+    script follows the container that still runs or, `again`, has ended.
     """
     lines = ["set -e"]
     if options.bucket:
@@ -251,11 +266,12 @@ def host_script(options: Options) -> str:
     image = shlex.quote(options.image or "")
     registry = (options.image or "").partition("/")[0]
     login = f"  sudo gcloud auth configure-docker {shlex.quote(registry)} --quiet"
+    which = "--all --quiet" if again else "--quiet"
     return "\n".join(
         [
             "set -e",
             f"trap 'code=$?; [ $code = 1 ] || [ $code = 255 ] && code={OWN_ERROR}; exit $code' EXIT",
-            f'if [ -z "$(sudo docker ps --quiet --filter name=^{options.name}$)" ]; then',
+            f'if [ -z "$(sudo docker ps {which} --filter name=^{options.name}$)" ]; then',
             *([login] if registry.endswith((".pkg.dev", "gcr.io")) else []),
             f"  sudo docker rm {options.name} 2>/dev/null || true",
             f"  sudo docker run --detach --init --pull=always --name={options.name} --privileged --net=host {image} "
@@ -268,7 +284,7 @@ def host_script(options: Options) -> str:
 
 
 def jobset(options: Options) -> dict[str, Any]:
-    """The JobSet manifest: one pod a host; started again when a pod is lost, but not after a usage error."""
+    """The JobSet manifest: one pod a host; started again when a pod is lost, but not after an error of its own."""
     tpu = options.slice
     resource, n_chips = "google.com/tpu", tpu.chips // tpu.hosts
     container: dict[str, Any] = {
@@ -297,12 +313,12 @@ def jobset(options: Options) -> dict[str, Any]:
             {"name": "bucket", "csi": {"driver": "gcsfuse.csi.storage.gke.io", "volumeAttributes": attributes}}
         ]
         container["volumeMounts"] = [{"name": "bucket", "mountPath": MOUNT}]
-    usage_error = {"containerName": "dyntok", "operator": "In", "values": [USAGE_ERROR]}
+    own_error = {"containerName": "dyntok", "operator": "In", "values": [1, USAGE_ERROR]}
     job = {
         "parallelism": tpu.hosts,
         "completions": tpu.hosts,
         "backoffLimit": 0,
-        "podFailurePolicy": {"rules": [{"action": "FailJob", "onExitCodes": usage_error}]},
+        "podFailurePolicy": {"rules": [{"action": "FailJob", "onExitCodes": own_error}]},
         "template": template,
     }
     return {

@@ -1,8 +1,8 @@
 """The embedding cache that lives on the device: predicted rows in a hash table of arrays, updated within a program.
 
-A token's key (its language and all its subwords) names a set of `WAYS` slots; it may lie in any of them. Keys are
-compared whole, so two tokens never share a row. A new row takes the slot of its set that was not used for the longest
-time; if a batch has more new rows for a set than the set has slots, the last ones are not kept.
+A token's key (its language and the subwords of its surface form) names a set of `WAYS` slots; it may lie in any of
+them. Keys are compared whole, so two tokens never share a row. A new row takes the slot of its set that was not used
+for the longest time; if a batch has more new rows for a set than the set has slots, the last ones are not kept.
 """
 
 from dataclasses import dataclass

@@ -84,11 +84,7 @@ class DeviceRuns:
         self._encoder, self._embedder, self._mesh = encoder, embedder, mesh
         self._rooms: dict[tuple, Room] = {}
         self._lock = Lock()  # of the cache, which each run takes and replaces
-        self._cache: DeviceCache | None = None
-        if embedder.cache is not None:
-            n_rows, width = min(CACHE_ROWS, embedder.cache.capacity), embedder.source_VD.shape[1]
-            cache = empty_device_cache(n_rows, 1 + embedder.max_subwords, width, embedder.source_VD.dtype)
-            self._cache = constrain_by_rules(cache, mesh)
+        self._cache = self._empty_cache()
 
     def encode(
         self,
@@ -150,6 +146,14 @@ class DeviceRuns:
             finish(running.popleft())
         return OnDeviceTexts(length_N, pending, *counts.tolist())
 
+    def _empty_cache(self) -> DeviceCache | None:
+        embedder = self._embedder
+        if embedder.cache is None:
+            return None
+        n_rows, width = min(CACHE_ROWS, embedder.cache.capacity), embedder.source_VD.shape[1]
+        cache = empty_device_cache(n_rows, 1 + embedder.max_subwords, width, embedder.source_VD.dtype)
+        return constrain_by_rules(cache, self._mesh)
+
     def _check(self, merging: Merging) -> None:
         reason = None
         if merging.is_static:
@@ -178,7 +182,12 @@ class DeviceRuns:
 
     def _run(self, model: OnDeviceModel, on_device: OnDeviceMerging, batch, language_B, room: Room) -> OnDeviceBatch:
         with self._lock:
-            out = encode_subwords(model, batch, language_B, on_device, self._cache, room=room, mesh=self._mesh)
+            cache, self._cache = self._cache, None  # donated: gone, if the program does not end
+            try:
+                out = encode_subwords(model, batch, language_B, on_device, cache, room=room, mesh=self._mesh)
+            except BaseException:
+                self._cache = self._empty_cache()
+                raise
             self._cache = out.cache
         return out._replace(cache=None)
 

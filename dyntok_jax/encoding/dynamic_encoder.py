@@ -121,7 +121,10 @@ class DynamicEncoder:
 
     @property
     def cache(self) -> EmbeddingCache | None:
-        """Embeddings predicted so far; None under FVT. Assign a loaded cache to start with its embeddings."""
+        """Embeddings predicted so far on the host; None under FVT. Assign a loaded cache to start with its embeddings.
+
+        `encode(on_device=True)` has a cache of its own, on the device.
+        """
         return self.embedder.cache
 
     @cache.setter
@@ -157,7 +160,7 @@ class DynamicEncoder:
             the model's own tokenizer reads them, or as `text`.
           surface: the surface form of a token that the hypernetwork reads.
           predict_all: predict the embeddings of single subwords too, as the paper does.
-          cache_rows: the most embeddings kept.
+          cache_rows: the most embeddings kept, on the host and, with `encode(on_device=True)`, on the device as well.
 
         Raises:
           ModelNotFoundError, CheckpointError, ConfigError, TokenizerError: see `hub`, `convert`, `text`; a pooling or
@@ -228,7 +231,7 @@ class DynamicEncoder:
           truncate: cut texts that are longer, after merging, than the model's positions.
           on_device: merge, embed and encode in one program on the device (see `on_device.py`): the same results, for
             machines whose host is slower than their device. Not for merge lists or retokenized surface forms.
-          on_progress: called with the number of texts of each batch sent to the device.
+          on_progress: called with the number of texts of each batch sent to the device; with `on_device`, done there.
           stopwatch: records the seconds of each stage; encoding then waits for each batch, which it does not otherwise.
 
         Returns:

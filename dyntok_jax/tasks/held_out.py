@@ -10,12 +10,15 @@ from dyntok_jax.tasks.drawn_batches import MakeBatch
 from dyntok_jax.training import LossFunction, Validate
 
 GOALS = {"static": None, "full": FULL}
+"""What is validated, by the name in metrics."""
 
 
 def held_out_validator(
     loss: LossFunction, frozen: Any, make_batch: MakeBatch, *, n_examples: int, batch_size: int
 ) -> Validate:
     """Means of what a loss measures, such as `static_loss` and `full_loss`; `loss` is the mean of these two.
+
+    Batches are made anew each time: all of them together, with the rows of their tokens, might fill the memory.
 
     Args:
       loss: its metrics are means over a batch's labels, of which `loss` is one.

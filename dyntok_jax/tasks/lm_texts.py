@@ -104,7 +104,7 @@ def _chat(turns: Any, where: str) -> list[Message]:
     ):
         raise InputError(f"{where}: messages must be a list of turns with a role and a content, both text: {told}.")
     if len(turns) < 2 or turns[-1]["role"] != "assistant":
-        raise InputError(f"{where}: messages must end with an answer of the role assistant to the turns before it.")
+        raise InputError(f"{where}: messages must end with a turn of the role assistant, after one or more others.")
     return turns
 
 
@@ -164,12 +164,20 @@ def lm_texts(
         raise InputError("No text has two segments to be cut between: give longer ones.")
     prompts = [prompt for prompt, _, _ in pairs]
     longest_N = _longest(prompts, reader, boundary, adds_special)
+    if empty := int((longest_N < 1).sum()):
+        raise InputError(
+            f"{empty} of {len(prompts)} prompts have no token, and the model has none to begin with: leave them out."
+        )
     room_N = max_length - longest_N
-    if (without := np.flatnonzero(room_N < 1)).size:
+    is_given_N = np.array([is_whole for _, _, is_whole in pairs])
+    if (without := np.flatnonzero((room_N < 1) & is_given_N)).size:
         raise InputError(
             f"{without.size} of {len(prompts)} prompts leave no room for an answer: the longest has "
             f"{longest_N.max()} tokens, and max_length is {max_length}. Give a larger one, or leave them out."
         )
+    fits_N = room_N >= 1  # alone, a window may have a token more than within its text
+    pairs = [pair for pair, fits in zip(pairs, fits_N, strict=True) if fits]
+    prompts, longest_N, room_N = [prompt for prompt, _, _ in pairs], longest_N[fits_N], room_N[fits_N]
     answers = []
     for (prompt, answer, is_whole), room in zip(pairs, room_N.tolist(), strict=True):
         ids = continuation_ids(reader.tokenizer, prompt, answer)
@@ -204,7 +212,9 @@ def _halves(turns: list[Message], chat: ChatTemplate | None, names: Any) -> tupl
 
 def _windows(text: str, encoder: TextEncoder, boundary: Boundary, room: int) -> Iterator[tuple[str, str]]:
     """Both halves of each window of at most `room` subwords; windows and halves begin where segments begin."""
-    subwords = encoder.encode([text], boundary=boundary, add_special_tokens=False)
+    # where the whole text is one segment, it is cut between pretokens
+    cut_at: Boundary = "pretoken" if boundary == "sentence" else boundary
+    subwords = encoder.encode([text], boundary=cut_at, add_special_tokens=False)
     n_subwords = len(subwords.ids_N)
     border_S = np.flatnonzero(np.diff(subwords.segment_N)) + 1
     edge_S = np.concatenate([[0], border_S, [n_subwords]])

@@ -279,6 +279,21 @@ def test_cached_rows_change_nothing(folders, encoder, cache_rows):
     assert len(cached.cache) == 0  # the host's is another
 
 
+def test_a_run_that_is_interrupted_spoils_no_later_one(folders, monkeypatch):
+    encoder = DynamicEncoder.load(folders / "model", folders / "plain")
+    wanted = encoder.encode(TEXTS, on_device=True).embeddings_ND
+
+    def interrupted(*arguments, **options):
+        encode_subwords(*arguments, **options)  # which takes the cache
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(device_runs, "encode_subwords", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            encoder.encode(TEXTS, on_device=True)
+    np.testing.assert_allclose(encoder.encode(TEXTS, on_device=True).embeddings_ND, wanted, atol=1e-5)
+
+
 def test_rows_that_are_not_finite_are_told_and_not_cached(folders):
     broken = DynamicEncoder.load(folders / "model", folders / "plain")
     hypernet = broken.embedder.predictor.hypernet

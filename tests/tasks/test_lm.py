@@ -120,6 +120,15 @@ def test_a_long_text_is_cut_into_windows_whose_halves_make_it_up(decoder):
     assert all(0.2 < n_answer / n < 0.8 for n, n_answer in sizes)
 
 
+def test_a_text_that_is_one_segment_is_cut_between_its_pretokens(decoder):
+    text = " ".join(load_sample()["de"][:2])
+    texts = [
+        lm_texts([text], TextEncoder(decoder.tokenizer), None, end_ids=(), boundary=boundary, max_length=48)
+        for boundary in ("sentence", "pretoken")
+    ]
+    assert texts[0].prompts == texts[1].prompts != []
+
+
 def test_an_answer_in_a_chat_is_learnt_with_the_token_that_ends_it(decoder):
     texts = texts_of(decoder, [CHAT])
     assert texts.prompts == ["<s>user\nGleichheit?</s>\n<s>assistant\n"]

@@ -110,7 +110,7 @@ def test_the_manifest_is_a_jobset_of_one_pod_a_host(capsys):
     assert container["command"] == ["bash", "-c", ENCODE]
     assert container["resources"] == {kind: {"google.com/tpu": 4} for kind in ("requests", "limits")}
     on_exit = job["podFailurePolicy"]["rules"][0]["onExitCodes"]
-    assert on_exit == {"containerName": container["name"], "operator": "In", "values": [2]}
+    assert on_exit == {"containerName": container["name"], "operator": "In", "values": [1, 2]}
     assert pod["volumes"][0]["name"] == container["volumeMounts"][0]["name"]
     assert pod["volumes"][0]["csi"]["volumeAttributes"]["bucketName"] == "my-bucket"
     assert job["template"]["metadata"]["annotations"] == {"gke-gcsfuse/volumes": "true"}
@@ -171,12 +171,16 @@ def test_a_host_starts_the_container_once_and_gives_its_exit_code(running, run_c
         ({"command": None}, "run needs --command"),
         ({"on": "gke"}, "needs --cluster"),
         ({"on": "gke", "cluster": "c", "action": "resume"}, "resumes by itself"),
+        ({"on": "gke", "cluster": "c", "runtime": "v2-alpha-tpuv5-lite"}, "leave --runtime out"),
+        ({"on": "xpk", "cluster": "c", "spot": True}, "leave --spot out"),
         ({"on": "xpk", "cluster": "c"}, "xpk storage attach"),
         ({"poll": 0}, "--poll"),
     ],
 )
-def test_what_would_be_refused_is_told_in_one_line_before_anything_runs(change, said, capsys):
-    assert main(replace(QUEUED, dry_run=True, **change)) == 2
+def test_what_would_be_refused_is_told_in_one_line_before_anything_runs(change, said, capsys, monkeypatch):
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("something ran"))
+    monkeypatch.setattr("tpu.pods.installed", lambda program: program)
+    assert main(replace(QUEUED, **change)) == 2
     out, error = capsys.readouterr()
     assert not out
     assert said in error
