@@ -1,6 +1,6 @@
 """What merging costs a tagger of names in several languages: Universal NER, with adapters for its tags.
 
-    dyntok train-task --task ner --train pt_bosque.train.jsonl.gz --draw static --output run      trains an adapter
+    dyntok train-task --task ner --train pt_bosque.train.jsonl.gz --draw static --head-learning-rate 1e-2 --output run
     python -m experiments.uner --data uner --adapters static=run/adapter --json uner.json --table uner.md
     python -m experiments.uner --data uner --sets en_ewt.dev --curve 0 10 36 154 --adapters static=run/adapter
 
@@ -8,6 +8,10 @@ The data are a folder with `SET.SPLIT.jsonl.gz` (tokens, tags; Mayhew et al., NA
 first token, and the F1 is that of whole entities (seqeval). Each adapter is scored under static tokenization and
 merged, with FVT and with the hypernetwork. Losses are static F1 − F1, in points. `--curve` is measured on en_ewt.dev,
 where the lengths of batches of 32 are the reference's to the third decimal.
+
+Some 5 minutes on two CPU cores for 500 sentences a set at share 100. Expect of an adapter trained as in
+docs/results.md, mean of the six sets: an F1 of 67 %, a loss of 2.7 points with the hypernetwork and of 25 with FVT, at
+27 % fewer tokens.
 """
 
 from dataclasses import dataclass
