@@ -8,7 +8,14 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
 from dyntok_jax.embedding import HypernetConfig, RowPredictor, empty_device_cache, init_hypernet
-from dyntok_jax.encoding import OnDeviceMerging, OnDeviceModel, Room, device_runs, encode_subwords
+from dyntok_jax.encoding import (
+    CACHE_ROWS,
+    LEAST_LOOPED,
+    OnDeviceMerging,
+    OnDeviceModel,
+    Room,
+    encode_subwords,
+)
 from dyntok_jax.models import Encoder, EncoderConfig, SentenceHead
 from dyntok_jax.options import Merging
 from dyntok_jax.sharding import batch_sharding
@@ -52,7 +59,7 @@ def encode_program(
     predictor = RowPredictor(encoder.word_embeddings.get_value(), network, None, None, config.vocab_size)
     model = OnDeviceModel(encoder, predictor, SentenceHead(), None)
     width = hypernet.max_subwords
-    cache = abstract(lambda: empty_device_cache(device_runs.CACHE_ROWS, 1 + width, config.width, dtype), mesh)
+    cache = abstract(lambda: empty_device_cache(CACHE_ROWS, 1 + width, config.width, dtype), mesh)
     on_batch = partial(shape, sharding=batch_sharding(mesh))
     ids_BL, mask_BL = on_batch((n_batch, length), jnp.int32), on_batch((n_batch, length), jnp.bool_)
     span_BL2 = on_batch((n_batch, length, 2), jnp.int32)
@@ -63,7 +70,7 @@ def encode_program(
         OnDeviceMerging.of(Merging(scope="batch", max_subwords=width)),
     )
     n_tokens = max(1, 3 * length // 4)
-    looped = n_batch * length if n_merges else device_runs.LEAST_LOOPED
+    looped = n_batch * length if n_merges else LEAST_LOOPED
     room = Room(n_tokens, n_batch * max(1, n_tokens // 8), n_predicted, looped, width)
     return Program(
         name=f"encode {n_batch} × {length}",

@@ -28,6 +28,8 @@ class DeviceCache:
       row_CD: the row in each slot; C = G · W.
       used_GW: the clock when it was last used; 0 where a slot is empty.
       clock: batches so far.
+
+    >>> DeviceCache(...)  # doctest: +SKIP
     """
 
     key_GWK: Int32[Array, "G W K"]
@@ -106,6 +108,8 @@ def with_rows(
       key_UK: its keys.
       rows_UD: their rows.
       is_new_U: which of them to store: not those that were found.
+
+    >>> with_rows(cache, found, key_UK, rows_UD, is_new_U)  # doctest: +SKIP
     """
     n_sets, n_ways, n_keys = cache.key_GWK.shape
     n_slots, now = n_sets * n_ways, cache.clock + 1

@@ -1,3 +1,7 @@
+from .device_runs import (
+    CACHE_ROWS as CACHE_ROWS,
+    LEAST_LOOPED as LEAST_LOOPED,
+)
 from .dynamic_encoder import (
     COMPILED_STEPS as COMPILED_STEPS,
     DynamicEncoder as DynamicEncoder,

@@ -44,6 +44,8 @@ class OnDeviceModel:
       predictor: what rows of new tokens are predicted from.
       head: how hidden states become sentence embeddings; None for hidden states.
       kept_K: ids of special and other added tokens, if single subwords are predicted too; else None.
+
+    >>> OnDeviceModel(...)  # doctest: +SKIP
     """
 
     encoder: Encoder
@@ -100,6 +102,8 @@ class Room:
       predicted: those of them that are not in the cache; as many as `forms` without one.
       looped: subwords that merge step by step, of the batch or, in scope `example`, of each sequence.
       width: S, subwords of a surface form; longer ones are cut.
+
+    >>> Room(...)  # doctest: +SKIP
     """
 
     tokens: int

@@ -256,7 +256,10 @@ def merge_texts(
 
 
 def segments_to_merge(subwords: RaggedSubwords, merging: Merging) -> Int32[np.ndarray, "N"]:
-    """The segment of each subword; `NO_SEGMENT` for last segments that `merging` leaves as they are."""
+    """The segment of each subword; `NO_SEGMENT` for last segments that `merging` leaves as they are.
+
+    >>> segments_to_merge(subwords, merging)  # doctest: +SKIP
+    """
     if merging.merge_last:
         return subwords.segment_N
     # where the whole text is one segment, only its last pretoken may be unfinished
@@ -267,13 +270,19 @@ def segments_to_merge(subwords: RaggedSubwords, merging: Merging) -> Int32[np.nd
 
 
 def tokens_of_lengths(subwords: RaggedSubwords, length_N: Int32[np.ndarray, "N"]) -> RaggedTokens:
-    """Tokens, given the length of the one that begins at each subword, and 0 elsewhere."""
+    """Tokens, given the length of the one that begins at each subword, and 0 elsewhere.
+
+    >>> tokens_of_lengths(subwords, length_N)  # doctest: +SKIP
+    """
     start_M = np.flatnonzero(length_N).astype(np.int32)
     return RaggedTokens(subwords, start_M, length_N[start_M], np.searchsorted(start_M, subwords.offsets))
 
 
 def fit_tokens(tokens: RaggedTokens, merging: Merging, limit: int, truncate: bool | None) -> RaggedTokens:
-    """Checks that each text fits, or cuts it: the last step of `merge_texts`, with its arguments and errors."""
+    """Checks that each text fits, or cuts it: the last step of `merge_texts`, with its arguments and errors.
+
+    >>> fit_tokens(tokens, merging, limit, truncate)  # doctest: +SKIP
+    """
     n_tokens = min(limit, merging.goal.tokens) if isinstance(merging.goal, Budget) else limit
     tokens = _fit(tokens, n_tokens, truncate)
     return _fit(tokens, limit, truncate, counts_subwords=True) if merging.positions == "subwords" else tokens

@@ -39,7 +39,10 @@ def tokens_from_lengths(
 
 
 def count_mergeable(segment_BL: Int32[ArrayT, "B L"], mask_BL: Bool[ArrayT, "B L"]) -> Int32[ArrayT, "B"]:
-    """How many subwords of each sequence lie in segments: its static tokens without special tokens."""
+    """How many subwords of each sequence lie in segments: its static tokens without special tokens.
+
+    >>> count_mergeable(segment_BL, mask_BL)  # doctest: +SKIP
+    """
     xp = _namespace(segment_BL)
     return (_without_padding(segment_BL, mask_BL) != NO_SEGMENT).sum(axis=1, dtype=xp.int32)
 
@@ -49,7 +52,10 @@ def count_fewest(
     mask_BL: Bool[ArrayT, "B L"],
     longest: Int32[AnyArray, ""],
 ) -> Int32[ArrayT, "B"]:
-    """The fewest tokens each sequence can have, without special tokens: ⌈n ÷ longest⌉ for a segment of n subwords."""
+    """The fewest tokens each sequence can have, without special tokens: ⌈n ÷ longest⌉ for a segment of n subwords.
+
+    >>> count_fewest(segment_BL, mask_BL, longest)  # doctest: +SKIP
+    """
     xp = _namespace(segment_BL)
     segment_BL = _without_padding(segment_BL, mask_BL)
     position_1L = xp.arange(segment_BL.shape[1], dtype=xp.int32)[None]

@@ -293,7 +293,7 @@ def test_batches_are_a_function_of_their_number(tiny):
         ([{"text": 3}], "line 1: text must be text, and not empty"),
         (["a"], "line 1 must be a JSON object with text"),
         ([{"messages": [{"role": "user"}]}], "line 1: messages must be a list of turns with a role and a content"),
-        ([{"messages": CHAT[:1]}], "line 1: messages must end with an answer of the role assistant"),
+        ([{"messages": CHAT[:1]}], "line 1: messages must end with a turn of the role assistant"),
         ([{"messages": CHAT}, {"text": "a b"}], "The files mix chats with other texts"),
         ([{"text": "a"}], "No text has two segments"),
         (

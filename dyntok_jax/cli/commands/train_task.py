@@ -30,8 +30,7 @@ class TrainTask:
     EXAMPLES: ClassVar[str] = """\
   dyntok train-task --task nli --train pairs.jsonl --output run      result in run/adapter
   dyntok train-task --task classify --train reviews.jsonl.gz --validation held.jsonl --output run --steps 500
-  dyntok train-task --task ner --train ner.jsonl --output run --learning-rate 1e-3 --head-learning-rate 1e-2
-                                                                     {"tokens": ["Anna", …], "tags": ["B-PER", …]}
+  dyntok train-task --task ner --train ner.jsonl --output run --head-learning-rate 1e-2    {"tokens": […], "tags": […]}
   dyntok train-task --task nli --train pairs.jsonl --output run --draw merges --merges 20
   dyntok train-task --task nli --train pairs.jsonl --output run --per sample
   dyntok predict new.jsonl --adapter run/adapter                     how to use the result
