@@ -74,7 +74,7 @@ def find_slice(accelerator: str, most: int | None = None) -> Slice:
       most: chips of a single host, where it is fewer than the generation allows.
 
     Raises:
-      InputError: there is no such type in the table.
+      InputError: the table does not have the type.
 
     Example:
       >>> find_slice("v5litepod-8").topology, find_slice("v5litepod-8").hosts

@@ -29,7 +29,8 @@ class DeviceCache:
       used_GW: the clock when it was last used; 0 where a slot is empty.
       clock: batches so far.
 
-    >>> DeviceCache(...)  # doctest: +SKIP
+    >>> empty_device_cache(20, key_width=8, width=32).key_GWK.shape
+    (2, 8, 8)
     """
 
     key_GWK: Int32[Array, "G W K"]
@@ -109,7 +110,11 @@ def with_rows(
       rows_UD: their rows.
       is_new_U: which of them to store: not those that were found.
 
-    >>> with_rows(cache, found, key_UK, rows_UD, is_new_U)  # doctest: +SKIP
+    >>> cache = empty_device_cache(8, key_width=2, width=3)
+    >>> key_UK, is_key_U = jnp.array([[0, 7]]), jnp.ones(1, bool)
+    >>> found = look_up(cache, key_UK, is_key_U)
+    >>> with_rows(cache, found, key_UK, jnp.ones((1, 3)), is_key_U).row_CD.sum()
+    Array(3., dtype=float32)
     """
     n_sets, n_ways, n_keys = cache.key_GWK.shape
     n_slots, now = n_sets * n_ways, cache.clock + 1

@@ -45,7 +45,8 @@ class OnDeviceModel:
       head: how hidden states become sentence embeddings; None for hidden states.
       kept_K: ids of special and other added tokens, if single subwords are predicted too; else None.
 
-    >>> OnDeviceModel(...)  # doctest: +SKIP
+    >>> OnDeviceModel(encoder.encoder, encoder.embedder.predictor, head=None, kept_K=None).encoder is encoder.encoder
+    True
     """
 
     encoder: Encoder
@@ -103,7 +104,10 @@ class Room:
       looped: subwords that merge step by step, of the batch or, in scope `example`, of each sequence.
       width: S, subwords of a surface form; longer ones are cut.
 
-    >>> Room(...)  # doctest: +SKIP
+    >>> room = Room(tokens=16, forms=64, predicted=64, looped=32, width=7)
+    >>> needed = Needed(*np.array([16, 80, 8, 0], np.int32))
+    >>> room.grown(needed, most=replace(room, forms=512)).forms
+    128
     """
 
     tokens: int

@@ -258,7 +258,10 @@ def merge_texts(
 def segments_to_merge(subwords: RaggedSubwords, merging: Merging) -> Int32[np.ndarray, "N"]:
     """The segment of each subword; `NO_SEGMENT` for last segments that `merging` leaves as they are.
 
-    >>> segments_to_merge(subwords, merging)  # doctest: +SKIP
+    >>> from dyntok_jax.options import Merging
+    >>> merging = encoder.embedder.resolve(Merging(merge_last=False), scope="batch", merge_last=True)
+    >>> bool((segments_to_merge(subwords, merging) == NO_SEGMENT).any())
+    True
     """
     if merging.merge_last:
         return subwords.segment_N
@@ -272,7 +275,9 @@ def segments_to_merge(subwords: RaggedSubwords, merging: Merging) -> Int32[np.nd
 def tokens_of_lengths(subwords: RaggedSubwords, length_N: Int32[np.ndarray, "N"]) -> RaggedTokens:
     """Tokens, given the length of the one that begins at each subword, and 0 elsewhere.
 
-    >>> tokens_of_lengths(subwords, length_N)  # doctest: +SKIP
+    >>> tokens = tokens_of_lengths(subwords, np.ones(len(subwords.ids_N), np.int32))
+    >>> bool((tokens.lengths == unmerged_tokens(subwords).lengths).all())
+    True
     """
     start_M = np.flatnonzero(length_N).astype(np.int32)
     return RaggedTokens(subwords, start_M, length_N[start_M], np.searchsorted(start_M, subwords.offsets))
@@ -281,7 +286,10 @@ def tokens_of_lengths(subwords: RaggedSubwords, length_N: Int32[np.ndarray, "N"]
 def fit_tokens(tokens: RaggedTokens, merging: Merging, limit: int, truncate: bool | None) -> RaggedTokens:
     """Checks that each text fits, or cuts it: the last step of `merge_texts`, with its arguments and errors.
 
-    >>> fit_tokens(tokens, merging, limit, truncate)  # doctest: +SKIP
+    >>> from dyntok_jax.options import Merging
+    >>> merging = encoder.embedder.resolve(Merging(), scope="batch", merge_last=True)
+    >>> bool(fit_tokens(unmerged_tokens(subwords), merging, limit=64, truncate=None).lengths.max() <= 64)
+    True
     """
     n_tokens = min(limit, merging.goal.tokens) if isinstance(merging.goal, Budget) else limit
     tokens = _fit(tokens, n_tokens, truncate)

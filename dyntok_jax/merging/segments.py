@@ -41,7 +41,9 @@ def tokens_from_lengths(
 def count_mergeable(segment_BL: Int32[ArrayT, "B L"], mask_BL: Bool[ArrayT, "B L"]) -> Int32[ArrayT, "B"]:
     """How many subwords of each sequence lie in segments: its static tokens without special tokens.
 
-    >>> count_mergeable(segment_BL, mask_BL)  # doctest: +SKIP
+    >>> segment_BL = np.array([[0, 0, 0, 1]], np.int32)
+    >>> count_mergeable(segment_BL, np.ones((1, 4), bool)).tolist()
+    [4]
     """
     xp = _namespace(segment_BL)
     return (_without_padding(segment_BL, mask_BL) != NO_SEGMENT).sum(axis=1, dtype=xp.int32)
@@ -54,7 +56,9 @@ def count_fewest(
 ) -> Int32[ArrayT, "B"]:
     """The fewest tokens each sequence can have, without special tokens: ⌈n ÷ longest⌉ for a segment of n subwords.
 
-    >>> count_fewest(segment_BL, mask_BL, longest)  # doctest: +SKIP
+    >>> segment_BL = np.array([[0, 0, 0, 1]], np.int32)
+    >>> count_fewest(segment_BL, np.ones((1, 4), bool), np.array(2, np.int32)).tolist()  # ⌈3 ÷ 2⌉ + ⌈1 ÷ 2⌉
+    [3]
     """
     xp = _namespace(segment_BL)
     segment_BL = _without_padding(segment_BL, mask_BL)

@@ -18,7 +18,7 @@ HASHES = np.asarray(jax.jit(hash_of_keys)(KEYS))
 
 @jax.jit
 def step(cache, key_UK, is_key_U, true_UD, is_known_U):
-    """One batch: rows that are not found are made, but some not (as when there is no room)."""
+    """One batch: rows that are missing are made, except a few, as when there is no room for them."""
     found = look_up(cache, key_UK, is_key_U)
     rows_UD = jnp.where(found.is_hit_U[:, None], found.rows_UD, true_UD)
     return found, rows_UD, with_rows(cache, found, key_UK, rows_UD, is_key_U & ~found.is_hit_U & is_known_U)
